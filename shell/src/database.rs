@@ -1,0 +1,275 @@
+//! Opening databases, in Redis and elsewhere. The only place (with
+//! [`crate::admin`]) that knows the crate `sqlite-redis`.
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, Result};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use crate::args::ServerArgs;
+use crate::server;
+
+/// What a name on the command line or after `.open` means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A database in memory.
+    Memory,
+    /// A `file:` URI, passed to SQLite as it is.
+    Uri(String),
+    /// A database in Redis.
+    Redis(String),
+}
+
+impl Location {
+    /// Reads a name as people write it.
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "" | ":memory:" => Location::Memory,
+            uri if uri.starts_with("file:") => Location::Uri(uri.to_owned()),
+            name => Location::Redis(name.to_owned()),
+        }
+    }
+
+    /// The name as it is shown.
+    pub fn name(&self) -> &str {
+        match self {
+            Location::Memory => ":memory:",
+            Location::Uri(name) | Location::Redis(name) => name,
+        }
+    }
+}
+
+/// Whether opening or running this text may reach for Redis.
+fn mentions_redis(text: &str) -> bool {
+    let marker = b"vfs=redis";
+    text.as_bytes()
+        .windows(marker.len())
+        .any(|w| w.eq_ignore_ascii_case(marker))
+}
+
+/// The Redis that databases come from: the one given, or the private one.
+pub struct Server {
+    url: String,
+    prefix: Option<String>,
+    private: bool,
+    /// Whether people read along, who want to know where their data is.
+    talkative: bool,
+}
+
+impl Server {
+    /// Settles which server it is, without reaching for it. Names without
+    /// parameters (`ATTACH 'other'`) must lead to the same server, so it goes
+    /// into the environment too: call this before any thread exists.
+    pub fn choose(args: &ServerArgs, talkative: bool) -> Result<Self> {
+        let (url, private) = match args.redis.clone().filter(|url| !url.is_empty()) {
+            Some(url) => (url, false),
+            None => (server::url()?, true),
+        };
+        // SAFETY: the caller promises that no other thread runs yet.
+        unsafe { std::env::set_var("SQLITE_REDIS_URL", &url) };
+        if let Some(prefix) = &args.prefix {
+            // SAFETY: as above.
+            unsafe { std::env::set_var("SQLITE_REDIS_PREFIX", prefix) };
+        }
+        Ok(Server {
+            url,
+            prefix: args.prefix.clone(),
+            private,
+            talkative,
+        })
+    }
+
+    /// Makes sure that a private server runs.
+    pub fn ensure(&self) -> Result<()> {
+        if !self.private {
+            return Ok(());
+        }
+        let joined = server::join()?;
+        if joined.first && (joined.started || self.talkative) {
+            eprintln!(
+                "Private Redis in {} (unix socket; use --redis URL for another)",
+                joined.directory
+            );
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a private server runs if `sql` attaches from Redis.
+    pub fn ensure_for(&self, sql: &str) -> Result<()> {
+        if mentions_redis(sql) {
+            self.ensure()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Opens a database as the `sqlite3` program would: same defaults.
+    pub fn open(&self, location: &Location, readonly: bool) -> Result<Connection> {
+        let db = match location {
+            Location::Memory => Connection::open_in_memory()?,
+            Location::Uri(uri) => {
+                self.ensure_for(uri)?;
+                open_uri(uri, readonly)?
+            }
+            Location::Redis(name) => {
+                self.ensure()?;
+                self.open_redis(name, readonly)?
+            }
+        };
+        // The bundled SQLite turns foreign keys on, stock SQLite has them off.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+        Ok(db)
+    }
+
+    /// What lists, imports and removes databases.
+    pub fn admin(&self) -> Result<Admin> {
+        self.ensure()?;
+        Ok(Admin)
+    }
+
+    /// The error that says which database is not where.
+    pub fn missing(&self, name: &str) -> anyhow::Error {
+        anyhow::anyhow!("there is no database {name} in this Redis; `sqlite-redis ls` lists all")
+    }
+
+    fn open_redis(&self, name: &str, readonly: bool) -> Result<Connection> {
+        let _ = (&self.url, &self.prefix);
+        let uri = format!("file:{name}?vfs=redis");
+        open_uri(&uri, readonly).with_context(|| format!("the database {name} can't be opened"))
+    }
+}
+
+fn open_uri(uri: &str, readonly: bool) -> Result<Connection> {
+    let mut flags = OpenFlags::default();
+    if readonly {
+        flags.remove(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE);
+        flags.insert(OpenFlags::SQLITE_OPEN_READ_ONLY);
+    }
+    Ok(Connection::open_with_flags(uri, flags)?)
+}
+
+/// What Redis holds of one database.
+pub struct Info {
+    pub name: String,
+    pub version: u64,
+    pub page_size: u32,
+    pub page_count: u32,
+    pub redis_bytes: u64,
+    pub lease: Option<Lease>,
+    pub log_length: u64,
+    pub log_bytes: u64,
+}
+
+pub struct Lease {
+    pub holder: String,
+    pub ttl_ms: u64,
+}
+
+/// Stand-in until the crate is there.
+pub struct Admin;
+
+impl Admin {
+    pub fn list(&self) -> Result<Vec<Info>> {
+        anyhow::bail!("not there yet")
+    }
+    pub fn info(&self, _name: &str) -> Result<Option<Info>> {
+        anyhow::bail!("not there yet")
+    }
+    pub fn remove(&self, _name: &str) -> Result<bool> {
+        anyhow::bail!("not there yet")
+    }
+    pub fn import(
+        &self,
+        _name: &str,
+        pages: &mut crate::transfer::Pages,
+        _overwrite: bool,
+        progress: &dyn Fn(u64),
+    ) -> Result<()> {
+        for number in 1..=pages.count {
+            pages.read(number)?;
+            progress(u64::from(number));
+        }
+        anyhow::bail!("not there yet")
+    }
+}
+
+/// Makes the VFS `redis` known to this process.
+pub fn register() -> Result<()> {
+    Ok(())
+}
+
+/// What the crate knows about the last failure on this connection.
+pub fn cause(_db: &Connection) -> Option<String> {
+    None
+}
+
+/// The name of the VFS that a database is on.
+pub fn vfs_name(db: &Connection, schema: &str) -> Option<String> {
+    let schema = std::ffi::CString::new(schema).ok()?;
+    let mut name: *mut std::ffi::c_char = std::ptr::null_mut();
+    // SAFETY: the handle is that of an open connection, and this file control
+    // puts a pointer to a string, which becomes ours, into `name`.
+    let rc = unsafe {
+        ffi::sqlite3_file_control(
+            db.handle(),
+            schema.as_ptr(),
+            ffi::SQLITE_FCNTL_VFSNAME,
+            (&raw mut name).cast(),
+        )
+    };
+    if rc != ffi::SQLITE_OK || name.is_null() {
+        return None;
+    }
+    // SAFETY: SQLite made a NUL-terminated string, to be freed by sqlite3_free.
+    unsafe {
+        let text = std::ffi::CStr::from_ptr(name)
+            .to_string_lossy()
+            .into_owned();
+        ffi::sqlite3_free(name.cast());
+        Some(text)
+    }
+}
+
+/// Whether people sit at both ends.
+pub fn on_a_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// SQLite's words for an error, without what rusqlite adds.
+pub fn message(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        rusqlite::Error::NulError(_) => "a NUL byte in the text".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_redis_unless_they_say_otherwise() {
+        assert_eq!(Location::parse("shop"), Location::Redis("shop".to_owned()));
+        assert_eq!(Location::parse(":memory:"), Location::Memory);
+        assert_eq!(
+            Location::parse("file:x?vfs=redis"),
+            Location::Uri("file:x?vfs=redis".to_owned())
+        );
+        assert!(mentions_redis("ATTACH 'file:x?VFS=Redis' AS x"));
+        assert!(!mentions_redis("select 1"));
+    }
+
+    #[test]
+    fn foreign_keys_are_off_as_in_stock_sqlite() {
+        let db = Connection::open_in_memory().unwrap();
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)
+            .unwrap();
+        assert_eq!(
+            db.query_row("PRAGMA foreign_keys", [], |r| r.get::<_, i64>(0)),
+            Ok(0)
+        );
+    }
+}
