@@ -4,14 +4,21 @@ use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
 use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
+use sqlite_redis::admin::Info;
 
-use crate::database::{Info, Server};
+use crate::database::Server;
 
 /// `ls`: the databases as a table, or as a JSON array.
 pub fn ls(server: &Server, as_json: bool) -> Result<()> {
     let all = server.admin()?.list()?;
     if as_json {
-        let all: Vec<_> = all.iter().map(to_json).collect();
+        let all: Vec<_> = all
+            .iter()
+            .map(|(name, info)| match info {
+                Ok(info) => to_json(info),
+                Err(error) => json!({ "name": name, "error": error.to_string() }),
+            })
+            .collect();
         return print(&serde_json::to_string_pretty(&all)?);
     }
     if all.is_empty() {
@@ -21,63 +28,40 @@ pub fn ls(server: &Server, as_json: bool) -> Result<()> {
         return Ok(());
     }
     let head = ["NAME", "PAGES", "PAGE SIZE", "IN REDIS", "VERSION", "LEASE"].map(str::to_owned);
-    let rows = all.iter().map(|info| {
-        let lease = info.lease.as_ref().map_or("-", |lease| &lease.holder);
-        [
-            info.name.clone(),
+    let rows = all.iter().map(|(name, info)| match info {
+        Ok(info) => [
+            name.clone(),
             info.page_count.to_string(),
             info.page_size.to_string(),
             bytes(info.redis_bytes),
             info.version.to_string(),
-            lease.to_owned(),
-        ]
+            info.lease.as_ref().map_or("-", |lease| &lease.token).to_owned(),
+        ],
+        Err(error) => [name, "?", "?", "?", "?", &error.cause.to_string()].map(str::to_owned),
     });
-    print(&table(
-        &std::iter::once(head).chain(rows).collect::<Vec<_>>(),
-    ))
+    print(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))
 }
 
 /// `info`: one database in detail.
 pub fn info(server: &Server, name: &str, as_json: bool) -> Result<()> {
-    let info = server
-        .admin()?
-        .info(name)?
-        .ok_or_else(|| server.missing(name))?;
+    let info = server.admin()?.info(name)?.ok_or_else(|| server.missing(name))?;
     if as_json {
         return print(&serde_json::to_string_pretty(&to_json(&info))?);
     }
     let lease = match &info.lease {
-        Some(lease) => format!(
-            "{} (for {:.1} s more)",
-            lease.holder,
-            lease.ttl_ms as f64 / 1000.0
-        ),
+        Some(lease) => format!("{} (for {:.1} s more)", lease.token, lease.ttl_ms as f64 / 1000.0),
         None => "free".to_owned(),
     };
     let size = u64::from(info.page_size) * u64::from(info.page_count);
     let rows = [
         ("name", info.name.clone()),
-        (
-            "pages",
-            format!(
-                "{} of {} bytes, {}",
-                info.page_count,
-                info.page_size,
-                bytes(size)
-            ),
-        ),
+        ("pages", format!("{} of {} bytes, {}", info.page_count, info.page_size, bytes(size))),
         ("in Redis", bytes(info.redis_bytes)),
         ("version", info.version.to_string()),
         ("lease", lease),
-        (
-            "log",
-            format!("{} commits, {}", info.log_length, bytes(info.log_bytes)),
-        ),
+        ("log", format!("{} commits, {}", info.log_length, bytes(info.log_bytes))),
     ];
-    let lines: Vec<_> = rows
-        .iter()
-        .map(|(key, value)| format!("{key:<9} {value}"))
-        .collect();
+    let lines: Vec<_> = rows.iter().map(|(key, value)| format!("{key:<9} {value}")).collect();
     print(&lines.join("\n"))
 }
 
@@ -97,11 +81,7 @@ pub fn rm(server: &Server, name: &str, yes: bool) -> Result<()> {
             bail!("{name} was kept");
         }
     }
-    if admin.remove(name)? {
-        Ok(())
-    } else {
-        Err(server.missing(name))
-    }
+    if admin.remove(name)? { Ok(()) } else { Err(server.missing(name)) }
 }
 
 fn to_json(info: &Info) -> Value {
@@ -112,7 +92,7 @@ fn to_json(info: &Info) -> Value {
         "page_count": info.page_count,
         "redis_bytes": info.redis_bytes,
         "lease": info.lease.as_ref().map(|lease| json!({
-            "holder": lease.holder,
+            "holder": lease.token,
             "ttl_ms": lease.ttl_ms,
         })),
         "log_length": info.log_length,
@@ -130,12 +110,7 @@ fn print(text: &str) -> Result<()> {
 
 /// Rows with columns as wide as their widest value; numbers to the right.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |i: usize| {
-        rows.iter()
-            .map(|row| row[i].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {
         let cells = row.iter().enumerate().map(|(i, cell)| match i {

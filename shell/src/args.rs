@@ -31,7 +31,7 @@ Examples:
 
 /// SQLite databases that live in Redis
 #[derive(Debug, Parser)]
-#[command(name = "sqlite-redis", version = version() as &str, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "sqlite-redis", version = version(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     /// What to do instead of opening a shell
     #[command(subcommand)]
@@ -56,13 +56,7 @@ pub struct Cli {
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
     /// Redis server: redis://, rediss:// (TLS) or unix://
-    #[arg(
-        long,
-        value_name = "URL",
-        global = true,
-        env = "SQLITE_REDIS_URL",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "URL", global = true, env = "SQLITE_REDIS_URL", hide_env_values = true)]
     pub redis: Option<String>,
 
     /// Prefix of all keys [default: sqlite]
@@ -199,12 +193,13 @@ pub fn parse_switch(text: &str) -> Option<bool> {
 }
 
 /// `0.1.0 (SQLite 3.54.1)`
-pub fn version() -> String {
-    format!(
-        "{} (SQLite {})",
-        env!("CARGO_PKG_VERSION"),
-        rusqlite::version()
-    )
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(version_text);
+    &VERSION
+}
+
+fn version_text() -> String {
+    format!("{} (SQLite {})", env!("CARGO_PKG_VERSION"), rusqlite::version())
 }
 
 /// Reads the command line of this process; ends it on `--help` and mistakes.
@@ -244,9 +239,7 @@ fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
             "header" | "headers" if option == name => "--headers=on".into(),
             "noheader" | "noheaders" => "--headers=off".into(),
             "version" => "--version".into(),
-            _ if Mode::NAMES.iter().any(|(mode, _)| *mode == option) => {
-                format!("--mode={option}").into()
-            }
+            _ if Mode::NAMES.iter().any(|(mode, _)| *mode == option) => format!("--mode={option}").into(),
             _ if LONG.contains(&name) => format!("--{option}").into(),
             _ => arg,
         }
@@ -276,15 +269,7 @@ mod tests {
 
     #[test]
     fn options_are_taken_as_sqlite3_spells_them() {
-        let cli = cli(&[
-            "-csv",
-            "-header",
-            "-nullvalue",
-            "-",
-            "shop",
-            "-json",
-            "select 1",
-        ]);
+        let cli = cli(&["-csv", "-header", "-nullvalue", "-", "shop", "-json", "select 1"]);
         assert_eq!(cli.shell.mode.map(|m| m.0), Some(Mode::Json));
         assert_eq!(cli.shell.headers, Some(true));
         assert_eq!(cli.shell.nullvalue.as_deref(), Some("-"));
@@ -297,9 +282,6 @@ mod tests {
         let opened = cli(&["--", "ls", "select 1"]);
         assert!(opened.command.is_none());
         assert_eq!(opened.database.as_deref(), Some("ls"));
-        assert!(matches!(
-            cli(&["--redis", "unix:///x", "ls"]).command,
-            Some(Command::Ls { .. })
-        ));
+        assert!(matches!(cli(&["--redis", "unix:///x", "ls"]).command, Some(Command::Ls { .. })));
     }
 }

@@ -20,22 +20,14 @@ pub struct Completion {
 
 impl Default for Completion {
     fn default() -> Self {
-        Completion {
-            db: None,
-            files: FilenameCompleter::new(),
-        }
+        Completion { db: None, files: FilenameCompleter::new() }
     }
 }
 
 impl Completer for Completion {
     type Candidate = Pair;
 
-    fn complete(
-        &self,
-        line: &str,
-        pos: usize,
-        context: &Context<'_>,
-    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+    fn complete(&self, line: &str, pos: usize, context: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = &line[..pos];
         if let Some((command, _)) = typed.split_once(' ').filter(|_| typed.starts_with('.')) {
             let wanted = match dot::find(command.trim_start_matches('.')) {
@@ -48,14 +40,8 @@ impl Completer for Completion {
             };
         }
         if typed.starts_with('.') {
-            let names: Vec<_> = dot::COMMANDS
-                .iter()
-                .map(|c| format!(".{}", c.name))
-                .collect();
-            return Ok((
-                0,
-                pairs(names.iter().filter(|name| name.starts_with(typed))),
-            ));
+            let names: Vec<_> = dot::COMMANDS.iter().map(|c| format!(".{}", c.name)).collect();
+            return Ok((0, pairs(names.iter().filter(|name| name.starts_with(typed)))));
         }
         Ok(self.sql(typed))
     }
@@ -65,10 +51,7 @@ impl Completion {
     fn arguments(&self, wanted: dot::Completes) -> Vec<String> {
         match wanted {
             dot::Completes::Tables => self.tables(),
-            dot::Completes::Modes => Mode::NAMES
-                .iter()
-                .map(|(name, _)| (*name).to_owned())
-                .collect(),
+            dot::Completes::Modes => Mode::NAMES.iter().map(|(name, _)| (*name).to_owned()).collect(),
             dot::Completes::Switch => vec!["on".to_owned(), "off".to_owned()],
             dot::Completes::Files | dot::Completes::Nothing => Vec::new(),
         }
@@ -101,15 +84,8 @@ impl Completion {
         if !columns.is_empty() {
             return columns;
         }
-        let is_schema = self
-            .schemas()
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(owner));
-        if is_schema {
-            self.tables_of(owner)
-        } else {
-            self.columns()
-        }
+        let is_schema = self.schemas().iter().any(|name| name.eq_ignore_ascii_case(owner));
+        if is_schema { self.tables_of(owner) } else { self.columns() }
     }
 
     fn schemas(&self) -> Vec<String> {
@@ -117,16 +93,12 @@ impl Completion {
     }
 
     fn tables(&self) -> Vec<String> {
-        self.schemas()
-            .iter()
-            .flat_map(|schema| self.tables_of(schema))
-            .collect()
+        self.schemas().iter().flat_map(|schema| self.tables_of(schema)).collect()
     }
 
     fn tables_of(&self, schema: &str) -> Vec<String> {
         let schema = names::quoted(schema);
-        let sql =
-            format!("SELECT name FROM {schema}.sqlite_schema WHERE type IN ('table', 'view')");
+        let sql = format!("SELECT name FROM {schema}.sqlite_schema WHERE type IN ('table', 'view')");
         self.query(&sql, [])
     }
 
@@ -161,22 +133,14 @@ fn word_start(typed: &str) -> usize {
 fn words(typed: &str, candidates: &[String]) -> (usize, Vec<Pair>) {
     let start = word_start(typed);
     let prefix = typed[start..].to_lowercase();
-    let mut fitting: Vec<&String> = candidates
-        .iter()
-        .filter(|name| name.to_lowercase().starts_with(&prefix))
-        .collect();
+    let mut fitting: Vec<&String> = candidates.iter().filter(|name| name.to_lowercase().starts_with(&prefix)).collect();
     fitting.sort_by_key(|name| name.to_lowercase());
     fitting.dedup_by(|a, b| a.eq_ignore_ascii_case(b));
     (start, pairs(fitting.into_iter()))
 }
 
 fn pairs<'a>(names: impl Iterator<Item = &'a String>) -> Vec<Pair> {
-    names
-        .map(|name| Pair {
-            display: name.clone(),
-            replacement: name.clone(),
-        })
-        .collect()
+    names.map(|name| Pair { display: name.clone(), replacement: name.clone() }).collect()
 }
 
 #[cfg(test)]
@@ -185,12 +149,8 @@ mod tests {
 
     fn completed(typed: &str) -> Vec<String> {
         let db = Connection::open_in_memory().unwrap();
-        db.execute_batch("CREATE TABLE albums(title, artist); CREATE TABLE songs(length)")
-            .unwrap();
-        let completion = Completion {
-            db: Some(Rc::new(db)),
-            ..Completion::default()
-        };
+        db.execute_batch("CREATE TABLE albums(title, artist); CREATE TABLE songs(length)").unwrap();
+        let completion = Completion { db: Some(Rc::new(db)), ..Completion::default() };
         let history = rustyline::history::DefaultHistory::new();
         let context = Context::new(&history);
         let (_, pairs) = completion.complete(typed, typed.len(), &context).unwrap();

@@ -16,11 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Copies `source` over `target`, page by page. `progress` gets the pages
 /// done and the pages in all.
-pub fn copy(
-    source: (&Connection, &str),
-    target: (&mut Connection, &str),
-    progress: &dyn Fn(u64, u64),
-) -> Result<()> {
+pub fn copy(source: (&Connection, &str), target: (&mut Connection, &str), progress: &dyn Fn(u64, u64)) -> Result<()> {
     // A read transaction around all steps: what others commit meanwhile would
     // make the copy start over again, perhaps forever.
     let own = source.0.is_autocommit();
@@ -30,11 +26,7 @@ pub fn copy(
     }
     let result = source
         .0
-        .query_row(
-            &format!("SELECT count(*) FROM {schema}.sqlite_schema"),
-            [],
-            |_| Ok(()),
-        )
+        .query_row(&format!("SELECT count(*) FROM {schema}.sqlite_schema"), [], |_| Ok(()))
         .map_err(anyhow::Error::from)
         .and_then(|()| steps(source, target, progress));
     if own && !source.0.is_autocommit() {
@@ -43,21 +35,14 @@ pub fn copy(
     result
 }
 
-fn steps(
-    source: (&Connection, &str),
-    target: (&mut Connection, &str),
-    progress: &dyn Fn(u64, u64),
-) -> Result<()> {
+fn steps(source: (&Connection, &str), target: (&mut Connection, &str), progress: &dyn Fn(u64, u64)) -> Result<()> {
     let backup = Backup::new_with_names(source.0, source.1, target.0, target.1)?;
     let mut stuck: Option<Instant> = None;
     loop {
         let step = backup.step(PAGES_PER_STEP)?;
         let state = backup.progress();
         let pages = |n: i32| u64::try_from(n).unwrap_or(0);
-        progress(
-            pages(state.pagecount - state.remaining),
-            pages(state.pagecount),
-        );
+        progress(pages(state.pagecount - state.remaining), pages(state.pagecount));
         if let Some(code) = signals::ending() {
             bail!("interrupted ({code})");
         }
@@ -78,9 +63,7 @@ fn steps(
 /// Opens an SQLite file to read it, and makes sure that it is one.
 pub fn open_file(path: &Path) -> Result<Connection> {
     let shown = path.display();
-    let meta = path
-        .metadata()
-        .with_context(|| format!("{shown} can't be read"))?;
+    let meta = path.metadata().with_context(|| format!("{shown} can't be read"))?;
     if !meta.is_file() {
         bail!("{shown} is not a file");
     }
@@ -100,11 +83,7 @@ pub fn open_file(path: &Path) -> Result<Connection> {
 
 /// A copy of an SQLite file that nobody else uses and that is not in WAL
 /// mode, which a database in Redis can't be.
-pub fn settled_copy(
-    source: &Path,
-    target: &Path,
-    progress: &dyn Fn(u64, u64),
-) -> Result<Connection> {
+pub fn settled_copy(source: &Path, target: &Path, progress: &dyn Fn(u64, u64)) -> Result<Connection> {
     let source = open_file(source)?;
     let mut copy = Connection::open(target)?;
     // Made for this moment only, so it need not survive a crash.

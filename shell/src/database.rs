@@ -3,9 +3,11 @@
 
 use std::io::IsTerminal;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
+use sqlite_redis::Options;
+use sqlite_redis::admin::Admin;
 
 use crate::args::ServerArgs;
 use crate::server;
@@ -43,9 +45,7 @@ impl Location {
 /// Whether opening or running this text may reach for Redis.
 fn mentions_redis(text: &str) -> bool {
     let marker = b"vfs=redis";
-    text.as_bytes()
-        .windows(marker.len())
-        .any(|w| w.eq_ignore_ascii_case(marker))
+    text.as_bytes().windows(marker.len()).any(|w| w.eq_ignore_ascii_case(marker))
 }
 
 /// The Redis that databases come from: the one given, or the private one.
@@ -72,12 +72,7 @@ impl Server {
             // SAFETY: as above.
             unsafe { std::env::set_var("SQLITE_REDIS_PREFIX", prefix) };
         }
-        Ok(Server {
-            url,
-            prefix: args.prefix.clone(),
-            private,
-            talkative,
-        })
+        Ok(Server { url, prefix: args.prefix.clone(), private, talkative })
     }
 
     /// Makes sure that a private server runs.
@@ -87,21 +82,14 @@ impl Server {
         }
         let joined = server::join()?;
         if joined.first && (joined.started || self.talkative) {
-            eprintln!(
-                "Private Redis in {} (unix socket; use --redis URL for another)",
-                joined.directory
-            );
+            eprintln!("Private Redis in {} (unix socket; use --redis URL for another)", joined.directory);
         }
         Ok(())
     }
 
     /// Makes sure that a private server runs if `sql` attaches from Redis.
     pub fn ensure_for(&self, sql: &str) -> Result<()> {
-        if mentions_redis(sql) {
-            self.ensure()
-        } else {
-            Ok(())
-        }
+        if mentions_redis(sql) { self.ensure() } else { Ok(()) }
     }
 
     /// Opens a database as the `sqlite3` program would: same defaults.
@@ -114,7 +102,7 @@ impl Server {
             }
             Location::Redis(name) => {
                 self.ensure()?;
-                self.open_redis(name, readonly)?
+                self.options(name).read_only(readonly).open()?
             }
         };
         // The bundled SQLite turns foreign keys on, stock SQLite has them off.
@@ -125,18 +113,20 @@ impl Server {
     /// What lists, imports and removes databases.
     pub fn admin(&self) -> Result<Admin> {
         self.ensure()?;
-        Ok(Admin)
+        Ok(Admin::connect(&self.options(""))?)
+    }
+
+    fn options(&self, name: &str) -> Options {
+        let options = Options::new(name).server(&self.url);
+        match &self.prefix {
+            Some(prefix) => options.prefix(prefix),
+            None => options,
+        }
     }
 
     /// The error that says which database is not where.
     pub fn missing(&self, name: &str) -> anyhow::Error {
         anyhow::anyhow!("there is no database {name} in this Redis; `sqlite-redis ls` lists all")
-    }
-
-    fn open_redis(&self, name: &str, readonly: bool) -> Result<Connection> {
-        let _ = (&self.url, &self.prefix);
-        let uri = format!("file:{name}?vfs=redis");
-        open_uri(&uri, readonly).with_context(|| format!("the database {name} can't be opened"))
     }
 }
 
@@ -149,59 +139,46 @@ fn open_uri(uri: &str, readonly: bool) -> Result<Connection> {
     Ok(Connection::open_with_flags(uri, flags)?)
 }
 
-/// What Redis holds of one database.
-pub struct Info {
-    pub name: String,
-    pub version: u64,
-    pub page_size: u32,
-    pub page_count: u32,
-    pub redis_bytes: u64,
-    pub lease: Option<Lease>,
-    pub log_length: u64,
-    pub log_bytes: u64,
-}
-
-pub struct Lease {
-    pub holder: String,
-    pub ttl_ms: u64,
-}
-
-/// Stand-in until the crate is there.
-pub struct Admin;
-
-impl Admin {
-    pub fn list(&self) -> Result<Vec<Info>> {
-        anyhow::bail!("not there yet")
-    }
-    pub fn info(&self, _name: &str) -> Result<Option<Info>> {
-        anyhow::bail!("not there yet")
-    }
-    pub fn remove(&self, _name: &str) -> Result<bool> {
-        anyhow::bail!("not there yet")
-    }
-    pub fn import(
-        &self,
-        _name: &str,
-        pages: &mut crate::transfer::Pages,
-        _overwrite: bool,
-        progress: &dyn Fn(u64),
-    ) -> Result<()> {
-        for number in 1..=pages.count {
-            pages.read(number)?;
-            progress(u64::from(number));
-        }
-        anyhow::bail!("not there yet")
-    }
-}
-
 /// Makes the VFS `redis` known to this process.
 pub fn register() -> Result<()> {
-    Ok(())
+    Ok(sqlite_redis::register()?)
 }
 
-/// What the crate knows about the last failure on this connection.
-pub fn cause(_db: &Connection) -> Option<String> {
-    None
+/// Tells which failures in Redis belong to an SQL error.
+///
+/// The crate remembers the newest failure only, also one that SQLite got over
+/// (it waited for a lock), so a cause counts if it came up while the failing
+/// command ran, or if it was told before for the same result code.
+#[derive(Default)]
+pub struct Causes {
+    before: Option<String>,
+    told: Option<(String, i32)>,
+}
+
+impl Causes {
+    /// Remembers what was known before a command.
+    pub fn mark(&mut self) {
+        self.before = newest();
+    }
+
+    /// What is behind the failure of that command with this result code.
+    pub fn behind(&mut self, code: i32) -> Option<String> {
+        // Errors of the statement itself, whatever Redis did.
+        if matches!(code, ffi::SQLITE_CONSTRAINT | ffi::SQLITE_INTERRUPT | ffi::SQLITE_MISMATCH) {
+            return None;
+        }
+        let cause = newest()?;
+        let again = self.told.as_ref().is_some_and(|(text, earlier)| *text == cause && *earlier == code);
+        if self.before.as_ref() == Some(&cause) && !again {
+            return None;
+        }
+        self.told = Some((cause.clone(), code));
+        Some(cause)
+    }
+}
+
+fn newest() -> Option<String> {
+    sqlite_redis::last_failure().map(|error| error.to_string())
 }
 
 /// The name of the VFS that a database is on.
@@ -211,21 +188,14 @@ pub fn vfs_name(db: &Connection, schema: &str) -> Option<String> {
     // SAFETY: the handle is that of an open connection, and this file control
     // puts a pointer to a string, which becomes ours, into `name`.
     let rc = unsafe {
-        ffi::sqlite3_file_control(
-            db.handle(),
-            schema.as_ptr(),
-            ffi::SQLITE_FCNTL_VFSNAME,
-            (&raw mut name).cast(),
-        )
+        ffi::sqlite3_file_control(db.handle(), schema.as_ptr(), ffi::SQLITE_FCNTL_VFSNAME, (&raw mut name).cast())
     };
     if rc != ffi::SQLITE_OK || name.is_null() {
         return None;
     }
     // SAFETY: SQLite made a NUL-terminated string, to be freed by sqlite3_free.
     unsafe {
-        let text = std::ffi::CStr::from_ptr(name)
-            .to_string_lossy()
-            .into_owned();
+        let text = std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned();
         ffi::sqlite3_free(name.cast());
         Some(text)
     }
@@ -254,10 +224,7 @@ mod tests {
     fn names_lead_to_redis_unless_they_say_otherwise() {
         assert_eq!(Location::parse("shop"), Location::Redis("shop".to_owned()));
         assert_eq!(Location::parse(":memory:"), Location::Memory);
-        assert_eq!(
-            Location::parse("file:x?vfs=redis"),
-            Location::Uri("file:x?vfs=redis".to_owned())
-        );
+        assert_eq!(Location::parse("file:x?vfs=redis"), Location::Uri("file:x?vfs=redis".to_owned()));
         assert!(mentions_redis("ATTACH 'file:x?VFS=Redis' AS x"));
         assert!(!mentions_redis("select 1"));
     }
@@ -265,11 +232,7 @@ mod tests {
     #[test]
     fn foreign_keys_are_off_as_in_stock_sqlite() {
         let db = Connection::open_in_memory().unwrap();
-        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)
-            .unwrap();
-        assert_eq!(
-            db.query_row("PRAGMA foreign_keys", [], |r| r.get::<_, i64>(0)),
-            Ok(0)
-        );
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).unwrap();
+        assert_eq!(db.query_row("PRAGMA foreign_keys", [], |r| r.get::<_, i64>(0)), Ok(0));
     }
 }

@@ -19,18 +19,9 @@ pub fn dump(db: &Connection, patterns: &[String], out: &mut dyn Write) -> Result
     // One version of the database for all of it. With writable_schema, SQLite
     // reads as much as it can of a schema that is damaged.
     db.execute_batch("SAVEPOINT dump; PRAGMA writable_schema=ON")?;
-    let mut dump = Dump {
-        db,
-        out,
-        writable_schema: false,
-        errors: Vec::new(),
-    };
+    let mut dump = Dump { db, out, writable_schema: false, errors: Vec::new() };
     let result = dump.all(patterns);
-    let Dump {
-        writable_schema,
-        errors,
-        ..
-    } = dump;
+    let Dump { writable_schema, errors, .. } = dump;
     db.execute_batch("PRAGMA writable_schema=OFF; RELEASE dump")?;
     result?;
     if writable_schema {
@@ -83,9 +74,7 @@ impl Dump<'_> {
 
     fn objects(&self, sql: &str, patterns: &[String]) -> rusqlite::Result<Vec<(String, String)>> {
         let mut statement = self.db.prepare(sql)?;
-        let rows = statement.query_map(params_from_iter(patterns), |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
+        let rows = statement.query_map(params_from_iter(patterns), |row| Ok((row.get(0)?, row.get(1)?)))?;
         rows.collect()
     }
 
@@ -133,11 +122,7 @@ impl Dump<'_> {
             return Ok(());
         }
         let list: Vec<_> = columns.iter().map(|name| names::quoted(name)).collect();
-        let sql = format!(
-            "SELECT {} FROM main.{}",
-            list.join(","),
-            names::quoted(table)
-        );
+        let sql = format!("SELECT {} FROM main.{}", list.join(","), names::quoted(table));
         let mut statement = self.db.prepare(&sql)?;
         let mut rows = statement.raw_query();
         let head = format!("INSERT INTO {} VALUES(", names::quoted_if_needed(table));
@@ -173,9 +158,7 @@ fn filter(patterns: usize) -> String {
 /// The columns of a table that can be inserted into.
 pub fn columns(db: &Connection, schema: &str, table: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = db.prepare("SELECT name FROM pragma_table_info(?1, ?2)")?;
-    statement
-        .query_map([table, schema], |row| row.get(0))?
-        .collect()
+    statement.query_map([table, schema], |row| row.get(0))?.collect()
 }
 
 /// Tables with quoted names may be shadow tables, which the virtual table
@@ -221,18 +204,11 @@ mod tests {
         assert_eq!(text(&copy), text(&db));
         // The schema written by hand counts only for who reads it anew.
         copy.execute_batch("PRAGMA writable_schema=RESET").unwrap();
-        let found = |db: &Connection| {
-            db.query_row("SELECT count(*) FROM f WHERE f MATCH 'world'", [], |r| {
-                r.get::<_, i64>(0)
-            })
-        };
+        let found =
+            |db: &Connection| db.query_row("SELECT count(*) FROM f WHERE f MATCH 'world'", [], |r| r.get::<_, i64>(0));
         assert_eq!(found(&copy), Ok(1));
         let odd = "SELECT hex(b), typeof(b) FROM t WHERE a = 5";
-        let value = |db: &Connection| {
-            db.query_row(odd, [], |r| {
-                Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?))
-            })
-        };
+        let value = |db: &Connection| db.query_row(odd, [], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)));
         assert_eq!(value(&copy), Ok(("610062".to_owned(), "text".to_owned())));
     }
 }

@@ -45,6 +45,8 @@ impl Phase {
 pub struct SqlFailure {
     /// Where it failed.
     pub phase: Phase,
+    /// SQLite's primary result code.
+    pub code: i32,
     /// Message, code, and a pointer to the place in the statement.
     pub text: String,
 }
@@ -52,10 +54,9 @@ pub struct SqlFailure {
 impl SqlFailure {
     fn new(phase: Phase, error: &rusqlite::Error) -> Self {
         let mut text = database::message(error);
+        let code = error.sqlite_error().map_or(1, |error| error.extended_code & 0xff);
         // The plain error 1 says nothing that the message does not.
-        if let Some(code) = error.sqlite_error().map(|error| error.extended_code & 0xff)
-            && code > 1
-        {
+        if code > 1 {
             text += &format!(" ({code})");
         }
         if let rusqlite::Error::SqlInputError { sql, offset, .. } = error
@@ -63,7 +64,7 @@ impl SqlFailure {
         {
             text += &point_at(sql, offset);
         }
-        SqlFailure { phase, text }
+        SqlFailure { phase, code, text }
     }
 }
 
@@ -89,10 +90,8 @@ fn point_at(sql: &str, mut offset: usize) -> String {
         offset -= c.len_utf8();
     }
     let rest = &sql[begin..];
-    let code: String = rest[..rest.floor_char_boundary(78)]
-        .chars()
-        .map(|c| if c.is_ascii_whitespace() { ' ' } else { c })
-        .collect();
+    let code: String =
+        rest[..rest.floor_char_boundary(78)].chars().map(|c| if c.is_ascii_whitespace() { ' ' } else { c }).collect();
     if offset < 25 {
         format!("\n  {code}\n  {:offset$}^--- error here", "")
     } else {
@@ -169,10 +168,7 @@ fn print(shell: &mut Shell, mut statement: Statement<'_>) -> Result<()> {
 fn query_plan(mut statement: Statement<'_>, out: &mut Sink) -> Result<()> {
     let mut nodes: Vec<(i64, i64, String)> = Vec::new();
     let mut rows = statement.raw_query();
-    while let Some(row) = rows
-        .next()
-        .map_err(|error| SqlFailure::new(Phase::Step, &error))?
-    {
+    while let Some(row) = rows.next().map_err(|error| SqlFailure::new(Phase::Step, &error))? {
         nodes.push((row.get(0)?, row.get(1)?, row.get(3)?));
     }
     if !nodes.is_empty() {
@@ -182,27 +178,14 @@ fn query_plan(mut statement: Statement<'_>, out: &mut Sink) -> Result<()> {
     Ok(())
 }
 
-fn branch(
-    nodes: &[(i64, i64, String)],
-    parent: i64,
-    prefix: &str,
-    out: &mut Sink,
-) -> std::io::Result<()> {
-    let children: Vec<_> = nodes
-        .iter()
-        .filter(|(_, above, _)| *above == parent)
-        .collect();
+fn branch(nodes: &[(i64, i64, String)], parent: i64, prefix: &str, out: &mut Sink) -> std::io::Result<()> {
+    let children: Vec<_> = nodes.iter().filter(|(_, above, _)| *above == parent).collect();
     for (i, (id, _, text)) in children.iter().enumerate() {
         let last = i + 1 == children.len();
         writeln!(out, "{prefix}{}{text}", if last { "`--" } else { "|--" })?;
         // A node that is its own parent would never end.
         if *id != parent {
-            branch(
-                nodes,
-                *id,
-                &format!("{prefix}{}", if last { "   " } else { "|  " }),
-                out,
-            )?;
+            branch(nodes, *id, &format!("{prefix}{}", if last { "   " } else { "|  " }), out)?;
         }
     }
     Ok(())
@@ -214,10 +197,7 @@ mod tests {
 
     #[test]
     fn errors_point_at_their_place() {
-        assert_eq!(
-            point_at("selct 1;\n", 0),
-            "\n  selct 1; \n  ^--- error here"
-        );
+        assert_eq!(point_at("selct 1;\n", 0), "\n  selct 1; \n  ^--- error here");
         let late = format!("select {}, x", "1, ".repeat(30));
         let pointed = point_at(&late, late.len() - 1);
         let lines: Vec<&str> = pointed.lines().collect();

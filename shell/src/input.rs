@@ -96,11 +96,7 @@ impl Typed {
             // None yet on the first start.
             let _ = editor.load_history(path);
         }
-        Ok(Typed {
-            editor,
-            history,
-            number: 0,
-        })
+        Ok(Typed { editor, history, number: 0 })
     }
 
     fn read(&mut self, prompt: &str) -> rustyline::Result<String> {
@@ -159,19 +155,11 @@ fn history_file() -> Option<PathBuf> {
     let directory = paths::state_dir().ok()?;
     if !directory.is_dir() {
         // The history may quote data, so it is nobody else's business.
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .ok()?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
     }
     let path = directory.join("history");
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    let file = fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(&path)
-        .ok()?;
+    let file = fs::OpenOptions::new().append(true).create(true).open(&path).ok()?;
     file.set_permissions(private).ok()?;
     Some(path)
 }

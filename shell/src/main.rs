@@ -12,23 +12,23 @@
 //! - [`admin`], [`transfer`]: the commands beside the shell
 //! - [`signals`]: Ctrl-C and the end
 
-mod admin;
 mod args;
-mod complete;
-mod copy;
+mod paths;
 mod database;
+mod server;
+mod input;
+mod complete;
+mod session;
+mod names;
+mod execute;
+mod timer;
 mod dot;
 mod dump;
-mod execute;
-mod input;
-mod names;
+mod copy;
 mod output;
-mod paths;
-mod server;
-mod session;
-mod signals;
-mod timer;
+mod admin;
 mod transfer;
+mod signals;
 
 use std::fs::File;
 use std::io::{BufReader, IsTerminal};
@@ -58,8 +58,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<i32> {
     let typed = cli.command.is_none() && cli.sql.is_empty();
-    let interactive =
-        typed && !cli.shell.batch && (cli.shell.interactive || database::on_a_terminal());
+    let interactive = typed && !cli.shell.batch && (cli.shell.interactive || database::on_a_terminal());
     let server = Server::choose(&cli.server, interactive)?;
     signals::watch(interactive)?;
     database::register()?;
@@ -68,12 +67,8 @@ fn run(cli: Cli) -> Result<i32> {
         Some(command) => {
             let _busy = signals::busy();
             match command {
-                Command::Import { file, name, force } => {
-                    transfer::import(&server, &file, &name, force)
-                }
-                Command::Export { name, file, force } => {
-                    transfer::export(&server, &name, &file, force)
-                }
+                Command::Import { file, name, force } => transfer::import(&server, &file, &name, force),
+                Command::Export { name, file, force } => transfer::export(&server, &name, &file, force),
                 Command::Ls { json } => admin::ls(&server, json),
                 Command::Info { name, json } => admin::info(&server, &name, json),
                 Command::Rm { name, yes } => admin::rm(&server, &name, yes),
@@ -97,8 +92,7 @@ fn shell(
     shell.echo = options.echo;
     let mut outcome = Outcome::default();
     if let Some(path) = &options.init {
-        let file =
-            File::open(path).with_context(|| format!("cannot open \"{}\"", path.display()))?;
+        let file = File::open(path).with_context(|| format!("cannot open \"{}\"", path.display()))?;
         shell.interactive = false;
         outcome = shell.run(&mut Reader::new(BufReader::new(file)));
         shell.interactive = interactive;
@@ -148,10 +142,7 @@ fn settings(options: &ShellArgs) -> Settings {
 }
 
 fn welcome(shell: &Shell) {
-    println!(
-        "sqlite-redis {}\nEnter \".help\" for usage hints.",
-        args::version()
-    );
+    println!("sqlite-redis {}\nEnter \".help\" for usage hints.", args::version());
     if shell.location == Location::Memory {
         println!(
             "This is a transient in-memory database.\n\

@@ -26,8 +26,7 @@ fn keyword(index: c_int) -> Option<String> {
     }
     // SAFETY: SQLite promises `length` bytes of a static string, without NUL
     // at the end, when it answers SQLITE_OK.
-    let bytes =
-        unsafe { std::slice::from_raw_parts(text.cast::<u8>(), usize::try_from(length).ok()?) };
+    let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), usize::try_from(length).ok()?) };
     String::from_utf8(bytes.to_vec()).ok()
 }
 
@@ -35,11 +34,7 @@ fn keyword(index: c_int) -> Option<String> {
 pub fn quoted_if_needed(name: &str) -> String {
     let start = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let plain = start && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if plain && !keywords().contains(&name.to_ascii_uppercase()) {
-        name.to_owned()
-    } else {
-        quoted(name)
-    }
+    if plain && !keywords().contains(&name.to_ascii_uppercase()) { name.to_owned() } else { quoted(name) }
 }
 
 /// The name in double quotes.
@@ -94,20 +89,12 @@ mod tests {
 
     #[test]
     fn statements_end_where_sqlite_says() {
-        for done in [
-            "select 1;",
-            "select ';';",
-            "select 1; -- x",
-            "create trigger a after insert on b begin select 1; end;",
-        ] {
+        for done in
+            ["select 1;", "select ';';", "select 1; -- x", "create trigger a after insert on b begin select 1; end;"]
+        {
             assert!(is_complete(done), "{done}");
         }
-        for open in [
-            "select 1",
-            "select ';",
-            "select 1 /* ;",
-            "create trigger a after insert on b begin select 1;",
-        ] {
+        for open in ["select 1", "select ';", "select 1 /* ;", "create trigger a after insert on b begin select 1;"] {
             assert!(!is_complete(open), "{open}");
         }
     }

@@ -19,17 +19,11 @@ pub fn state_dir() -> Result<PathBuf> {
 
 fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf> {
     // The XDG specification: a relative path counts as not set.
-    let set = env::var_os(variable)
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
+    let set = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(base) = set {
         return Ok(base.join(FOLDER));
     }
-    let below_home = if cfg!(target_os = "macos") {
-        "Library/Application Support"
-    } else {
-        below_home
-    };
+    let below_home = if cfg!(target_os = "macos") { "Library/Application Support" } else { below_home };
     let home = env::home_dir().filter(|home| home.is_absolute());
     home.map(|home| home.join(below_home).join(FOLDER))
         .ok_or_else(|| anyhow!("there is no home directory; set HOME or {variable}"))

@@ -78,30 +78,16 @@ pub fn join() -> Result<Joined> {
     let place = Place::find()?;
     let directory = paths::with_tilde(&place.directory);
     if member.is_some() {
-        return Ok(Joined {
-            first: false,
-            started: false,
-            directory,
-        });
+        return Ok(Joined { first: false, started: false, directory });
     }
     place.prepare()?;
     let door = place.door()?;
     let users = lock_file(&place.directory.join("users"))?;
-    users
-        .lock_shared()
-        .context("the private server's `users` file can't be locked")?;
-    let started = if place.answers()? {
-        false
-    } else {
-        start(&place)?
-    };
+    users.lock_shared().context("the private server's `users` file can't be locked")?;
+    let started = if place.answers()? { false } else { start(&place)? };
     drop(door);
     *member = Some(Member { place, users });
-    Ok(Joined {
-        first: true,
-        started,
-        directory,
-    })
+    Ok(Joined { first: true, started, directory })
 }
 
 /// Gives the private server up; the last one to leave stops it. Trouble is
@@ -155,8 +141,7 @@ impl Place {
     /// Enters the section in which only one shell starts or stops the server.
     fn door(&self) -> Result<File> {
         let file = lock_file(&self.directory.join("start.lock"))?;
-        file.lock()
-            .context("the private server's `start.lock` can't be locked")?;
+        file.lock().context("the private server's `start.lock` can't be locked")?;
         Ok(file)
     }
 
@@ -179,10 +164,8 @@ impl Place {
                 Ok(_) => return Ok(true),
                 Err(error) if is_loading(&error) => thread::sleep(POLL * 5),
                 Err(error) => {
-                    return Err(error).context(format!(
-                        "the private redis-server at {} does not answer",
-                        self.socket.display()
-                    ));
+                    return Err(error)
+                        .context(format!("the private redis-server at {} does not answer", self.socket.display()));
                 }
             }
         }
@@ -192,9 +175,7 @@ impl Place {
         let Ok(mut connection) = self.connect() else {
             return Ok(());
         };
-        let (_, directory) = redis::cmd("CONFIG")
-            .arg(&["GET", "dir"])
-            .query::<(String, String)>(&mut connection)?;
+        let (_, directory) = redis::cmd("CONFIG").arg(&["GET", "dir"]).query::<(String, String)>(&mut connection)?;
         if fs::canonicalize(directory).ok() != fs::canonicalize(&self.directory).ok() {
             bail!("the server at {} is another one", self.socket.display());
         }
@@ -240,23 +221,12 @@ fn start(place: &Place) -> Result<bool> {
 }
 
 fn spawn(place: &Place) -> Result<Child> {
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(place.log())?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(place.log())?;
     let mut command = Command::new(PROGRAM);
     command
         .args(["--port", "0", "--unixsocketperm", "600", "--unixsocket"])
         .arg(&place.socket)
-        .args([
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "everysec",
-            "--save",
-            "",
-        ])
+        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
         .args(["--maxmemory-policy", "noeviction", "--dir"])
         .arg(&place.directory)
         .arg("--logfile")
@@ -276,10 +246,7 @@ fn spawn(place: &Place) -> Result<Child> {
     })
 }
 
-fn wait_until_it_listens(
-    place: &Place,
-    ended: &Receiver<std::io::Result<ExitStatus>>,
-) -> Result<()> {
+fn wait_until_it_listens(place: &Place, ended: &Receiver<std::io::Result<ExitStatus>>) -> Result<()> {
     let begin = Instant::now();
     loop {
         if place.connect().is_ok() {
@@ -298,24 +265,14 @@ fn wait_until_it_listens(
 fn tail(path: &Path) -> String {
     let bytes = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<_> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
 fn lock_file(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
-    options
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600);
-    options
-        .open(path)
-        .with_context(|| format!("{} can't be opened", path.display()))
+    options.create(true).truncate(false).read(true).write(true).mode(0o600);
+    options.open(path).with_context(|| format!("{} can't be opened", path.display()))
 }
 
 /// Makes a directory that only its owner can enter.
@@ -335,19 +292,11 @@ fn socket_path(data: &Path) -> PathBuf {
     if beside.as_os_str().len() <= SOCKET_PATH_LIMIT {
         return beside;
     }
-    let key = format!(
-        "sqlite-redis-{:016x}",
-        fnv1a(data.as_os_str().as_encoded_bytes())
-    );
+    let key = format!("sqlite-redis-{:016x}", fnv1a(data.as_os_str().as_encoded_bytes()));
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let short = |base: &PathBuf| base.as_os_str().len() + key.len() + 12 <= SOCKET_PATH_LIMIT;
-    let base = runtime
-        .into_iter()
-        .chain([std::env::temp_dir()])
-        .find(short);
-    base.unwrap_or_else(|| PathBuf::from("/tmp"))
-        .join(key)
-        .join("redis.sock")
+    let base = runtime.into_iter().chain([std::env::temp_dir()]).find(short);
+    base.unwrap_or_else(|| PathBuf::from("/tmp")).join(key).join("redis.sock")
 }
 
 /// A hash that stays the same in every build, as all shells must agree.

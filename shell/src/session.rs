@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use rusqlite::Connection;
 
-use crate::database::{self, Location, Server};
+use crate::database::{self, Causes, Location, Server};
 use crate::execute::{self, SqlFailure};
 use crate::input::{Line, Lines};
 use crate::output::{Settings, Sink};
@@ -40,8 +40,8 @@ pub struct Shell {
     pub interactive: bool,
     /// How deep `.read` is nested.
     pub depth: usize,
-    /// What was printed as cause of the last failure.
-    last_cause: Option<String>,
+    /// Which failures in Redis were told already.
+    causes: Causes,
 }
 
 /// An error whose message is out already.
@@ -117,7 +117,7 @@ impl Shell {
             changes: false,
             interactive,
             depth: 0,
-            last_cause: None,
+            causes: Causes::default(),
         })
     }
 
@@ -150,11 +150,7 @@ impl Shell {
                 }
             };
             let origin = |number| {
-                if self.interactive {
-                    Origin::Typed
-                } else {
-                    Origin::Line(number)
-                }
+                if self.interactive { Origin::Typed } else { Origin::Line(number) }
             };
             if sql.is_empty() {
                 if line.starts_with('#') || names::is_blank(&line) {
@@ -202,6 +198,7 @@ impl Shell {
     fn step(&mut self, text: &str, origin: Origin, outcome: &mut Outcome) {
         self.echo(text, outcome);
         let busy = signals::busy();
+        self.causes.mark();
         let once = self.once;
         let result = if text.starts_with('.') {
             dot::run(self, text)
@@ -271,25 +268,21 @@ impl Shell {
             Some(failure) => eprintln!("{}{place}: {}", failure.phase.title(), failure.text),
             None => eprintln!("Error{place}: {}", describe(error)),
         }
-        let cause = database::cause(&self.db);
-        if let Some(cause) = &cause
-            && self.last_cause.as_ref() != Some(cause)
-            && !format!("{error:#}").contains(cause.as_str())
+        let code = error.downcast_ref::<SqlFailure>().map_or(0, |failure| failure.code);
+        if let Some(cause) = self.causes.behind(code)
+            && !describe(error).contains(&cause)
         {
             eprintln!("  cause: {cause}");
         }
-        self.last_cause = cause;
     }
 }
 
 /// The text of an error and what led to it.
 pub fn describe(error: &anyhow::Error) -> String {
-    let parts = error
-        .chain()
-        .map(|part| match part.downcast_ref::<rusqlite::Error>() {
-            Some(error) => database::message(error),
-            None => part.to_string(),
-        });
+    let parts = error.chain().map(|part| match part.downcast_ref::<rusqlite::Error>() {
+        Some(error) => database::message(error),
+        None => part.to_string(),
+    });
     // An error often repeats the one that it wraps.
     let mut told: Vec<String> = Vec::new();
     for part in parts {
@@ -301,7 +294,5 @@ pub fn describe(error: &anyhow::Error) -> String {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -64,17 +64,15 @@ pub fn ending() -> Option<i32> {
 pub fn watch(interactive: bool) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let terminal = interactive.then(Terminal::remember).flatten();
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            for signal in &mut signals {
-                if signal == SIGINT && interactive {
-                    interrupt();
-                } else {
-                    end(signal, terminal.as_ref());
-                }
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in &mut signals {
+            if signal == SIGINT && interactive {
+                interrupt();
+            } else {
+                end(signal, terminal.as_ref());
             }
-        })?;
+        }
+    })?;
     Ok(())
 }
 
@@ -111,8 +109,7 @@ impl Terminal {
         // SAFETY: the pointer is valid for a termios, which the call fills
         // whenever it answers 0.
         unsafe {
-            (libc::tcgetattr(io::stdin().as_raw_fd(), state.as_mut_ptr()) == 0)
-                .then(|| Terminal(state.assume_init()))
+            (libc::tcgetattr(io::stdin().as_raw_fd(), state.as_mut_ptr()) == 0).then(|| Terminal(state.assume_init()))
         }
     }
 

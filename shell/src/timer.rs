@@ -19,10 +19,7 @@ struct Used {
 impl Timer {
     /// Starts to measure.
     pub fn start() -> Self {
-        Timer {
-            used: Used::now(),
-            begin: Instant::now(),
-        }
+        Timer { used: Used::now(), begin: Instant::now() }
     }
 
     /// The line of `sqlite3`: seconds on the clock and on the processor.
@@ -47,9 +44,6 @@ impl Used {
             usage.assume_init()
         };
         let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-        Used {
-            user: seconds(usage.ru_utime),
-            system: seconds(usage.ru_stime),
-        }
+        Used { user: seconds(usage.ru_utime), system: seconds(usage.ru_stime) }
     }
 }

@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use rusqlite::Connection;
 
 use crate::copy;
 use crate::database::{Location, Server};
+use crate::signals;
 
 /// `import FILE NAME`: a consistent copy first, then its pages into Redis
 /// under a name of their own, which becomes NAME when all are there.
@@ -28,22 +29,24 @@ pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<(
     let mut pages = Pages::of(copied, &path)?;
     let bar = self::bar("Importing");
     bar.set_length(u64::from(pages.count));
-    admin.import(name, &mut pages, force, &|done| bar.set_position(done))?;
+    let mut import = admin.import(name, pages.size, pages.count, force)?;
+    for number in 1..=pages.count {
+        import.page(pages.read(number)?)?;
+        bar.set_position(number.into());
+        // Dropped unfinished, the import takes its pages away again.
+        ensure!(signals::ending().is_none(), "interrupted");
+    }
+    import.finish()?;
     bar.finish_and_clear();
-    eprintln!(
-        "{} pages of {} bytes imported as {name}",
-        pages.count, pages.size
-    );
+    eprintln!("{} pages of {} bytes imported as {name}", pages.count, pages.size);
     Ok(())
 }
 
 /// The pages of an SQLite file that nobody writes.
-pub struct Pages {
+struct Pages {
     file: File,
-    /// Bytes of one page.
-    pub size: u32,
-    /// How many there are.
-    pub count: u32,
+    size: u32,
+    count: u32,
 }
 
 impl Pages {
@@ -55,19 +58,13 @@ impl Pages {
         }
         let (size, count) = (pragma("page_size")?, pragma("page_count")?);
         db.close().map_err(|(_, error)| error)?;
-        Ok(Pages {
-            file: File::open(path)?,
-            size,
-            count,
-        })
+        Ok(Pages { file: File::open(path)?, size, count })
     }
 
     /// Page `number`, counted from 1.
-    pub fn read(&mut self, number: u32) -> std::io::Result<Vec<u8>> {
+    fn read(&mut self, number: u32) -> std::io::Result<Vec<u8>> {
         let mut page = vec![0; self.size as usize];
-        self.file.seek(SeekFrom::Start(
-            u64::from(number - 1) * u64::from(self.size),
-        ))?;
+        self.file.seek(SeekFrom::Start(u64::from(number - 1) * u64::from(self.size)))?;
         self.file.read_exact(&mut page)?;
         Ok(page)
     }
@@ -90,9 +87,7 @@ pub fn export(server: &Server, name: &str, file: &Path, force: bool) -> Result<(
     let path = directory.path().join("copy.sqlite");
     let mut copied = Connection::open(&path)?;
     let bar = bar("Exporting");
-    copy::copy((&source, "main"), (&mut copied, "main"), &|done, all| {
-        show(&bar, done, all)
-    })?;
+    copy::copy((&source, "main"), (&mut copied, "main"), &|done, all| show(&bar, done, all))?;
     copied.close().map_err(|(_, error)| error)?;
     File::open(&path)?.sync_all()?;
     put_in_place(&path, &target, force)?;
@@ -111,10 +106,7 @@ fn refuse_what_is_there(target: &Path, force: bool) -> Result<()> {
         journal.push(suffix);
         let journal = PathBuf::from(journal);
         if journal.metadata().is_ok_and(|meta| meta.len() > 0) {
-            bail!(
-                "{} belongs to a database in use; remove it first",
-                journal.display()
-            );
+            bail!("{} belongs to a database in use; remove it first", journal.display());
         }
     }
     Ok(())

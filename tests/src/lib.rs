@@ -1,1 +1,314 @@
-//! x
+//! What the suites share: private Redis servers, connections to them, and where things are.
+//!
+//! A test starts its own server in a directory of its own, on a unix socket, and ends it when it
+//! is done. Nothing here ever talks to a server that it did not start.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rusqlite::Connection;
+use sqlite_redis::Options;
+use tempfile::TempDir;
+
+/// A Redis server of this test alone.
+pub struct Server {
+    child: Child,
+    directory: TempDir,
+    arguments: Vec<String>,
+    port: Option<u16>,
+}
+
+/// How to start a server, beyond the usual.
+#[derive(Default)]
+pub struct Start {
+    arguments: Vec<String>,
+    tcp: bool,
+}
+
+impl Start {
+    /// Adds an option of `redis.conf`, such as `["--maxmemory", "10mb"]`.
+    pub fn with<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Listens on a TCP port of loopback as well.
+    pub fn tcp(mut self) -> Self {
+        self.tcp = true;
+        self
+    }
+
+    /// Starts the server and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start(self) -> Server {
+        self.try_start().unwrap_or_else(|error| panic!("redis-server: {error:#}"))
+    }
+
+    fn try_start(self) -> Result<Server> {
+        let directory = tempfile::Builder::new().prefix("sqlite-redis-test.").tempdir()?;
+        for _ in 0..10 {
+            let port = if self.tcp { Some(free_port()?) } else { None };
+            let child = spawn(directory.path(), port, &self.arguments)?;
+            let mut server = Server { child, directory, arguments: self.arguments.clone(), port };
+            match server.wait_until_up() {
+                Ok(()) => return Ok(server),
+                // Another test took the port between the look for a free one and its use.
+                Err(_) if self.tcp && server.log().contains("Address already in use") => {
+                    return Start { arguments: self.arguments, tcp: true }.try_start();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("no free port")
+    }
+}
+
+fn spawn(directory: &Path, port: Option<u16>, arguments: &[String]) -> Result<Child> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.unwrap_or(0).to_string(), "--bind", "127.0.0.1"]);
+    command.args(["--unixsocket", &directory.join("redis.sock").to_string_lossy()]);
+    command.args(["--dir", &directory.to_string_lossy(), "--logfile", "redis.log"]);
+    command.args(["--save", "", "--daemonize", "no", "--enable-debug-command", "yes"]);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().context("can't start redis-server; is it installed? (scripts/setup installs it)")
+}
+
+/// A port that nobody listens on right now.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Server {
+    /// A server with nothing special about it.
+    pub fn start() -> Server {
+        Start::default().start()
+    }
+
+    /// A server to be started with options.
+    pub fn with<S: Into<String>>(arguments: impl IntoIterator<Item = S>) -> Start {
+        Start::default().with(arguments)
+    }
+
+    /// A replica of a server that listens on TCP. Returns when it is in step.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    pub fn replica_of(primary: &Server) -> Server {
+        let port = primary.port.expect("the primary must listen on TCP").to_string();
+        let replica = Server::with(["--replicaof", "127.0.0.1", &port]).tcp().start();
+        eventually("the replica is in step", || {
+            replica.redis_cli(&["INFO", "replication"]).contains("master_link_status:up")
+        });
+        replica
+    }
+
+    fn wait_until_up(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}: {}", self.log());
+            }
+            let ping =
+                redis::Client::open(self.url())?.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c));
+            match ping {
+                Ok(()) => return Ok(()),
+                // It is there and wants a password, or loads its data.
+                Err(error) if error.code().is_some() => return Ok(()),
+                Err(error) if Instant::now() > deadline => bail!("it does not answer: {error}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("redis.log")).unwrap_or_default()
+    }
+
+    /// Its directory, which goes when it goes.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// Its address as a URL of its unix socket.
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Its address as a URL of its TCP port.
+    ///
+    /// # Panics
+    /// When it was started without one.
+    pub fn tcp_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port.expect("started without a port"))
+    }
+
+    /// Its TCP port.
+    ///
+    /// # Panics
+    /// When it was started without one.
+    pub fn port(&self) -> u16 {
+        self.port.expect("started without a port")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A connection to look behind the scenes with.
+    ///
+    /// # Panics
+    /// When it can't be made.
+    pub fn redis(&self) -> redis::Connection {
+        redis::Client::open(self.url()).and_then(|client| client.get_connection()).expect("a connection")
+    }
+
+    /// What `redis-cli` prints.
+    ///
+    /// # Panics
+    /// When it can't be run.
+    pub fn redis_cli(&self, arguments: &[&str]) -> String {
+        let output =
+            Command::new("redis-cli").arg("-s").arg(self.socket()).args(arguments).output().expect("redis-cli");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// Calls of each command so far, as the server counts them.
+    ///
+    /// # Panics
+    /// When the server can't be asked.
+    pub fn calls(&self, command: &str) -> u64 {
+        let stats: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut self.redis()).expect("command statistics");
+        let line = format!("cmdstat_{}:calls=", command.to_lowercase());
+        let calls = stats.lines().find_map(|stat| stat.strip_prefix(&line)).and_then(|rest| rest.split(',').next());
+        calls.map_or(0, |calls| calls.parse().expect("a number"))
+    }
+
+    /// Options for a database on it.
+    pub fn options(&self, name: &str) -> Options {
+        Options::new(name).server(self.url())
+    }
+
+    /// A connection to a database on it, which waits for others that write.
+    ///
+    /// # Panics
+    /// When it can't be opened.
+    pub fn open(&self, name: &str) -> Connection {
+        let connection = self.options(name).open().unwrap_or_else(|error| panic!("{error}"));
+        connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
+        connection
+    }
+
+    /// Ends the server at once, as a crash does.
+    ///
+    /// # Panics
+    /// When it can't be ended.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+        let _ = fs::remove_file(self.socket());
+    }
+
+    /// Starts it again after [`Server::kill`], in the same directory.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.directory.path(), self.port, &self.arguments).expect("redis-server");
+        self.wait_until_up().expect("redis-server");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds that takes a while.
+///
+/// # Panics
+/// When it does not hold after half a minute.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The first column of the first row, as text.
+///
+/// # Panics
+/// When the query fails.
+pub fn text(connection: &Connection, sql: &str) -> String {
+    let value = connection.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
+    match value.unwrap_or_else(|error| panic!("{sql}: {error}; {:?}", sqlite_redis::last_error(connection))) {
+        rusqlite::types::Value::Null => String::new(),
+        rusqlite::types::Value::Integer(number) => number.to_string(),
+        rusqlite::types::Value::Real(number) => number.to_string(),
+        rusqlite::types::Value::Text(text) => text,
+        rusqlite::types::Value::Blob(bytes) => format!("{} bytes", bytes.len()),
+    }
+}
+
+/// The first column of the first row, as a number.
+///
+/// # Panics
+/// When the query fails.
+pub fn number(connection: &Connection, sql: &str) -> i64 {
+    connection.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|error| {
+        panic!("{sql}: {error}; {:?}", sqlite_redis::last_error(connection));
+    })
+}
+
+/// Asserts that SQLite finds nothing wrong with a database.
+///
+/// # Panics
+/// When it does.
+pub fn check_integrity(connection: &Connection) {
+    assert_eq!(text(connection, "PRAGMA integrity_check"), "ok");
+    let violations = connection.prepare("PRAGMA foreign_key_check").and_then(|mut s| s.exists([])).expect("a check");
+    assert!(!violations, "foreign keys are violated");
+}
+
+/// The extended result code of a failure.
+///
+/// # Panics
+/// When it did not fail.
+pub fn code<T: std::fmt::Debug>(result: rusqlite::Result<T>) -> i32 {
+    match result {
+        Err(rusqlite::Error::SqliteFailure(error, _)) => error.extended_code,
+        other => panic!("expected a failure of SQLite, got {other:?}"),
+    }
+}
+
+/// The Chinook database beside the project, if it is there.
+pub fn chinook() -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/chinook.sqlite");
+    path.exists().then_some(path)
+}
+
+/// A file that the build has made, such as the extension or the shell.
+///
+/// # Panics
+/// When the test program is not where cargo puts it.
+pub fn built(name: &str) -> PathBuf {
+    let program = std::env::current_exe().expect("the test program");
+    program.ancestors().nth(2).expect("the target directory").join(name)
+}

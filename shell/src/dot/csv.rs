@@ -35,11 +35,7 @@ pub fn import(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
         shell.db.execute_batch(end)?;
     }
     // As in sqlite3, the rows that fit are kept, but the script fails.
-    if result? {
-        Err(AlreadyReported.into())
-    } else {
-        Ok(Flow::Continue)
-    }
+    if result? { Err(AlreadyReported.into()) } else { Ok(Flow::Continue) }
 }
 
 fn request(shell: &Shell, arguments: &[String]) -> Result<Request> {
@@ -69,30 +65,20 @@ fn request(shell: &Shell, arguments: &[String]) -> Result<Request> {
         [byte] => *byte,
         _ => bail!("import takes a column separator of one byte; see .separator and --csv"),
     };
-    Ok(Request {
-        file,
-        table,
-        schema,
-        skip,
-        separator,
-    })
+    Ok(Request { file, table, schema, skip, separator })
 }
 
 /// Imports all rows; true if some were refused.
 fn rows(db: &Connection, request: &Request) -> Result<bool> {
     let name = &request.file;
-    let file =
-        std::fs::File::open(name).map_err(|error| anyhow!("cannot open \"{name}\": {error}"))?;
+    let file = std::fs::File::open(name).map_err(|error| anyhow!("cannot open \"{name}\": {error}"))?;
     let mut file = BufReader::new(file);
     for _ in 0..request.skip {
         let mut line = Vec::new();
         file.read_until(b'\n', &mut line)?;
     }
-    let mut reader = ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(request.separator)
-        .from_reader(file);
+    let mut reader =
+        ReaderBuilder::new().has_headers(false).flexible(true).delimiter(request.separator).from_reader(file);
     let mut record = ByteRecord::new();
     let schema = request.schema.as_deref().unwrap_or("main");
     let mut columns = dump::columns(db, schema, &request.table)?.len();
@@ -106,10 +92,7 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
     let marks = vec!["?"; columns].join(",");
     let mut insert = db.prepare(&format!("INSERT INTO {target} VALUES({marks})"))?;
     let mut refused = false;
-    while reader
-        .read_byte_record(&mut record)
-        .with_context(|| name.clone())?
-    {
+    while reader.read_byte_record(&mut record).with_context(|| name.clone())? {
         let line = record.position().map_or(0, csv::Position::line) + request.skip;
         if let Some(code) = signals::ending() {
             bail!("interrupted ({code})");
@@ -117,10 +100,7 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
         complain_about_width(name, line, columns, record.len());
         let fields = (0..columns).map(|i| record.get(i).map(Field));
         if let Err(error) = insert.execute(params_from_iter(fields)) {
-            eprintln!(
-                "{name}:{line}: INSERT failed: {}",
-                database::message(&error)
-            );
+            eprintln!("{name}:{line}: INSERT failed: {}", database::message(&error));
             if db.is_autocommit() {
                 // The failure took the whole transaction with it.
                 bail!("the import was rolled back");
@@ -133,9 +113,7 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
 
 fn complain_about_width(name: &str, line: u64, expected: usize, found: usize) {
     if found < expected {
-        eprintln!(
-            "{name}:{line}: expected {expected} columns but found {found} - filling the rest with NULL"
-        );
+        eprintln!("{name}:{line}: expected {expected} columns but found {found} - filling the rest with NULL");
     } else if found > expected {
         eprintln!("{name}:{line}: expected {expected} columns but found {found} - extras ignored");
     }
@@ -160,10 +138,7 @@ fn target(request: &Request) -> String {
 
 /// Makes the table with columns named by the first record.
 fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usize> {
-    let names: Vec<_> = header
-        .iter()
-        .map(|name| String::from_utf8_lossy(name).into_owned())
-        .collect();
+    let names: Vec<_> = header.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let unique = distinct(&names);
     let renamed: Vec<_> = names
         .iter()
@@ -172,22 +147,11 @@ fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usi
         .map(|(old, new)| format!("\"{old}\" to \"{new}\""))
         .collect();
     if !renamed.is_empty() {
-        eprintln!(
-            "Columns renamed during .import {} due to duplicates:\n{}",
-            request.file,
-            renamed.join(",\n")
-        );
+        eprintln!("Columns renamed during .import {} due to duplicates:\n{}", request.file, renamed.join(",\n"));
     }
-    let columns: Vec<_> = unique
-        .iter()
-        .map(|name| format!("{} TEXT", names::quoted(name)))
-        .collect();
-    db.execute_batch(&format!(
-        "CREATE TABLE {}(\n{})",
-        target(request),
-        columns.join(", ")
-    ))
-    .with_context(|| format!("the table {} can't be made", request.table))?;
+    let columns: Vec<_> = unique.iter().map(|name| format!("{} TEXT", names::quoted(name))).collect();
+    db.execute_batch(&format!("CREATE TABLE {}(\n{})", target(request), columns.join(", ")))
+        .with_context(|| format!("the table {} can't be made", request.table))?;
     Ok(unique.len())
 }
 
@@ -197,11 +161,7 @@ fn distinct(names: &[String]) -> Vec<String> {
     let same = |a: &String, b: &String| a.eq_ignore_ascii_case(b);
     let mut taken: HashSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
     let one = |(i, name): (usize, &String)| {
-        let name = if name.is_empty() {
-            &"?".to_owned()
-        } else {
-            name
-        };
+        let name = if name.is_empty() { &"?".to_owned() } else { name };
         if names.iter().filter(|other| same(other, name)).count() < 2 && name != "?" {
             return name.clone();
         }

@@ -48,7 +48,8 @@ fn schema_and_file(arguments: &[String]) -> (&str, &str) {
 
 /// `.open ?OPTIONS? ?NAME?`
 pub fn open(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let mut readonly = false;
+    // What the command line forbids stays forbidden.
+    let mut readonly = shell.readonly;
     let mut name = None;
     for argument in arguments {
         match argument.as_str() {

@@ -27,9 +27,5 @@ pub fn help(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
 }
 
 fn line(command: &Command) -> String {
-    format!(
-        "{:<24} {}",
-        format!(".{} {}", command.name, command.usage).trim_end(),
-        command.about
-    )
+    format!("{:<24} {}", format!(".{} {}", command.name, command.usage).trim_end(), command.about)
 }

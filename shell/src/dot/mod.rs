@@ -53,15 +53,7 @@ const fn command(
     completes: Completes,
     run: fn(&mut Shell, &[String]) -> Result<Flow>,
 ) -> Command {
-    Command {
-        name,
-        usage,
-        about,
-        more: "",
-        arity,
-        completes,
-        run,
-    }
+    Command { name, usage, about, more: "", arity, completes, run }
 }
 
 impl Command {
@@ -76,110 +68,24 @@ const MANY: usize = usize::MAX;
 /// All dot commands in alphabetical order. Abbreviations lead to the first
 /// that fits.
 pub static COMMANDS: &[Command] = &[
-    command(
-        "backup",
-        "?DB? FILE",
-        "Backup DB (default \"main\") to FILE",
-        (1, 2),
-        Files,
-        files::backup,
-    ),
-    command(
-        "bail",
-        "on|off",
-        "Stop after hitting an error.  Default OFF",
-        (1, 1),
-        Switch,
-        settings::bail,
-    ),
-    command(
-        "changes",
-        "on|off",
-        "Show number of rows changed by SQL",
-        (1, 1),
-        Switch,
-        settings::changes,
-    ),
-    command(
-        "databases",
-        "",
-        "List names and files of attached databases",
-        (0, 0),
-        Nothing,
-        schema::databases,
-    ),
-    command(
-        "dump",
-        "?OBJECTS?",
-        "Render database content as SQL",
-        (0, MANY),
-        Tables,
-        schema::dump,
-    )
-    .more("   OBJECTS are LIKE patterns of tables to dump; without, everything is."),
-    command(
-        "echo",
-        "on|off",
-        "Turn command echo on or off",
-        (1, 1),
-        Switch,
-        settings::echo,
-    ),
-    command(
-        "exit",
-        "?CODE?",
-        "Exit this program with return-code CODE",
-        (0, 1),
-        Nothing,
-        settings::exit,
-    ),
-    command(
-        "headers",
-        "on|off",
-        "Turn display of headers on or off",
-        (1, 1),
-        Switch,
-        settings::headers,
-    ),
-    command(
-        "help",
-        "?PATTERN?",
-        "Show help text for PATTERN",
-        (0, 1),
-        Nothing,
-        help::help,
-    ),
-    command(
-        "import",
-        "?OPTIONS? FILE TABLE",
-        "Import data from FILE into TABLE",
-        (2, 6),
-        Files,
-        csv::import,
-    )
-    .more(
+    command("backup", "?DB? FILE", "Backup DB (default \"main\") to FILE", (1, 2), Files, files::backup),
+    command("bail", "on|off", "Stop after hitting an error.  Default OFF", (1, 1), Switch, settings::bail),
+    command("changes", "on|off", "Show number of rows changed by SQL", (1, 1), Switch, settings::changes),
+    command("databases", "", "List names and files of attached databases", (0, 0), Nothing, schema::databases),
+    command("dump", "?OBJECTS?", "Render database content as SQL", (0, MANY), Tables, schema::dump)
+        .more("   OBJECTS are LIKE patterns of tables to dump; without, everything is."),
+    command("echo", "on|off", "Turn command echo on or off", (1, 1), Switch, settings::echo),
+    command("exit", "?CODE?", "Exit this program with return-code CODE", (0, 1), Nothing, settings::exit),
+    command("headers", "on|off", "Turn display of headers on or off", (1, 1), Switch, settings::headers),
+    command("help", "?PATTERN?", "Show help text for PATTERN", (0, 1), Nothing, help::help),
+    command("import", "?OPTIONS? FILE TABLE", "Import data from FILE into TABLE", (2, 6), Files, csv::import).more(
         "   --csv          Comma-separated values, whatever the mode is\n   \
             --schema S     The table is in the attached database S\n   \
             --skip N       Skip the first N lines\n   \
             A missing TABLE is made, its columns named by the first line of FILE.",
     ),
-    command(
-        "indexes",
-        "?TABLE?",
-        "Show names of indexes",
-        (0, 1),
-        Tables,
-        schema::indexes,
-    ),
-    command(
-        "mode",
-        "?MODE? ?OPTIONS?",
-        "Set output mode",
-        (0, 6),
-        Modes,
-        settings::mode,
-    )
-    .more(
+    command("indexes", "?TABLE?", "Show names of indexes", (0, 1), Tables, schema::indexes),
+    command("mode", "?MODE? ?OPTIONS?", "Set output mode", (0, 6), Modes, settings::mode).more(
         "   MODE is one of:\n     \
               box         Tables using unicode box-drawing characters\n     \
               csv         Comma-separated values\n     \
@@ -196,68 +102,18 @@ pub static COMMANDS: &[Command] = &[
               --wrap N    Wrap long values to N characters (aligned modes; 0 for never)\n     \
               TABLE       The name of SQL table used for \"insert\" mode",
     ),
-    command(
-        "nullvalue",
-        "STRING",
-        "Use STRING in place of NULL values",
-        (1, 1),
-        Nothing,
-        settings::nullvalue,
-    ),
-    command(
-        "once",
-        "FILE",
-        "Output for the next command only to FILE",
-        (1, 1),
-        Files,
-        files::once,
-    )
-    .more("   FILE may be \"|program\", which then reads it."),
-    command(
-        "open",
-        "?OPTIONS? ?NAME?",
-        "Close existing database and open NAME",
-        (0, 2),
-        Nothing,
-        files::open,
-    )
-    .more(
+    command("nullvalue", "STRING", "Use STRING in place of NULL values", (1, 1), Nothing, settings::nullvalue),
+    command("once", "FILE", "Output for the next command only to FILE", (1, 1), Files, files::once)
+        .more("   FILE may be \"|program\", which then reads it."),
+    command("open", "?OPTIONS? ?NAME?", "Close existing database and open NAME", (0, 2), Nothing, files::open).more(
         "   NAME is a database in Redis, a file: URI, or :memory:\n   \
             --readonly     Open it read-only",
     ),
-    command(
-        "output",
-        "?FILE?",
-        "Send output to FILE or stdout if FILE is omitted",
-        (0, 1),
-        Files,
-        files::output,
-    )
-    .more("   FILE may be \"|program\", which then reads it."),
-    command(
-        "print",
-        "STRING...",
-        "Print literal STRING",
-        (0, MANY),
-        Nothing,
-        settings::print,
-    ),
-    command(
-        "quit",
-        "",
-        "Exit this program",
-        (0, 0),
-        Nothing,
-        settings::quit,
-    ),
-    command(
-        "read",
-        "FILE",
-        "Read input from FILE",
-        (1, 1),
-        Files,
-        files::read,
-    ),
+    command("output", "?FILE?", "Send output to FILE or stdout if FILE is omitted", (0, 1), Files, files::output)
+        .more("   FILE may be \"|program\", which then reads it."),
+    command("print", "STRING...", "Print literal STRING", (0, MANY), Nothing, settings::print),
+    command("quit", "", "Exit this program", (0, 0), Nothing, settings::quit),
+    command("read", "FILE", "Read input from FILE", (1, 1), Files, files::read),
     command(
         "restore",
         "?DB? FILE",
@@ -266,62 +122,13 @@ pub static COMMANDS: &[Command] = &[
         Files,
         files::restore,
     ),
-    command(
-        "schema",
-        "?PATTERN?",
-        "Show the CREATE statements matching PATTERN",
-        (0, 1),
-        Tables,
-        schema::schema,
-    ),
-    command(
-        "separator",
-        "COL ?ROW?",
-        "Change the column and row separators",
-        (1, 2),
-        Nothing,
-        settings::separator,
-    ),
-    command(
-        "show",
-        "",
-        "Show the current values for various settings",
-        (0, 0),
-        Nothing,
-        settings::show,
-    ),
-    command(
-        "tables",
-        "?TABLE?",
-        "List names of tables matching LIKE pattern TABLE",
-        (0, 1),
-        Tables,
-        schema::tables,
-    ),
-    command(
-        "timeout",
-        "MS",
-        "Try opening locked tables for MS milliseconds",
-        (1, 1),
-        Nothing,
-        settings::timeout,
-    ),
-    command(
-        "timer",
-        "on|off",
-        "Turn SQL timer on or off",
-        (1, 1),
-        Switch,
-        settings::timer,
-    ),
-    command(
-        "vfsname",
-        "?DB?",
-        "Print the name of the VFS",
-        (0, 1),
-        Nothing,
-        schema::vfsname,
-    ),
+    command("schema", "?PATTERN?", "Show the CREATE statements matching PATTERN", (0, 1), Tables, schema::schema),
+    command("separator", "COL ?ROW?", "Change the column and row separators", (1, 2), Nothing, settings::separator),
+    command("show", "", "Show the current values for various settings", (0, 0), Nothing, settings::show),
+    command("tables", "?TABLE?", "List names of tables matching LIKE pattern TABLE", (0, 1), Tables, schema::tables),
+    command("timeout", "MS", "Try opening locked tables for MS milliseconds", (1, 1), Nothing, settings::timeout),
+    command("timer", "on|off", "Turn SQL timer on or off", (1, 1), Switch, settings::timer),
+    command("vfsname", "?DB?", "Print the name of the VFS", (0, 1), Nothing, schema::vfsname),
 ];
 
 /// Runs the dot command in `line`.
@@ -357,22 +164,17 @@ pub fn find(name: &str) -> Result<&'static Command> {
         let fits = |command: &&Command| command.name.starts_with(name);
         COMMANDS.iter().find(fits).filter(|_| !short)
     };
-    exact
-        .or_else(abbreviated)
-        .ok_or_else(|| match nearest(name) {
-            Some(other) => {
-                anyhow!("unknown command: .{name}; did you mean .{other}? \".help\" lists all")
-            }
-            None => anyhow!("unknown command: .{name}; \".help\" lists all"),
-        })
+    exact.or_else(abbreviated).ok_or_else(|| match nearest(name) {
+        Some(other) => {
+            anyhow!("unknown command: .{name}; did you mean .{other}? \".help\" lists all")
+        }
+        None => anyhow!("unknown command: .{name}; \".help\" lists all"),
+    })
 }
 
 fn nearest(name: &str) -> Option<&'static str> {
     let far = |other: &str| strsim::damerau_levenshtein(name, other);
-    let best = COMMANDS
-        .iter()
-        .map(|command| command.name)
-        .min_by_key(|other| far(other))?;
+    let best = COMMANDS.iter().map(|command| command.name).min_by_key(|other| far(other))?;
     (far(best) <= (name.len() / 2).clamp(1, 3)).then_some(best)
 }
 
@@ -386,9 +188,7 @@ fn split(line: &str) -> Vec<String> {
         (word, rest) = match first {
             '\'' => {
                 let inner = &rest[1..];
-                inner
-                    .split_once('\'')
-                    .map_or((inner.to_owned(), ""), |(w, r)| (w.to_owned(), r))
+                inner.split_once('\'').map_or((inner.to_owned(), ""), |(w, r)| (w.to_owned(), r))
             }
             '"' => double_quoted(&rest[1..]),
             _ => {
@@ -455,10 +255,7 @@ mod tests {
 
     #[test]
     fn words_are_split_as_in_sqlite3() {
-        assert_eq!(
-            split("read 'a b' \"c\\td\" e"),
-            ["read", "a b", "c\td", "e"]
-        );
+        assert_eq!(split("read 'a b' \"c\\td\" e"), ["read", "a b", "c\td", "e"]);
         assert_eq!(split("separator \\t '\\n'"), ["separator", "\t", "\\n"]);
         assert_eq!(split("x \"a\\\"b\" ''"), ["x", "a\"b", ""]);
         assert_eq!(split("x \\101"), ["x", "A"]);
@@ -470,11 +267,7 @@ mod tests {
         assert_eq!(find("tab").unwrap().name, "tables");
         assert_eq!(find("q").unwrap().name, "quit");
         let message = |name| find(name).err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(
-            message("tabels").contains(".tables?"),
-            "{}",
-            message("tabels")
-        );
+        assert!(message("tabels").contains(".tables?"), "{}", message("tabels"));
         assert!(!message("zzzzzz").contains("mean"));
     }
 

@@ -10,12 +10,7 @@ use crate::{dump, names};
 
 /// `.tables ?TABLE?`
 pub fn tables(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    objects(
-        shell,
-        "type IN ('table','view') AND name NOT LIKE 'sqlite_%'",
-        "name",
-        arguments,
-    )
+    objects(shell, "type IN ('table','view') AND name NOT LIKE 'sqlite_%'", "name", arguments)
 }
 
 /// `.indexes ?TABLE?`
@@ -28,15 +23,11 @@ fn objects(shell: &mut Shell, condition: &str, by: &str, arguments: &[String]) -
     let pattern = arguments.first().map_or("%", String::as_str);
     let mut found: Vec<String> = Vec::new();
     for schema in schemas(&shell.db)? {
-        let prefix = if schema == "main" {
-            String::new()
-        } else {
-            format!("{schema}.")
-        };
+        let prefix = if schema == "main" { String::new() } else { format!("{schema}.") };
         let quoted = names::quoted(&schema);
-        let mut statement = shell.db.prepare(&format!(
-            "SELECT ?1 || name FROM {quoted}.sqlite_schema WHERE {condition} AND {by} LIKE ?2"
-        ))?;
+        let mut statement = shell
+            .db
+            .prepare(&format!("SELECT ?1 || name FROM {quoted}.sqlite_schema WHERE {condition} AND {by} LIKE ?2"))?;
         let rows = statement.query_map([prefix.as_str(), pattern], |row| row.get(0))?;
         for name in rows {
             found.push(name?);
@@ -68,24 +59,14 @@ fn in_columns(names: &[String], out: &mut dyn Write) -> Result<()> {
 
 /// `.databases`
 pub fn databases(shell: &mut Shell, _arguments: &[String]) -> Result<Flow> {
-    let mut statement = shell
-        .db
-        .prepare("SELECT name, file FROM pragma_database_list")?;
+    let mut statement = shell.db.prepare("SELECT name, file FROM pragma_database_list")?;
     let all = statement
-        .query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?))
-        })?
+        .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     drop(statement);
     for (name, file) in all {
-        let file = file
-            .filter(|file| !file.is_empty())
-            .unwrap_or_else(|| "\"\"".to_owned());
-        let access = if shell.db.is_readonly(name.as_str())? {
-            "r/o"
-        } else {
-            "r/w"
-        };
+        let file = file.filter(|file| !file.is_empty()).unwrap_or_else(|| "\"\"".to_owned());
+        let access = if shell.db.is_readonly(name.as_str())? { "r/o" } else { "r/w" };
         let state = match shell.db.transaction_state(Some(name.as_str()))? {
             TransactionState::Read => " read-txn",
             TransactionState::Write => " write-txn",
@@ -107,9 +88,7 @@ pub fn schema(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
              ORDER BY rowid"
         ))?;
         let found = statement
-            .query_map([pattern, schema.as_str()], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?
+            .query_map([pattern, schema.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<(String, String)>>>()?;
         for (name, sql) in found {
             let shown = in_schema(&sql, &schema);
@@ -125,14 +104,7 @@ fn in_schema(sql: &str, schema: &str) -> String {
     if schema == "main" {
         return sql.to_owned();
     }
-    let kinds = [
-        "TABLE ",
-        "INDEX ",
-        "UNIQUE INDEX ",
-        "VIEW ",
-        "TRIGGER ",
-        "VIRTUAL TABLE ",
-    ];
+    let kinds = ["TABLE ", "INDEX ", "UNIQUE INDEX ", "VIEW ", "TRIGGER ", "VIRTUAL TABLE "];
     for kind in kinds {
         if let Some(rest) = sql.strip_prefix(&format!("CREATE {kind}")) {
             return format!("CREATE {kind}{}.{rest}", names::quoted_if_needed(schema));
@@ -151,10 +123,7 @@ fn fake_declaration(db: &Connection, schema: &str, name: &str, sql: &str) -> Res
     if columns.is_empty() {
         return Ok(String::new());
     }
-    let columns: Vec<_> = columns
-        .iter()
-        .map(|name| names::quoted_if_needed(name))
-        .collect();
+    let columns: Vec<_> = columns.iter().map(|name| names::quoted_if_needed(name)).collect();
     let prefix = match schema {
         "main" => String::new(),
         other => names::quoted_if_needed(other) + ".",

@@ -64,11 +64,7 @@ pub fn timer(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
 /// `.mode ?MODE? ?OPTIONS?`
 pub fn mode(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
     let Some((name, options)) = arguments.split_first() else {
-        writeln!(
-            shell.out,
-            "current output mode: {}",
-            shell.settings.mode.name()
-        )?;
+        writeln!(shell.out, "current output mode: {}", shell.settings.mode.name())?;
         return Ok(Flow::Continue);
     };
     let Some(mode) = Mode::parse(name) else {

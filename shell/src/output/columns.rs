@@ -27,20 +27,9 @@ struct Cell {
 
 impl Columns {
     pub fn new(settings: Settings, columns: Vec<String>) -> Self {
-        let header = columns
-            .iter()
-            .map(|name| {
-                lines(name, settings.wrap)
-                    .into_iter()
-                    .next()
-                    .unwrap_or_default()
-            })
-            .collect();
-        Columns {
-            settings,
-            header,
-            rows: Vec::new(),
-        }
+        let header =
+            columns.iter().map(|name| lines(name, settings.wrap).into_iter().next().unwrap_or_default()).collect();
+        Columns { settings, header, rows: Vec::new() }
     }
 
     fn widths(&self) -> Vec<usize> {
@@ -131,14 +120,7 @@ impl Frame {
                 middle: Some(["├", "─", "┼", "┤"]),
                 bottom: Some(["└", "─", "┴", "┘"]),
             },
-            Mode::Table => Frame {
-                left: "| ",
-                between: " | ",
-                right: " |",
-                top: ascii,
-                middle: ascii,
-                bottom: ascii,
-            },
+            Mode::Table => Frame { left: "| ", between: " | ", right: " |", top: ascii, middle: ascii, bottom: ascii },
             Mode::Markdown => Frame {
                 left: "| ",
                 between: " | ",
@@ -147,23 +129,11 @@ impl Frame {
                 middle: Some(["|", "-", "|", "|"]),
                 bottom: None,
             },
-            _ => Frame {
-                left: "",
-                between: "  ",
-                right: "",
-                top: None,
-                middle: None,
-                bottom: None,
-            },
+            _ => Frame { left: "", between: "  ", right: "", top: None, middle: None, bottom: None },
         }
     }
 
-    fn rule(
-        &self,
-        rule: Option<[&str; 4]>,
-        widths: &[usize],
-        out: &mut dyn Write,
-    ) -> io::Result<()> {
+    fn rule(&self, rule: Option<[&str; 4]>, widths: &[usize], out: &mut dyn Write) -> io::Result<()> {
         let Some([first, dash, crossing, last]) = rule else {
             return Ok(());
         };
@@ -178,18 +148,8 @@ impl Frame {
         align: fn(&Cell, usize) -> String,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        let padded: Vec<_> = cells
-            .iter()
-            .zip(widths)
-            .map(|(c, w)| align(c, *w))
-            .collect();
-        writeln!(
-            out,
-            "{}{}{}",
-            self.left,
-            padded.join(self.between),
-            self.right
-        )
+        let padded: Vec<_> = cells.iter().zip(widths).map(|(c, w)| align(c, *w)).collect();
+        writeln!(out, "{}{}{}", self.left, padded.join(self.between), self.right)
     }
 }
 
@@ -199,12 +159,7 @@ fn left(cell: &Cell, width: usize) -> String {
 
 fn centred(cell: &Cell, width: usize) -> String {
     let free = width - cell.width;
-    format!(
-        "{}{}{}",
-        " ".repeat(free / 2),
-        cell.text,
-        " ".repeat(free.div_ceil(2))
-    )
+    format!("{}{}{}", " ".repeat(free / 2), cell.text, " ".repeat(free.div_ceil(2)))
 }
 
 /// Cuts a value into lines: at control characters (line ends among them) and
@@ -217,8 +172,7 @@ fn lines(text: &str, wrap: usize) -> Vec<Cell> {
     while let Some(c) = chars.next() {
         if c == '\t' {
             let stop = (cell.width / 8 * 8 + 8).min(limit);
-            cell.text
-                .extend(std::iter::repeat_n(' ', stop - cell.width));
+            cell.text.extend(std::iter::repeat_n(' ', stop - cell.width));
             cell.width = stop;
         } else if c < ' ' {
             if c == '\r' {
@@ -245,10 +199,7 @@ mod tests {
     use super::*;
 
     fn texts(text: &str, wrap: usize) -> Vec<String> {
-        lines(text, wrap)
-            .into_iter()
-            .map(|cell| cell.text)
-            .collect()
+        lines(text, wrap).into_iter().map(|cell| cell.text).collect()
     }
 
     #[test]

@@ -14,14 +14,8 @@ pub struct Json {
 
 impl Json {
     pub fn new(columns: Vec<String>) -> Self {
-        let keys = columns
-            .iter()
-            .map(|name| value::json_string(name.as_bytes()))
-            .collect();
-        Json {
-            keys,
-            started: false,
-        }
+        let keys = columns.iter().map(|name| value::json_string(name.as_bytes())).collect();
+        Json { keys, started: false }
     }
 }
 

@@ -61,18 +61,14 @@ impl Mode {
         Self::NAMES
             .into_iter()
             .find(|(full, _)| {
-                !name.is_empty()
-                    && (full.starts_with(name) || (plural(full) && name == format!("{full}s")))
+                !name.is_empty() && (full.starts_with(name) || (plural(full) && name == format!("{full}s")))
             })
             .map(|(_, mode)| mode)
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        Self::NAMES
-            .into_iter()
-            .find(|(_, mode)| *mode == self)
-            .map_or("list", |(name, _)| name)
+        Self::NAMES.into_iter().find(|(_, mode)| *mode == self).map_or("list", |(name, _)| name)
     }
 }
 
@@ -180,9 +176,7 @@ pub fn renderer(settings: &Settings, columns: Vec<String>) -> Box<dyn Renderer> 
     let settings = settings.clone();
     match settings.mode {
         Mode::Json => Box::new(json::Json::new(columns)),
-        Mode::Box | Mode::Column | Mode::Markdown | Mode::Table => {
-            Box::new(columns::Columns::new(settings, columns))
-        }
+        Mode::Box | Mode::Column | Mode::Markdown | Mode::Table => Box::new(columns::Columns::new(settings, columns)),
         Mode::Csv | Mode::Insert | Mode::Line | Mode::List | Mode::Quote | Mode::Tabs => {
             Box::new(rows::Rows::new(settings, columns))
         }

@@ -21,13 +21,7 @@ impl Rows {
     pub fn new(settings: Settings, columns: Vec<String>) -> Self {
         let label_width = columns.iter().map(String::len).max().unwrap_or(0).max(5);
         let insert_head = insert_head(&settings, &columns);
-        Rows {
-            settings,
-            columns,
-            label_width,
-            insert_head,
-            count: 0,
-        }
+        Rows { settings, columns, label_width, insert_head, count: 0 }
     }
 
     fn header(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -39,11 +33,7 @@ impl Rows {
         self.separated(names, out)
     }
 
-    fn separated(
-        &self,
-        fields: impl Iterator<Item = Vec<u8>>,
-        out: &mut dyn Write,
-    ) -> io::Result<()> {
+    fn separated(&self, fields: impl Iterator<Item = Vec<u8>>, out: &mut dyn Write) -> io::Result<()> {
         for (i, field) in fields.enumerate() {
             if i > 0 {
                 out.write_all(self.settings.column_separator.as_bytes())?;
@@ -63,10 +53,7 @@ impl Rows {
         };
         let special = |&b: &u8| b <= b' ' || b == b'"' || b == b'\'' || b >= 0x7f;
         let separator = self.settings.column_separator.as_bytes();
-        let separated = !separator.is_empty()
-            && text
-                .windows(separator.len())
-                .any(|window| window == separator);
+        let separated = !separator.is_empty() && text.windows(separator.len()).any(|window| window == separator);
         if !text.is_empty() && !separated && !text.iter().any(special) {
             return text;
         }
@@ -102,10 +89,7 @@ fn insert_head(settings: &Settings, columns: &[String]) -> String {
     let table = names::quoted_if_needed(&settings.insert_table);
     let mut head = format!("INSERT INTO {table}");
     if settings.show_headers() {
-        let names: Vec<_> = columns
-            .iter()
-            .map(|name| names::quoted_if_needed(name))
-            .collect();
+        let names: Vec<_> = columns.iter().map(|name| names::quoted_if_needed(name)).collect();
         head += &format!("({})", names.join(","));
     }
     head + " VALUES("
@@ -114,11 +98,7 @@ fn insert_head(settings: &Settings, columns: &[String]) -> String {
 impl Renderer for Rows {
     fn row(&mut self, row: &Row<'_>, out: &mut dyn Write) -> Result<(), RenderError> {
         let mode = self.settings.mode;
-        if self.count == 0
-            && self.settings.show_headers()
-            && mode != Mode::Line
-            && mode != Mode::Insert
-        {
+        if self.count == 0 && self.settings.show_headers() && mode != Mode::Line && mode != Mode::Insert {
             self.header(out)?;
         }
         if mode == Mode::Line {

@@ -1,7 +1,7 @@
 //! Where output goes: the terminal or a pipe, a file, another program.
 
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, BufWriter, Write};
 use std::process::{Child, Command, Stdio};
 
 /// The current target of results.
@@ -23,23 +23,13 @@ impl Sink {
     /// What `.output` and `.once` name: a file, `|program`, or `stdout`.
     pub fn open(target: &str) -> io::Result<Self> {
         if let Some(command) = target.strip_prefix('|') {
-            let child = Command::new("sh")
-                .arg("-c")
-                .arg(command)
-                .stdin(Stdio::piped())
-                .spawn()?;
+            let child = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
             return Ok(Sink::Program(Some(Box::new(child)), target.to_owned()));
         }
         match target {
             "stdout" => Ok(Sink::stdout()),
-            "off" => Ok(Sink::File(
-                BufWriter::new(File::create("/dev/null")?),
-                target.to_owned(),
-            )),
-            path => Ok(Sink::File(
-                BufWriter::new(File::create(path)?),
-                target.to_owned(),
-            )),
+            "off" => Ok(Sink::File(BufWriter::new(File::create("/dev/null")?), target.to_owned())),
+            path => Ok(Sink::File(BufWriter::new(File::create(path)?), target.to_owned())),
         }
     }
 
@@ -49,11 +39,6 @@ impl Sink {
             Sink::Stdout(_) => "stdout",
             Sink::File(_, name) | Sink::Program(_, name) => name,
         }
-    }
-
-    /// Whether people are looking.
-    pub fn is_terminal(&self) -> bool {
-        matches!(self, Sink::Stdout(_)) && io::stdout().is_terminal()
     }
 
     /// Writes out what is buffered, and waits for a program to end.
@@ -87,12 +72,10 @@ impl Write for Sink {
         match self {
             Sink::Stdout(out) => out.write(buf),
             Sink::File(out, _) => out.write(buf),
-            Sink::Program(child, _) => {
-                match child.as_mut().and_then(|child| child.stdin.as_mut()) {
-                    Some(input) => input.write(buf),
-                    None => Ok(buf.len()),
-                }
-            }
+            Sink::Program(child, _) => match child.as_mut().and_then(|child| child.stdin.as_mut()) {
+                Some(input) => input.write(buf),
+                None => Ok(buf.len()),
+            },
         }
     }
 

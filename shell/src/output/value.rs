@@ -61,11 +61,7 @@ fn real(r: f64, digits: usize) -> String {
     if exponent < -4 || exponent >= digits as i32 {
         let (first, rest) = figures.split_at(1);
         let mark = if exponent < 0 { '-' } else { '+' };
-        return format!(
-            "{sign}{first}.{}e{mark}{:02}",
-            fraction(rest),
-            exponent.abs()
-        );
+        return format!("{sign}{first}.{}e{mark}{:02}", fraction(rest), exponent.abs());
     }
     if exponent < 0 {
         let zeros = "0".repeat((-exponent - 1) as usize);
@@ -80,11 +76,7 @@ fn real(r: f64, digits: usize) -> String {
 }
 
 fn exponent_of(scientific: &str) -> i32 {
-    scientific
-        .split('e')
-        .nth(1)
-        .and_then(|e| e.parse().ok())
-        .unwrap_or(0)
+    scientific.split('e').nth(1).and_then(|e| e.parse().ok()).unwrap_or(0)
 }
 
 /// The digits after the point without the zeros at the end, but at least one.
@@ -163,11 +155,7 @@ pub fn escaped(text: &[u8]) -> Vec<u8> {
 fn unused(text: &[u8], first: &str, second: &str) -> String {
     let absent = |mark: &str| !text.windows(mark.len()).any(|w| w == mark.as_bytes());
     let numbered = (0u64..).map(|i| format!("({first}{i})"));
-    [first.to_owned(), second.to_owned()]
-        .into_iter()
-        .chain(numbered)
-        .find(|mark| absent(mark))
-        .unwrap_or_default()
+    [first.to_owned(), second.to_owned()].into_iter().chain(numbered).find(|mark| absent(mark)).unwrap_or_default()
 }
 
 /// The SQL literal of a value on one line.
@@ -255,10 +243,7 @@ mod tests {
         assert_eq!(sql("it's"), "'it''s'");
         assert_eq!(sql("a\nb"), "replace('a\\nb','\\n',char(10))");
         assert_eq!(sql("\\n\n"), "replace('\\n\\012','\\012',char(10))");
-        assert_eq!(
-            sql("a\r\nb"),
-            "replace(replace('a\\r\\nb','\\r',char(13)),'\\n',char(10))"
-        );
+        assert_eq!(sql("a\r\nb"), "replace(replace('a\\r\\nb','\\r',char(13)),'\\n',char(10))");
         assert_eq!(sql("a\0b"), "CAST(X'610062' AS TEXT)");
     }
 

@@ -1,0 +1,370 @@
+//! What operators do with whole databases: list, describe, remove, import.
+
+use std::sync::Arc;
+
+use redis::{Value, cmd};
+
+use crate::config::Config;
+use crate::database;
+use crate::error::{Cause, Error, Result};
+use crate::options::Options;
+use crate::process::Process;
+use crate::store::keys::{self, Keys};
+use crate::store::protocol::{self, array, bad_reply, text};
+use crate::store::server::{Request, Server, checked};
+use crate::store::{CommitId, FORMAT, PageNo, Snapshot, check_shape};
+
+/// Pages sent at once by an import.
+const BATCH: usize = 64;
+/// How long the pages of an import that died stay in Redis.
+const STAGING_SECONDS: u64 = 600;
+
+/// A server, and the databases under one key prefix on it.
+pub struct Admin {
+    server: Arc<Server>,
+    config: Config,
+}
+
+/// What there is to say about a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// Its name.
+    pub name: String,
+    /// Number of its last commit.
+    pub version: u64,
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// Pages that it has.
+    pub page_count: u32,
+    /// Memory that its pages take in Redis, in bytes (`MEMORY USAGE`, an estimate by samples).
+    pub redis_bytes: u64,
+    /// Who holds the write lease, if anyone does.
+    pub lease: Option<Holder>,
+    /// Commits in the log.
+    pub log_length: u64,
+    /// Memory that the log takes in Redis, in bytes.
+    pub log_bytes: u64,
+}
+
+/// Who holds a write lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Host, process id and a random number: `host/1234/00ab…`.
+    pub token: String,
+    /// Milliseconds until it ends unless it is renewed.
+    pub ttl_ms: u64,
+}
+
+impl Admin {
+    /// The server and prefix of these options; their database name does not matter.
+    ///
+    /// # Errors
+    /// A setting that makes no sense. The server is not asked yet.
+    pub fn connect(options: &Options) -> Result<Self> {
+        Admin::with(options.config()?)
+    }
+
+    pub(crate) fn with(config: Config) -> Result<Self> {
+        Ok(Admin { server: Process::current().server(&config)?, config })
+    }
+
+    /// The server, without user and password.
+    pub fn server_name(&self) -> String {
+        self.config.server_name()
+    }
+
+    fn at<T>(&self, name: &str, result: Result<T>) -> Result<T> {
+        result.map_err(|error: Error| error.at(&database::place(&self.config, name)))
+    }
+
+    fn keys(&self, name: &str) -> Result<Keys> {
+        Ok(Keys::new(&self.config.prefix, keys::database_name(name)?))
+    }
+
+    /// Names of all databases, in order.
+    ///
+    /// # Errors
+    /// The server can't be asked.
+    pub fn names(&self) -> Result<Vec<String>> {
+        self.scan().map_err(|error| error.at(&self.server_name().into()))
+    }
+
+    fn scan(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(Keys::pattern(&self.config.prefix));
+            scan.arg("COUNT").arg(1000).arg("TYPE").arg("hash");
+            let reply = checked(self.server.ask(&Request::one(&scan))?.pop().unwrap_or_default())?;
+            let mut parts = array("SCAN", reply)?.into_iter();
+            cursor = parts.next().as_ref().and_then(text).unwrap_or_default();
+            for key in array("SCAN", parts.next().unwrap_or_default())? {
+                let key = text(&key);
+                names.extend(key.as_deref().and_then(|key| Keys::name_in(&self.config.prefix, key)).map(str::to_owned));
+            }
+            if cursor == "0" || cursor.is_empty() {
+                break;
+            }
+        }
+        names.sort();
+        // SCAN may answer with a key twice.
+        names.dedup();
+        Ok(names)
+    }
+
+    /// A database, or `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// The server can't be asked, or what it has under this name is damaged.
+    pub fn info(&self, name: &str) -> Result<Option<Info>> {
+        self.at(name, self.describe(name))
+    }
+
+    fn describe(&self, name: &str) -> Result<Option<Info>> {
+        let keys = self.keys(name)?;
+        let mut request = Request::default();
+        let mut hmget = cmd("HMGET");
+        hmget.arg(&keys.hash);
+        for field in keys::SNAPSHOT {
+            hmget.arg(field);
+        }
+        request.push(&hmget);
+        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.hash));
+        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.log));
+        request.push(cmd("XLEN").arg(&keys.log));
+        request.push(cmd("GET").arg(&keys.lock));
+        request.push(cmd("PTTL").arg(&keys.lock));
+        let replies: Vec<Value> = self.server.ask(&request)?.into_iter().map(checked).collect::<Result<_>>()?;
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let snapshot = protocol::snapshot(&array("HMGET", next())?)?;
+        if snapshot == Snapshot::EMPTY {
+            return Ok(None);
+        }
+        let (redis_bytes, log_bytes, log_length) = (count(&next()), count(&next()), count(&next()));
+        let (token, ttl) = (text(&next()), count(&next()));
+        Ok(Some(Info {
+            name: keys::database_name(name)?.to_owned(),
+            version: snapshot.version.0,
+            page_size: snapshot.page_size,
+            page_count: snapshot.page_count,
+            redis_bytes,
+            lease: token.map(|token| Holder { token, ttl_ms: ttl }),
+            log_length,
+            log_bytes,
+        }))
+    }
+
+    /// All databases, in order of their names. One that is damaged comes with the reason.
+    ///
+    /// # Errors
+    /// The server can't be asked.
+    pub fn list(&self) -> Result<Vec<(String, Result<Info>)>> {
+        let mut all = Vec::new();
+        for name in self.names()? {
+            match self.info(&name) {
+                Ok(Some(info)) => all.push((name, Ok(info))),
+                // Removed meanwhile.
+                Ok(None) => {}
+                Err(error) => all.push((name, Err(error))),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes a database; `false` if there was none. Whoever is writing to it is refused at
+    /// commit, whoever reads it gets `SQLITE_BUSY_SNAPSHOT` for pages not cached.
+    ///
+    /// # Errors
+    /// The server can't be asked or refuses.
+    pub fn remove(&self, name: &str) -> Result<bool> {
+        self.at(name, self.try_remove(name))
+    }
+
+    fn try_remove(&self, name: &str) -> Result<bool> {
+        let keys = self.keys(name)?;
+        // One command, so both keys go at once.
+        let reply = self.server.ask(&Request::one(cmd("UNLINK").arg(&keys.hash).arg(&keys.log)))?.pop();
+        Ok(count(&checked(reply.unwrap_or_default())?) > 0)
+    }
+
+    /// Begins to import pages under a name. Nothing is to be seen of them until
+    /// [`Import::finish`]. With `overwrite`, a database of this name is replaced then.
+    ///
+    /// # Errors
+    /// There is a database of this name and `overwrite` is not set; the server can't be asked.
+    pub fn import(&self, name: &str, page_size: u32, page_count: u32, overwrite: bool) -> Result<Import<'_>> {
+        self.at(name, self.begin_import(name, page_size, page_count, overwrite))
+    }
+
+    fn begin_import(&self, name: &str, page_size: u32, page_count: u32, overwrite: bool) -> Result<Import<'_>> {
+        let keys = self.keys(name)?;
+        check_shape(page_size.into(), page_count.into())?;
+        self.server.check()?;
+        let exists = checked(self.server.ask(&Request::one(cmd("EXISTS").arg(&keys.hash)))?.pop().unwrap_or_default())?;
+        if count(&exists) > 0 && !overwrite {
+            return Err(Cause::Exists.into());
+        }
+        let token = format!("{:016x}", rand::random::<u64>());
+        Ok(Import {
+            admin: self,
+            name: name.to_owned(),
+            staging: keys.staging(&token),
+            keys,
+            page_size,
+            page_count,
+            overwrite,
+            sent: 0,
+            batch: Vec::new(),
+            finished: false,
+        })
+    }
+}
+
+/// A number among the replies; nothing counts as 0.
+fn count(value: &Value) -> u64 {
+    match value {
+        Value::Int(number) => u64::try_from(*number).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// An import on its way. Dropped before [`Import::finish`], it leaves nothing behind.
+pub struct Import<'a> {
+    admin: &'a Admin,
+    name: String,
+    keys: Keys,
+    /// The hash in which the pages are gathered. It has a time to live, should this process die.
+    staging: String,
+    page_size: u32,
+    page_count: u32,
+    overwrite: bool,
+    sent: u32,
+    batch: Vec<Vec<u8>>,
+    finished: bool,
+}
+
+impl Import<'_> {
+    /// Adds the next page; the first is page 1.
+    ///
+    /// # Errors
+    /// A page of another size or one too many; the server fails.
+    pub fn page(&mut self, mut page: Vec<u8>) -> Result<()> {
+        let number = self.sent + self.batch.len() as u32 + 1;
+        if page.len() != self.page_size as usize || number > self.page_count {
+            let reason = format!("page {number} of {} has {} bytes", self.page_count, page.len());
+            return self.admin.at(&self.name, Err(Cause::Unsupported(reason).into()));
+        }
+        if number == 1 {
+            // "The file format write and read version": 2 is WAL, which there is none of here.
+            page[18..20].fill(1);
+        }
+        self.batch.push(page);
+        if self.batch.len() == BATCH { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let sent = self.send_batch();
+        self.admin.at(&self.name, sent)
+    }
+
+    fn send_batch(&mut self) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let mut hset = cmd("HSET");
+        hset.arg(&self.staging);
+        for (page, bytes) in PageNo::range(self.sent + 1, self.page_count).zip(&self.batch) {
+            hset.arg(keys::page(page)).arg(bytes.as_slice());
+        }
+        let mut request = Request::one(&hset);
+        request.push(cmd("EXPIRE").arg(&self.staging).arg(STAGING_SECONDS));
+        // Sent again after a lost reply, the same fields get the same values.
+        for reply in self.admin.server.ask(&request)? {
+            checked(reply)?;
+        }
+        self.sent += self.batch.len() as u32;
+        self.batch.clear();
+        Ok(())
+    }
+
+    /// Puts the database in its place, in one step. Returns its version.
+    ///
+    /// # Errors
+    /// Pages are missing; someone made or changed a database of this name meanwhile.
+    pub fn finish(mut self) -> Result<u64> {
+        let outcome = self.send_batch().and_then(|()| self.publish());
+        self.finished = outcome.is_ok();
+        self.admin.at(&self.name, outcome)
+    }
+
+    fn publish(&mut self) -> Result<u64> {
+        if self.sent != self.page_count {
+            return Err(Cause::Unsupported(format!("{} of {} pages came", self.sent, self.page_count)).into());
+        }
+        let Import { keys, staging, .. } = &*self;
+        let mut link = self.admin.server.link()?;
+        let mut watch = Request::one(cmd("WATCH").arg(&keys.hash).arg(staging));
+        watch.push(cmd("HGET").arg(&keys.hash).arg(keys::VERSION));
+        watch.push(cmd("EXISTS").arg(&keys.hash));
+        watch.push(cmd("HLEN").arg(staging));
+        let replies: Vec<Value> = link.exchange(&watch)?.into_iter().map(checked).collect::<Result<_>>()?;
+        let [_, version, exists, staged] = replies.as_slice() else {
+            return Err(Cause::BadReply("WATCH".into()).into());
+        };
+        if count(exists) > 0 && !self.overwrite {
+            link.close();
+            return Err(Cause::Exists.into());
+        }
+        if count(staged) != u64::from(self.page_count) {
+            link.close();
+            return Err(Cause::Damaged(format!("{} pages arrived of {}", count(staged), self.page_count)).into());
+        }
+        // Readers of what was there before must see that the version is another one.
+        let version = text(version).and_then(|version| version.parse::<u64>().ok()).unwrap_or(0) + 1;
+        let commit = CommitId::random();
+        let mut publish = Request::one(&cmd("MULTI"));
+        let mut hset = cmd("HSET");
+        hset.arg(staging).arg(keys::VERSION).arg(version).arg(keys::COMMIT).arg(commit.to_string());
+        hset.arg(keys::PAGE_SIZE).arg(self.page_size).arg(keys::PAGE_COUNT).arg(self.page_count);
+        hset.arg(keys::FORMAT).arg(FORMAT);
+        publish.push(&hset);
+        publish.push(cmd("PERSIST").arg(staging));
+        publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log));
+        publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));
+        publish.push(&cmd("EXEC"));
+        let mut replies = match link.exchange(&publish) {
+            Ok(replies) => replies,
+            Err(error) => return self.was_published(commit, version, error),
+        };
+        let exec = replies.pop().unwrap_or_default();
+        for reply in replies {
+            checked(reply)?;
+        }
+        match checked(exec)? {
+            Value::Array(results) => results.into_iter().map(checked).collect::<Result<Vec<_>>>().map(|_| version),
+            Value::Nil => Err(Cause::Exists.into()),
+            other => Err(bad_reply("EXEC", &other).into()),
+        }
+    }
+
+    /// After a lost reply: whether the database is in its place.
+    fn was_published(&self, commit: CommitId, version: u64, lost: Error) -> Result<u64> {
+        let hget = cmd("HGET").arg(&self.keys.hash).arg(keys::COMMIT).to_owned();
+        let found = checked(self.admin.server.ask(&Request::one(&hget))?.pop().unwrap_or_default())?;
+        if text(&found).is_some_and(|found| found == commit.to_string()) { Ok(version) } else { Err(lost) }
+    }
+}
+
+impl Drop for Import<'_> {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let removed = self.admin.server.ask(&Request::one(cmd("UNLINK").arg(&self.staging)));
+        if let Err(error) = removed.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
+            crate::ffi::log(&format!("{} will be removed by its time to live: {error}", self.staging));
+        }
+    }
+}

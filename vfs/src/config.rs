@@ -1,0 +1,336 @@
+//! Every setting, once: its URI parameter, its environment variable, its default, its meaning.
+//!
+//! `docs/configuration.md` shows this table; a test compares the two.
+
+use std::time::Duration;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+
+use crate::error::{Cause, Result};
+
+/// One setting as users see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// URI parameter, as in `file:shop?vfs=redis&lease_ms=2000`.
+    pub parameter: &'static str,
+    /// Environment variable that gives the default.
+    pub environment: &'static str,
+    /// Value when neither is there.
+    pub default: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+macro_rules! settings {
+    ($($name:ident = $parameter:literal, $environment:literal, $default:literal, $meaning:literal;)*) => {
+        $(pub(crate) const $name: Setting = Setting {
+            parameter: $parameter,
+            environment: $environment,
+            default: $default,
+            meaning: $meaning,
+        };)*
+        /// Every setting that a URI parameter or an environment variable can give.
+        pub const SETTINGS: &[Setting] = &[$($name),*];
+    };
+}
+
+settings! {
+    SERVER = "redis", "SQLITE_REDIS_URL", "redis://127.0.0.1:6379",
+        "server: `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `unix:///path[?db=N&user=U&pass=P]`";
+    PREFIX = "prefix", "SQLITE_REDIS_PREFIX", "sqlite",
+        "start of every key of the database";
+    CACHE_SIZE = "cache_size", "SQLITE_REDIS_CACHE_SIZE", "64M",
+        "page cache of this process for this database, bytes (k, M, G)";
+    LEASE = "lease_ms", "SQLITE_REDIS_LEASE_MS", "5000",
+        "life of the write lease without renewal, milliseconds: how long a writer that died blocks others";
+    CONNECT_TIMEOUT = "connect_ms", "SQLITE_REDIS_CONNECT_MS", "5000",
+        "time for making a connection, milliseconds";
+    TIMEOUT = "timeout_ms", "SQLITE_REDIS_TIMEOUT_MS", "10000",
+        "time for one reply, and for finding out what became of a commit whose reply was lost, milliseconds";
+    LOG_COMMITS = "log_commits", "SQLITE_REDIS_LOG_COMMITS", "10000",
+        "commits kept in the log: how far behind a reader may stay";
+    LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M",
+        "reverse deltas kept in the log, bytes (k, M, G); the older half is dropped when they are more";
+    READ_ONLY = "readonly", "SQLITE_REDIS_READONLY", "0",
+        "1 opens without the right to write, as `mode=ro` does";
+    ALLOW_EVICTION = "allow_eviction", "SQLITE_REDIS_ALLOW_EVICTION", "0",
+        "1 opens also where the server's maxmemory-policy may drop pages";
+}
+
+/// Settings of the process, which no URI can give.
+pub const PROCESS_SETTINGS: &[Setting] = &[DEFAULT_VFS];
+
+/// Makes `redis` the default VFS when the extension is loaded.
+pub(crate) const DEFAULT_VFS: Setting = Setting {
+    parameter: "",
+    environment: "SQLITE_REDIS_DEFAULT_VFS",
+    default: "0",
+    meaning: "1 makes `redis` the default VFS when the extension is loaded, for hosts without URI file names",
+};
+
+/// URI parameters that belong to SQLite itself, which hands them over all the same.
+const SQLITE_PARAMETERS: &[&str] = &["vfs", "mode", "cache", "psow", "modeof"];
+/// Those of SQLite that a shared database can't honour.
+const REFUSED_PARAMETERS: &[&str] = &["nolock", "immutable"];
+
+pub(crate) fn known_parameters() -> String {
+    let names: Vec<_> = SETTINGS.iter().map(|setting| setting.parameter).collect();
+    names.join(", ")
+}
+
+/// The settings of one database, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How to reach the server.
+    pub(crate) server: ConnectionInfo,
+    /// Start of every key.
+    pub prefix: String,
+    /// Bytes of page cache.
+    pub cache_size: u64,
+    /// Life of the write lease without renewal.
+    pub lease: Duration,
+    /// Time for making a connection.
+    pub connect_timeout: Duration,
+    /// Time for one reply.
+    pub timeout: Duration,
+    /// Commits kept in the log.
+    pub log_commits: u64,
+    /// Bytes of reverse deltas kept in the log.
+    pub log_bytes: u64,
+    /// No writes from here.
+    pub read_only: bool,
+    /// Open in spite of a policy that may drop pages.
+    pub allow_eviction: bool,
+}
+
+impl Config {
+    /// Settings from URI parameters (pairs of name and value), then the environment, then defaults.
+    ///
+    /// # Errors
+    /// A parameter that is not known, a value that does not parse.
+    pub fn from_parameters<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
+        let mut given = Vec::new();
+        for (name, value) in parameters {
+            if REFUSED_PARAMETERS.contains(&name) {
+                return Err(Cause::Unsupported(format!(
+                    "the URI parameter {name} is not for a database that others may change"
+                ))
+                .into());
+            }
+            if SETTINGS.iter().any(|setting| setting.parameter == name) {
+                given.push((name, value));
+            } else if !SQLITE_PARAMETERS.contains(&name) {
+                return Err(Cause::UnknownParameters(name.to_owned()).into());
+            }
+        }
+        let value = |setting: &Setting| Value::of(setting, &given);
+        Ok(Config {
+            server: value(&SERVER).server()?,
+            prefix: value(&PREFIX).prefix()?,
+            cache_size: value(&CACHE_SIZE).bytes()?,
+            lease: value(&LEASE).milliseconds(100)?,
+            connect_timeout: value(&CONNECT_TIMEOUT).milliseconds(1)?,
+            timeout: value(&TIMEOUT).milliseconds(1)?,
+            log_commits: value(&LOG_COMMITS).number()?,
+            log_bytes: value(&LOG_BYTES).bytes()?,
+            read_only: value(&READ_ONLY).boolean()?,
+            allow_eviction: value(&ALLOW_EVICTION).boolean()?,
+        })
+    }
+
+    /// The server's address and database number, without user and password.
+    pub fn server_name(&self) -> String {
+        let db = self.server.redis_settings().db();
+        match self.server.addr() {
+            ConnectionAddr::Tcp(host, port) => with_db(format!("redis://{host}:{port}"), "/", db),
+            ConnectionAddr::TcpTls { host, port, .. } => with_db(format!("rediss://{host}:{port}"), "/", db),
+            ConnectionAddr::Unix(path) => with_db(format!("unix://{}", path.display()), "?db=", db),
+            other => other.to_string(),
+        }
+    }
+
+    /// What makes two connections to a server interchangeable: its URL, user and password included.
+    pub(crate) fn server_key(&self) -> String {
+        let redis = self.server.redis_settings();
+        format!(
+            "{:?} {} {:?} {:?} {:?} {:?}",
+            self.server.addr(),
+            redis.db(),
+            redis.username(),
+            redis.password(),
+            self.connect_timeout,
+            self.timeout
+        )
+    }
+}
+
+fn with_db(address: String, separator: &str, db: i64) -> String {
+    if db == 0 { address } else { format!("{address}{separator}{db}") }
+}
+
+/// A value on its way to be parsed, with the name to blame.
+struct Value {
+    name: &'static str,
+    text: String,
+}
+
+impl Value {
+    fn of(setting: &Setting, given: &[(&str, &str)]) -> Value {
+        if let Some((_, value)) = given.iter().rev().find(|(name, _)| *name == setting.parameter) {
+            return Value { name: setting.parameter, text: (*value).to_owned() };
+        }
+        match std::env::var(setting.environment) {
+            Ok(text) if !text.is_empty() => Value { name: setting.environment, text },
+            _ => Value { name: setting.parameter, text: setting.default.to_owned() },
+        }
+    }
+
+    fn bad<T>(self, reason: impl Into<String>) -> Result<T> {
+        Err(Cause::BadSetting { setting: self.name.to_owned(), value: self.text, reason: reason.into() }.into())
+    }
+
+    fn number(self) -> Result<u64> {
+        match self.text.parse() {
+            Ok(number) => Ok(number),
+            Err(_) => self.bad("expected a whole number"),
+        }
+    }
+
+    fn milliseconds(self, least: u64) -> Result<Duration> {
+        match self.text.parse::<u32>() {
+            Ok(number) if u64::from(number) >= least => Ok(Duration::from_millis(number.into())),
+            _ => self.bad(format!("expected milliseconds, at least {least}")),
+        }
+    }
+
+    fn bytes(self) -> Result<u64> {
+        match parse_bytes(&self.text) {
+            Some(bytes) => Ok(bytes),
+            None => self.bad("expected bytes, such as 65536, 512k, 64M or 2G"),
+        }
+    }
+
+    fn boolean(self) -> Result<bool> {
+        match self.text.as_str() {
+            "0" | "no" | "off" | "false" => Ok(false),
+            "1" | "yes" | "on" | "true" => Ok(true),
+            _ => self.bad("expected 0 or 1"),
+        }
+    }
+
+    fn prefix(self) -> Result<String> {
+        if self.text.is_empty() || self.text.contains(['{', '}', '\0']) {
+            return self.bad("expected some text without braces");
+        }
+        Ok(self.text)
+    }
+
+    fn server(self) -> Result<ConnectionInfo> {
+        let known = ["redis://", "rediss://", "unix://", "redis+unix://", "valkey://", "valkeys://"];
+        if !known.iter().any(|scheme| self.text.starts_with(scheme)) {
+            let text = without_password(&self.text);
+            return Value { text, ..self }.bad("expected redis://, rediss:// or unix:// and an address");
+        }
+        match self.text.as_str().into_connection_info() {
+            Ok(info) => {
+                let redis = info.redis_settings().clone().set_lib_name("sqlite-redis", env!("CARGO_PKG_VERSION"));
+                Ok(info.set_redis_settings(redis))
+            }
+            Err(error) => {
+                let text = without_password(&self.text);
+                Value { text, ..self }.bad(format!("not a server address: {error}"))
+            }
+        }
+    }
+}
+
+/// A URL fit for messages: what stands between `//` and `@` is left out.
+fn without_password(url: &str) -> String {
+    match (url.find("//"), url.rfind('@')) {
+        (Some(start), Some(end)) if start + 2 <= end => format!("{}…{}", &url[..start + 2], &url[end..]),
+        _ => match url.find("pass=") {
+            Some(start) => format!("{}…", &url[..start + 5]),
+            None => url.to_owned(),
+        },
+    }
+}
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.char_indices().last()? {
+        (at, 'k' | 'K') => (&text[..at], 1 << 10),
+        (at, 'm' | 'M') => (&text[..at], 1 << 20),
+        (at, 'g' | 'G') => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// Whether the environment asks for `redis` as the default VFS.
+pub(crate) fn default_vfs_wanted() -> Result<bool> {
+    Value::of(&DEFAULT_VFS, &[]).boolean()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(parameters: &[(&str, &str)]) -> Result<Config> {
+        Config::from_parameters(parameters.iter().copied())
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let config = config(&[("vfs", "redis"), ("mode", "rwc")]).unwrap();
+        assert_eq!(config.prefix, "sqlite");
+        assert_eq!(config.cache_size, 64 << 20);
+        assert_eq!(config.lease, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_named() {
+        let error = config(&[("cashe_size", "1")]).unwrap_err().to_string();
+        assert!(error.contains("cashe_size") && error.contains("cache_size"), "{error}");
+    }
+
+    #[test]
+    fn parameters_that_would_break_sharing_are_refused() {
+        assert!(config(&[("nolock", "1")]).is_err());
+        assert!(config(&[("immutable", "1")]).is_err());
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for (name, value) in [
+            ("cache_size", "many"),
+            ("cache_size", "99999999999G"),
+            ("lease_ms", "0"),
+            ("lease_ms", "-5"),
+            ("timeout_ms", ""),
+            ("log_commits", "1.5"),
+            ("readonly", "maybe"),
+            ("prefix", "a{b"),
+            ("prefix", ""),
+            ("redis", "localhost:6379"),
+            ("redis", "http://localhost"),
+            ("redis", "redis://host:notaport"),
+        ] {
+            assert!(config(&[(name, value)]).is_err(), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn no_message_shows_a_password() {
+        let error = config(&[("redis", "redis://me:secret@host:notaport")]).unwrap_err().to_string();
+        assert!(!error.contains("secret"), "{error}");
+        let config = config(&[("redis", "redis://me:secret@host:7000/3")]).unwrap();
+        assert_eq!(config.server_name(), "redis://host:7000/3");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_bytes("512"), Some(512));
+        assert_eq!(parse_bytes("2k"), Some(2048));
+        assert_eq!(parse_bytes("1G"), Some(1 << 30));
+        assert_eq!(parse_bytes("k"), None);
+    }
+}

@@ -1,0 +1,310 @@
+//! What can go wrong, and the one place that turns it into SQLite's result codes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::store::{CommitId, PageNo, Version};
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure: what happened, and to which database on which server.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}{cause}", Prefix(place))]
+pub struct Error {
+    /// The database and server concerned, such as ``database `shop` on redis://localhost:6379``.
+    pub place: Option<Arc<str>>,
+    /// What happened.
+    #[source]
+    pub cause: Cause,
+}
+
+struct Prefix<'a>(&'a Option<Arc<str>>);
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(place) => write!(f, "{place}: "),
+            None => Ok(()),
+        }
+    }
+}
+
+impl From<Cause> for Error {
+    fn from(cause: Cause) -> Self {
+        Error { place: None, cause }
+    }
+}
+
+impl Error {
+    /// The same failure, with the database and server named unless they are already.
+    pub(crate) fn at(mut self, place: &Arc<str>) -> Self {
+        self.place.get_or_insert_with(|| place.clone());
+        self
+    }
+}
+
+/// What happened. Each variant says in its message what to do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A database name that no key can be made of.
+    #[error("`{name}` can't be a database name: {reason}")]
+    BadName {
+        /// The name as given.
+        name: String,
+        /// The rule it breaks.
+        reason: &'static str,
+    },
+    /// A setting whose value does not parse, or does not make sense.
+    #[error("{setting}={value}: {reason}")]
+    BadSetting {
+        /// The URI parameter or environment variable.
+        setting: String,
+        /// Its value.
+        value: String,
+        /// What was expected.
+        reason: String,
+    },
+    /// URI parameters that nothing here reads.
+    #[error("unknown URI parameter {0}; known are: {known}", known = crate::config::known_parameters())]
+    UnknownParameters(String),
+    /// SQLite itself can't be used as it is.
+    #[error("{0}")]
+    Host(String),
+    /// No connection to the server could be made.
+    #[error("can't connect: {0}; is the server running, and is its address right?")]
+    Unreachable(String),
+    /// The server wants another user or password.
+    #[error("the server refuses the user or password: {0}")]
+    Authentication(String),
+    /// The server's access rules forbid a command.
+    #[error(
+        "the server's access rules forbid this: {0}; sqlite-redis needs the commands listed in docs/configuration.md"
+    )]
+    Permission(String),
+    /// A connection broke, or no reply came in time.
+    #[error("the connection was lost: {0}")]
+    ConnectionLost(String),
+    /// The server is loading its data set.
+    #[error("the server is still loading its data ({0}); try again")]
+    Loading(String),
+    /// A write was sent to a replica.
+    #[error("the server is a read-only replica ({0}); write to its primary")]
+    ReadOnlyServer(String),
+    /// A write through a connection that has no right to.
+    #[error("the database was opened read-only")]
+    ReadOnly,
+    /// The server is at its memory limit.
+    #[error("the server is out of memory ({0}); nothing was written; raise its maxmemory or delete data")]
+    ServerFull(String),
+    /// The server could drop pages on its own.
+    #[error(
+        "the server's maxmemory-policy is `{0}`, which may drop pages of a database; \
+         set it to noeviction (or open with allow_eviction=1 and risk it)"
+    )]
+    Eviction(String),
+    /// The server is too old.
+    #[error("the server is version {0}; sqlite-redis needs Redis 6.2 or later, or Valkey")]
+    ServerTooOld(String),
+    /// The server refused a command for another reason.
+    #[error("the server answered: {0}")]
+    Server(String),
+    /// A reply that the protocol does not allow here.
+    #[error("the server's reply makes no sense: {0}")]
+    BadReply(String),
+    /// The database does not exist, and was not to be made.
+    #[error("no such database; open it with mode=rwc to make it, or list what is there with `sqlite-redis ls`")]
+    Missing,
+    /// The database exists, and was not to be replaced.
+    #[error("there is a database of this name already; choose another name, or ask to overwrite it")]
+    Exists,
+    /// A key of the database holds something else.
+    #[error("the key `{key}` holds {found}, not {expected}; this is not a database of sqlite-redis")]
+    ForeignKey {
+        /// The key.
+        key: String,
+        /// The Redis type found.
+        found: String,
+        /// The Redis type it should have.
+        expected: &'static str,
+    },
+    /// What the hash holds is not a database.
+    #[error("the database is damaged: {0}")]
+    Damaged(String),
+    /// Written in a format that this version does not know.
+    #[error("the database has format {0}, this version reads format {known}; use a newer sqlite-redis", known = crate::store::FORMAT)]
+    UnknownFormat(String),
+    /// Another client holds the write lease.
+    #[error("another client is writing (lease held by {0}); set a busy_timeout to wait for it")]
+    Busy(String),
+    /// Someone else committed since this transaction's snapshot.
+    #[error(
+        "version {found} was committed after this transaction's snapshot, version {snapshot}; roll back and run it again"
+    )]
+    Stale {
+        /// The version this transaction reads.
+        snapshot: Version,
+        /// The version the server has.
+        found: Version,
+    },
+    /// The snapshot can't be read any more.
+    #[error("version {snapshot} can't be read any more ({reason}); begin a new transaction")]
+    SnapshotGone {
+        /// The version this transaction reads.
+        snapshot: Version,
+        /// Why its pages can't be had.
+        reason: String,
+    },
+    /// The reply to a commit was lost, and what became of it can't be told.
+    #[error(
+        "it is unknown whether version {version} (commit {commit}) was written: {reason}; \
+         look for its effects before running the transaction again"
+    )]
+    OutcomeUnknown {
+        /// The version that the commit would have made.
+        version: Version,
+        /// Its random id, as in the hash field `commit` and in the log.
+        commit: CommitId,
+        /// Why it can't be told.
+        reason: String,
+    },
+    /// A write transaction was open when the process forked.
+    #[error("the process forked inside this write transaction; only the parent can commit it")]
+    Forked,
+    /// The temporary file of a rollback journal failed.
+    #[error("the temporary file of the rollback journal: {message}")]
+    Journal {
+        /// The operating system's message.
+        message: String,
+        /// Whether the disk is full.
+        full: bool,
+    },
+    /// SQLite asked for something that a database in Redis does not have.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A page that SQLite asked for is not one.
+    #[error("page {0} is out of range")]
+    NoSuchPage(PageNo),
+    /// A bug here.
+    #[error("internal error: {0}; please report it")]
+    Internal(String),
+}
+
+/// What SQLite was doing when something failed; picks among the codes of one cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum During {
+    Open,
+    Read,
+    Write,
+    Lock,
+    Unlock,
+    Commit,
+    Size,
+    Delete,
+    Access,
+    Control,
+}
+
+/// SQLite's result codes used here, as in <https://sqlite.org/rescode.html>.
+pub(crate) mod code {
+    use std::ffi::c_int;
+
+    pub const OK: c_int = 0;
+    pub const ERROR: c_int = 1;
+    pub const INTERNAL: c_int = 2;
+    pub const PERM: c_int = 3;
+    pub const BUSY: c_int = 5;
+    pub const READONLY: c_int = 8;
+    pub const IOERR: c_int = 10;
+    pub const CORRUPT: c_int = 11;
+    pub const NOTFOUND: c_int = 12;
+    pub const FULL: c_int = 13;
+    pub const CANTOPEN: c_int = 14;
+    pub const AUTH: c_int = 23;
+    pub const IOERR_READ: c_int = IOERR | (1 << 8);
+    pub const IOERR_SHORT_READ: c_int = IOERR | (2 << 8);
+    pub const IOERR_WRITE: c_int = IOERR | (3 << 8);
+    pub const IOERR_FSYNC: c_int = IOERR | (4 << 8);
+    pub const IOERR_FSTAT: c_int = IOERR | (7 << 8);
+    pub const IOERR_UNLOCK: c_int = IOERR | (8 << 8);
+    pub const IOERR_DELETE: c_int = IOERR | (10 << 8);
+    pub const IOERR_ACCESS: c_int = IOERR | (13 << 8);
+    pub const IOERR_LOCK: c_int = IOERR | (15 << 8);
+    pub const BUSY_SNAPSHOT: c_int = BUSY | (2 << 8);
+}
+
+/// The SQLite result code of a failure. The only function that decides this.
+///
+/// `SQLITE_BUSY` (5) is never the answer to a commit: SQLite would keep the transaction
+/// open without writing its pages again.
+pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
+    match cause {
+        Cause::BadName { .. }
+        | Cause::BadSetting { .. }
+        | Cause::UnknownParameters(_)
+        | Cause::Missing
+        | Cause::Exists
+        | Cause::Eviction(_)
+        | Cause::ServerTooOld(_)
+        | Cause::ForeignKey { .. }
+        | Cause::UnknownFormat(_)
+        | Cause::Unsupported(_) => code::CANTOPEN,
+        Cause::Unreachable(_) | Cause::ConnectionLost(_) | Cause::BadReply(_) => match during {
+            During::Open => code::CANTOPEN,
+            other => io_code(other),
+        },
+        Cause::Server(_) | Cause::Journal { full: false, .. } => match during {
+            During::Open => code::CANTOPEN,
+            other => io_code(other),
+        },
+        Cause::Authentication(_) => code::AUTH,
+        Cause::Permission(_) => code::PERM,
+        Cause::ReadOnly | Cause::ReadOnlyServer(_) => code::READONLY,
+        Cause::ServerFull(_) | Cause::Journal { full: true, .. } => code::FULL,
+        Cause::Damaged(_) => code::CORRUPT,
+        Cause::Loading(_) | Cause::Busy(_) => match during {
+            During::Commit => code::BUSY_SNAPSHOT,
+            _ => code::BUSY,
+        },
+        Cause::Stale { .. } | Cause::SnapshotGone { .. } => code::BUSY_SNAPSHOT,
+        Cause::OutcomeUnknown { .. } => code::IOERR_FSYNC,
+        Cause::Forked => code::BUSY_SNAPSHOT,
+        Cause::NoSuchPage(_) => io_code(during),
+        Cause::Host(_) => code::ERROR,
+        Cause::Internal(_) => code::INTERNAL,
+    }
+}
+
+fn io_code(during: During) -> std::ffi::c_int {
+    match during {
+        During::Open => code::CANTOPEN,
+        During::Read => code::IOERR_READ,
+        During::Write | During::Commit => code::IOERR_WRITE,
+        During::Lock => code::IOERR_LOCK,
+        During::Unlock => code::IOERR_UNLOCK,
+        During::Size => code::IOERR_FSTAT,
+        During::Delete => code::IOERR_DELETE,
+        During::Access => code::IOERR_ACCESS,
+        During::Control => code::IOERR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_never_answered_with_plain_busy() {
+        for cause in [Cause::Busy("x".into()), Cause::Loading("x".into()), Cause::Forked] {
+            assert_ne!(sqlite_code(&cause, During::Commit), code::BUSY);
+        }
+    }
+
+    #[test]
+    fn a_message_names_database_and_server_once() {
+        let place: Arc<str> = "database `shop` on redis://h:1".into();
+        let error = Error::from(Cause::Missing).at(&place).at(&"other".into());
+        assert!(error.to_string().starts_with("database `shop` on redis://h:1: no such database"));
+    }
+}

@@ -1,0 +1,173 @@
+//! The entry points of the loadable extension, and what every connection gets.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
+
+use super::api::{Api, Destructor};
+use super::{guard, last_failure, vfs};
+use crate::error::{Cause, Error, Result, code};
+
+/// What SQLite looks for first in a library that it loads.
+///
+/// # Safety
+/// SQLite calls this as <https://sqlite.org/loadext.html> says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_extension_init(
+    db: *mut sqlite3,
+    message: *mut *mut c_char,
+    routines: *const c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: by contract.
+        match unsafe { load(db, routines) } {
+            // Without this the library would be unloaded when the connection is closed, with the
+            // VFS still registered.
+            Ok(()) => ffi::SQLITE_OK_LOAD_PERMANENTLY,
+            Err(error) => {
+                // SAFETY: by contract.
+                unsafe { explain(&error, message, routines) };
+                code::ERROR
+            }
+        }
+    })
+}
+
+/// What SQLite makes of the file name `libsqlite_redis.so`, for hosts that use only that.
+///
+/// # Safety
+/// As for [`sqlite3_extension_init`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_sqliteredis_init(
+    db: *mut sqlite3,
+    message: *mut *mut c_char,
+    routines: *const c_void,
+) -> c_int {
+    // SAFETY: by contract.
+    unsafe { sqlite3_extension_init(db, message, routines) }
+}
+
+/// # Safety
+/// As for [`sqlite3_extension_init`].
+unsafe fn load(db: *mut sqlite3, routines: *const c_void) -> Result<()> {
+    // SAFETY: by contract.
+    let api = unsafe { Api::of_host(routines)? };
+    vfs::register(api, crate::config::default_vfs_wanted()?)?;
+    // SAFETY: the entry point stays in memory, see above.
+    let registered = unsafe { (api.auto_extension)(Some(connection_of_host)) };
+    if registered != code::OK {
+        return Err(Cause::Host(format!("sqlite3_auto_extension answered {registered}")).into());
+    }
+    // SAFETY: by contract.
+    unsafe { add_functions(api, db) }
+}
+
+/// Passes the reason of a failure to whoever loads the extension.
+///
+/// # Safety
+/// As for [`sqlite3_extension_init`]. Of the routines only those are called that the oldest SQLite
+/// with loadable extensions has.
+unsafe fn explain(error: &Error, message: *mut *mut c_char, routines: *const c_void) {
+    /// Place of `sqlite3_mprintf` in `sqlite3_api_routines`.
+    const MPRINTF: usize = 69;
+    if message.is_null() || routines.is_null() {
+        return;
+    }
+    let text = std::ffi::CString::new(error.to_string()).unwrap_or_default();
+    // SAFETY: by contract the slot holds this function; SQLite frees the text.
+    unsafe {
+        let mprintf = *routines.cast::<*const c_void>().add(MPRINTF);
+        let mprintf =
+            std::mem::transmute::<*const c_void, unsafe extern "C" fn(*const c_char, ...) -> *mut c_char>(mprintf);
+        message.write(mprintf(c"%s".as_ptr(), text.as_ptr()));
+    }
+}
+
+/// Registers with the SQLite that is linked in.
+pub(crate) fn register_linked() -> Result<()> {
+    let api = Api::linked();
+    vfs::register(api, false)?;
+    // SAFETY: the entry point is part of this program.
+    let registered = unsafe { (api.auto_extension)(Some(connection_of_linked)) };
+    if registered != code::OK {
+        return Err(Cause::Host(format!("sqlite3_auto_extension answered {registered}")).into());
+    }
+    Ok(())
+}
+
+/// For each connection that a host opens after it has loaded the extension.
+unsafe extern "C" fn connection_of_host(db: *mut sqlite3, message: *mut *mut c_char, routines: *const c_void) -> c_int {
+    guard(|| {
+        // SAFETY: SQLite passes its routines to what `sqlite3_auto_extension` registered.
+        let added = unsafe { Api::of_host(routines).and_then(|api| add_functions(api, db)) };
+        added.map_or_else(
+            |error| {
+                // SAFETY: as above.
+                unsafe { explain(&error, message, routines) };
+                code::ERROR
+            },
+            |()| code::OK,
+        )
+    })
+}
+
+/// For each connection of the SQLite that is linked in.
+unsafe extern "C" fn connection_of_linked(
+    db: *mut sqlite3,
+    _message: *mut *mut c_char,
+    _routines: *const c_void,
+) -> c_int {
+    guard(|| {
+        // SAFETY: SQLite passes the connection that is being opened.
+        let added = unsafe { add_functions(Api::linked(), db) };
+        added.map_or(code::ERROR, |()| code::OK)
+    })
+}
+
+/// The SQL functions of every connection.
+///
+/// # Safety
+/// `db` is an open connection of the SQLite that `api` belongs to.
+unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
+    // The functions answer through the SQLite that came first. A second one in the same process
+    // has the VFS, but must not be given them.
+    if !super::LOG.get().is_some_and(|first| std::ptr::eq(*first, api)) {
+        return Ok(());
+    }
+    let flags = ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY;
+    // SAFETY: by contract.
+    let created = unsafe {
+        (api.create_function_v2)(
+            db,
+            c"redis_last_error".as_ptr(),
+            0,
+            flags,
+            std::ptr::null_mut(),
+            Some(redis_last_error),
+            None,
+            None,
+            None,
+        )
+    };
+    if created != code::OK {
+        return Err(Cause::Host(format!("sqlite3_create_function_v2 answered {created}")).into());
+    }
+    Ok(())
+}
+
+/// `redis_last_error()`: the newest failure on this thread in words, or NULL. Also tells why a
+/// database could not be opened, asked on another connection.
+unsafe extern "C" fn redis_last_error(context: *mut sqlite3_context, _count: c_int, _values: *mut *mut sqlite3_value) {
+    guard(|| {
+        let Some(error) = last_failure() else { return code::OK };
+        let text = error.to_string();
+        let Some(api) = super::LOG.get() else { return code::OK };
+        // `SQLITE_TRANSIENT`: SQLite makes a copy.
+        // SAFETY: SQLite defines this value of a destructor; it is compared, never called.
+        let transient = unsafe { std::mem::transmute::<isize, Destructor>(-1) };
+        let length = c_int::try_from(text.len()).unwrap_or(c_int::MAX);
+        // SAFETY: SQLite passes the context of the call; the text is as long as told.
+        unsafe { (api.result_text)(context, text.as_ptr().cast(), length, Some(transient)) };
+        code::OK
+    });
+}

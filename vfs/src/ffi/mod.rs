@@ -1,0 +1,76 @@
+//! The border to C, and the only unsafe code: SQLite's functions, the VFS's callbacks, the entry
+//! points of the extension.
+//!
+//! Every callback runs inside [`guard`], which keeps panics on this side.
+
+pub(crate) mod api;
+pub(crate) mod connection;
+pub(crate) mod extension;
+pub(crate) mod file;
+pub(crate) mod fork;
+pub(crate) mod vfs;
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+
+use api::Api;
+
+use crate::error::{Cause, During, Error, code, sqlite_code};
+
+/// The SQLite whose log gets the messages: the first one registered with.
+static LOG: OnceLock<&'static Api> = OnceLock::new();
+
+thread_local! {
+    static LAST_FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
+}
+
+/// Runs a callback's body; a panic becomes `SQLITE_INTERNAL`.
+pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_default();
+        report(&Cause::Internal(message).into(), During::Control)
+    })
+}
+
+/// Makes a failure known, to SQLite's log and to [`last_failure`], and returns its code.
+pub(crate) fn report(error: &Error, during: During) -> c_int {
+    let code = sqlite_code(&error.cause, during);
+    LAST_FAILURE.with(|last| *last.borrow_mut() = Some(error.clone()));
+    // That a lock is held is an everyday answer, not news.
+    if code & 0xff != code::BUSY {
+        log_as(code, &error.to_string());
+    }
+    code
+}
+
+/// The newest failure on this thread, whichever connection it belongs to; also of those that
+/// could not be opened.
+pub fn last_failure() -> Option<Error> {
+    LAST_FAILURE.with(|last| last.borrow().clone())
+}
+
+/// Forgets the newest failure, so that the next one can be told from it.
+pub(crate) fn forget_failure() {
+    LAST_FAILURE.with(|last| *last.borrow_mut() = None);
+}
+
+/// Writes to SQLite's error log (<https://sqlite.org/errlog.html>).
+pub(crate) fn log(message: &str) {
+    /// `SQLITE_WARNING`
+    const WARNING: c_int = 28;
+    log_as(WARNING, message);
+}
+
+fn log_as(code: c_int, message: &str) {
+    let Some(api) = LOG.get() else { return };
+    let message = CString::new(message.replace('\0', " ")).unwrap_or_default();
+    // SAFETY: `sqlite3_log` takes a printf format and its arguments; both strings are
+    // NUL-terminated and outlive the call.
+    unsafe { (api.log)(code, c"sqlite-redis: %s".as_ptr(), message.as_ptr()) };
+}

@@ -1,0 +1,161 @@
+//! Rollback journals and super-journals. None of them reaches Redis: a commit is atomic there, so
+//! no journal is ever hot. They live in memory and go on in a temporary file when they grow.
+
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tempfile::SpooledTempFile;
+
+use crate::error::{Cause, Result};
+
+/// Bytes of a journal kept in memory.
+const IN_MEMORY: usize = 4 << 20;
+
+/// An open journal.
+pub(crate) struct Journal {
+    content: Arc<Mutex<SpooledTempFile>>,
+    /// Set for a super-journal: its name.
+    super_name: Option<String>,
+}
+
+fn cause(error: &io::Error) -> Cause {
+    Cause::Journal { message: error.to_string(), full: error.kind() == io::ErrorKind::StorageFull }
+}
+
+fn empty() -> Arc<Mutex<SpooledTempFile>> {
+    Arc::new(Mutex::new(SpooledTempFile::new(IN_MEMORY)))
+}
+
+impl Journal {
+    pub(crate) fn new() -> Self {
+        Journal { content: empty(), super_name: None }
+    }
+
+    /// Fills the buffer; bytes past the end are zero. Returns how many were there.
+    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut content = self.content.lock();
+        let mut read = || {
+            content.seek(SeekFrom::Start(offset))?;
+            let mut done = 0;
+            while done < buffer.len() {
+                match content.read(&mut buffer[done..]) {
+                    Ok(0) => break,
+                    Ok(length) => done += length,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            buffer[done..].fill(0);
+            Ok(done)
+        };
+        read().map_err(|error: io::Error| cause(&error).into())
+    }
+
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if let Some(name) = &self.super_name {
+            show_to_files(name, data)?;
+        }
+        let mut content = self.content.lock();
+        let mut write = || {
+            content.seek(SeekFrom::Start(offset))?;
+            content.write_all(data)
+        };
+        write().map_err(|error| cause(&error).into())
+    }
+
+    pub(crate) fn truncate(&self, size: u64) -> Result<()> {
+        self.content.lock().set_len(size).map_err(|error| cause(&error).into())
+    }
+
+    pub(crate) fn size(&self) -> Result<u64> {
+        self.content.lock().seek(SeekFrom::End(0)).map_err(|error| cause(&error).into())
+    }
+}
+
+/// A super-journal names the journals of all databases that take part. If one of them is a file
+/// (its name begins with `/`, ours never do), that file's pager looks for the super-journal on
+/// disk before it rolls back, where SQLite's relative name for it leads to the working directory.
+fn show_to_files(name: &str, journal: &[u8]) -> Result<()> {
+    if !journal.starts_with(b"/") {
+        return Ok(());
+    }
+    let made = OpenOptions::new().create(true).append(true).open(name);
+    made.map(|_| ()).map_err(|error| {
+        let message =
+            format!("a transaction over a database in Redis and a file needs {name} in the working directory: {error}");
+        Cause::Journal { message, full: error.kind() == io::ErrorKind::StorageFull }.into()
+    })
+}
+
+/// The super-journals of transactions whose main database is in Redis, by name.
+#[derive(Default)]
+pub(crate) struct SuperJournals(Mutex<HashMap<String, Arc<Mutex<SpooledTempFile>>>>);
+
+impl SuperJournals {
+    pub(crate) fn open(&self, name: &str, create: bool) -> Option<Journal> {
+        let mut journals = self.0.lock();
+        if create {
+            journals.entry(name.to_owned()).or_insert_with(empty);
+        }
+        let content = journals.get(name)?.clone();
+        Some(Journal { content, super_name: Some(name.to_owned()) })
+    }
+
+    pub(crate) fn exists(&self, name: &str) -> bool {
+        self.0.lock().contains_key(name)
+    }
+
+    pub(crate) fn delete(&self, name: &str) {
+        self.0.lock().remove(name);
+        // Only there when a file took part; see `show_to_files`.
+        if let Err(error) = std::fs::remove_file(name)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            crate::ffi::log(&format!("removing the super-journal {name}: {error}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_reads_back_what_was_written() {
+        let journal = Journal::new();
+        journal.write(10, b"abc").unwrap();
+        let mut buffer = [9; 8];
+        assert_eq!(journal.read(8, &mut buffer).unwrap(), 5);
+        assert_eq!(&buffer, b"\0\0abc\0\0\0");
+        journal.truncate(11).unwrap();
+        assert_eq!(journal.size().unwrap(), 11);
+        assert_eq!(journal.read(20, &mut buffer).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_large_journal_goes_to_a_file() {
+        let journal = Journal::new();
+        let block = vec![5; 1 << 20];
+        for n in 0..6 {
+            journal.write(n << 20, &block).unwrap();
+        }
+        assert!(journal.content.lock().is_rolled());
+        let mut buffer = [0; 4];
+        assert_eq!(journal.read((5 << 20) + 7, &mut buffer).unwrap(), 4);
+        assert_eq!(buffer, [5; 4]);
+    }
+
+    #[test]
+    fn a_super_journal_is_found_by_name_until_deleted() {
+        let journals = SuperJournals::default();
+        assert!(journals.open("shop-mj000000900", false).is_none());
+        journals.open("shop-mj000000900", true).unwrap().write(0, b"shop-journal\0").unwrap();
+        let again = journals.open("shop-mj000000900", false).unwrap();
+        assert_eq!(again.size().unwrap(), 13);
+        journals.delete("shop-mj000000900");
+        assert!(!journals.exists("shop-mj000000900"));
+    }
+}

@@ -1,0 +1,289 @@
+//! Reading one version of a database, whatever the server has by then.
+
+use std::ops::Range;
+
+use crate::cache::Epoch;
+use crate::database::Database;
+use crate::delta;
+use crate::error::{Cause, Result};
+use crate::store::{LogEntry, Page, PageNo, Snapshot, Undo, Version, check_chain};
+
+/// Pages fetched in one round trip, at most.
+pub(crate) const WINDOW_PAGES: u32 = 64;
+/// Bytes fetched in one round trip, at most, save that one page always may.
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// A snapshot, and what is needed to read its pages.
+pub(crate) struct Reader {
+    pub snapshot: Snapshot,
+    pub epoch: Epoch,
+    history: History,
+    ahead: ReadAhead,
+}
+
+impl Reader {
+    pub(crate) fn new(snapshot: Snapshot, epoch: Epoch) -> Self {
+        Reader { snapshot, epoch, history: History::new(snapshot), ahead: ReadAhead::default() }
+    }
+
+    /// One page: from the cache, or from the server along with those likely to be wanted next.
+    pub(crate) fn page(&mut self, database: &Database, page: PageNo) -> Result<Page> {
+        if !self.snapshot.has(page) {
+            return Err(Cause::NoSuchPage(page).into());
+        }
+        if let Some(page) = database.cache.get(page, self.snapshot.version, self.epoch) {
+            return Ok(page);
+        }
+        let Reader { snapshot, epoch, .. } = *self;
+        let cached = |page| database.cache.has(page, snapshot.version, epoch);
+        let wanted = self.ahead.plan(page, &snapshot, cached);
+        let mut pages = self.load(database, &wanted)?;
+        Ok(pages.swap_remove(0))
+    }
+
+    /// Several pages, in one round trip for those that are not cached.
+    pub(crate) fn pages(&mut self, database: &Database, wanted: &[PageNo]) -> Result<Vec<Page>> {
+        let mut pages: Vec<Option<Page>> =
+            wanted.iter().map(|&page| database.cache.get(page, self.snapshot.version, self.epoch)).collect();
+        let missing: Vec<PageNo> =
+            wanted.iter().zip(&pages).filter(|(_, page)| page.is_none()).map(|(&page, _)| page).collect();
+        if !missing.is_empty() {
+            let mut loaded = self.load(database, &missing)?.into_iter();
+            for page in pages.iter_mut().filter(|page| page.is_none()) {
+                *page = loaded.next();
+            }
+        }
+        let all: Option<Vec<Page>> = pages.into_iter().collect();
+        all.ok_or_else(|| Cause::Internal("a page that was loaded is not there".into()).into())
+    }
+
+    /// Fetches pages and rolls them back to the snapshot if the server has gone on.
+    fn load(&mut self, database: &Database, wanted: &[PageNo]) -> Result<Vec<Page>> {
+        let fetched = database.store.fetch(wanted)?;
+        let (snapshot, now) = (self.snapshot, fetched.at);
+        if now.identity() == snapshot.identity() {
+            let pages: Vec<Page> = wanted
+                .iter()
+                .zip(fetched.pages)
+                .map(|(page, bytes)| bytes.ok_or_else(|| Cause::Damaged(format!("page {page} is missing")).into()))
+                .collect::<Result<_>>()?;
+            let numbered = wanted.iter().copied().zip(pages.iter().cloned());
+            database.cache.insert(self.epoch, snapshot.version, &[snapshot], numbered);
+            return Ok(pages);
+        }
+        self.history.extend(database, &now)?;
+        let mut pages = Vec::with_capacity(wanted.len());
+        for (&page, bytes) in wanted.iter().zip(fetched.pages) {
+            let old = self.history.roll_back(page, bytes.as_deref().map(Vec::as_slice), &now)?;
+            match old {
+                None => {
+                    let bytes = bytes.ok_or_else(|| Cause::Damaged(format!("page {page} is missing")))?;
+                    database.cache.insert(self.epoch, snapshot.version, &[snapshot, now], [(page, bytes.clone())]);
+                    pages.push(bytes);
+                }
+                Some(old) => {
+                    let old = Page::new(old);
+                    database.cache.insert(self.epoch, snapshot.version, &[snapshot], [(page, old.clone())]);
+                    if let Some(bytes) = bytes {
+                        database.cache.insert(self.epoch, now.version, &[now], [(page, bytes)]);
+                    }
+                    pages.push(old);
+                }
+            }
+        }
+        Ok(pages)
+    }
+}
+
+/// The commits that came after a snapshot, as far as they had to be looked at.
+struct History {
+    snapshot: Snapshot,
+    /// The last version looked at; the snapshot itself at first.
+    known: Snapshot,
+    steps: Vec<Step>,
+}
+
+/// One commit, ready to be taken back.
+struct Step {
+    entry: LogEntry,
+    /// Pages with the place of their delta in the undo data, ascending; `None` at a barrier.
+    pages: Option<Vec<(PageNo, Range<usize>)>>,
+}
+
+impl Step {
+    fn new(entry: LogEntry) -> Step {
+        let pages = match &entry.undo {
+            Undo::Barrier => None,
+            Undo::Deltas(deltas) => delta::parse_undo(deltas).map(|pages| {
+                let start = deltas.as_ptr() as usize;
+                let place = |delta: &[u8]| {
+                    let at = delta.as_ptr() as usize - start;
+                    at..at + delta.len()
+                };
+                pages.into_iter().map(|(page, delta)| (page, place(delta))).collect()
+            }),
+        };
+        Step { entry, pages }
+    }
+
+    fn delta(&self, page: PageNo) -> Option<&[u8]> {
+        let (Some(pages), Undo::Deltas(deltas)) = (&self.pages, &self.entry.undo) else { return None };
+        let at = pages.binary_search_by_key(&page, |(page, _)| *page).ok()?;
+        deltas.get(pages[at].1.clone())
+    }
+}
+
+impl History {
+    fn new(snapshot: Snapshot) -> Self {
+        History { snapshot, known: snapshot, steps: Vec::new() }
+    }
+
+    fn gone<T>(&self, reason: String) -> Result<T> {
+        Err(Cause::SnapshotGone { snapshot: self.snapshot.version, reason }.into())
+    }
+
+    /// Learns the commits up to `now`, and that they follow the snapshot.
+    fn extend(&mut self, database: &Database, now: &Snapshot) -> Result<()> {
+        if now.version <= self.known.version {
+            return match self.identity_at(now.version) {
+                Some(commit) if commit == now.commit => Ok(()),
+                _ => self.gone(format!("the server went back to another version {}", now.version)),
+            };
+        }
+        let entries = match database.store.history(self.known.version, now.version) {
+            Ok(entries) => entries,
+            Err(error) if matches!(error.cause, Cause::BadReply(_) | Cause::Damaged(_)) => {
+                return self.gone(format!("the log is no use: {}", error.cause));
+            }
+            Err(error) => return Err(error),
+        };
+        if let Err(reason) = check_chain(&self.known, now, &entries) {
+            return self.gone(reason);
+        }
+        let steps: Vec<Step> = entries.into_iter().map(Step::new).collect();
+        if let Some(step) = steps.iter().find(|step| step.pages.is_none()) {
+            return self.gone(format!("version {} can't be taken back", step.entry.version));
+        }
+        self.steps.extend(steps);
+        self.known = *now;
+        Ok(())
+    }
+
+    fn identity_at(&self, version: Version) -> Option<crate::store::CommitId> {
+        if version == self.snapshot.version {
+            return Some(self.snapshot.commit);
+        }
+        self.steps.iter().find(|step| step.entry.version == version).map(|step| step.entry.commit)
+    }
+
+    /// The page as of the snapshot, given its bytes as of `now`. `None` when they are the same.
+    fn roll_back(&self, page: PageNo, bytes: Option<&[u8]>, now: &Snapshot) -> Result<Option<Vec<u8>>> {
+        let size = self.snapshot.page_size as usize;
+        let mut old: Option<Vec<u8>> = None;
+        for step in self.steps.iter().rev().skip_while(|step| step.entry.version > now.version) {
+            if page.get() > step.entry.page_count {
+                // It came into being with this commit.
+                old = Some(vec![0; size]);
+            } else if let Some(delta) = step.delta(page) {
+                let mut content = old.take().or_else(|| bytes.map(<[u8]>::to_vec)).unwrap_or_else(|| vec![0; size]);
+                if content.len() != size || delta::apply(delta, &mut content).is_none() {
+                    return self.gone(format!("the log's version {} does not fit page {page}", step.entry.version));
+                }
+                old = Some(content);
+            }
+        }
+        Ok(old)
+    }
+}
+
+/// Decides what else to fetch with a page that was missed.
+///
+/// A small database is fetched whole. Otherwise a miss right behind the pages that an earlier
+/// one brought doubles the window; any other miss begins with the page alone. A few such runs
+/// are followed at once, since a scan of a table visits interior pages in between.
+#[derive(Default)]
+struct ReadAhead {
+    runs: [Run; 4],
+    oldest: usize,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Run {
+    /// Page behind the last one fetched.
+    next: u32,
+    window: u32,
+}
+
+impl ReadAhead {
+    fn plan(&mut self, page: PageNo, snapshot: &Snapshot, cached: impl Fn(PageNo) -> bool) -> Vec<PageNo> {
+        let most = (WINDOW_BYTES / snapshot.page_size.max(1)).clamp(1, WINDOW_PAGES);
+        let mut wanted = vec![page];
+        let (first, last) = if snapshot.page_count <= most {
+            (1, snapshot.page_count)
+        } else {
+            let window = self.window(page.get(), most);
+            let last = page.get().saturating_add(window - 1).min(snapshot.page_count);
+            (page.get() + 1, last)
+        };
+        wanted.extend(PageNo::range(first, last).filter(|&other| other != page && !cached(other)));
+        wanted
+    }
+
+    /// Pages to fetch from `page` on, itself included.
+    fn window(&mut self, page: u32, most: u32) -> u32 {
+        let follows = |run: &&mut Run| run.window > 0 && page >= run.next && page - run.next <= run.window;
+        if let Some(run) = self.runs.iter_mut().find(follows) {
+            run.window = (run.window * 4).min(most);
+            run.next = page.saturating_add(run.window);
+            return run.window;
+        }
+        self.runs[self.oldest] = Run { next: page.saturating_add(1), window: 1 };
+        self.oldest = (self.oldest + 1) % self.runs.len();
+        1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(page_count: u32) -> Snapshot {
+        Snapshot { version: Version(1), page_size: 4096, page_count, ..Snapshot::EMPTY }
+    }
+
+    fn plan(ahead: &mut ReadAhead, page: u32, of: u32) -> Vec<u32> {
+        ahead.plan(PageNo::new(page).unwrap(), &snapshot(of), |_| false).iter().map(|page| page.get()).collect()
+    }
+
+    #[test]
+    fn a_small_database_comes_whole() {
+        assert_eq!(plan(&mut ReadAhead::default(), 3, 5), [3, 1, 2, 4, 5]);
+    }
+
+    #[test]
+    fn a_scan_needs_few_round_trips() {
+        let (mut ahead, mut trips, mut have) = (ReadAhead::default(), 0, 0);
+        for page in 1..=10_000 {
+            if page > have {
+                have = plan(&mut ahead, page, 10_000).into_iter().max().unwrap();
+                trips += 1;
+            }
+        }
+        assert!(trips <= 170, "{trips}");
+    }
+
+    #[test]
+    fn a_point_read_brings_one_page() {
+        let mut ahead = ReadAhead::default();
+        for page in [500, 9000, 3, 700] {
+            assert_eq!(plan(&mut ahead, page, 10_000), [page]);
+        }
+    }
+
+    #[test]
+    fn the_window_ends_with_the_database() {
+        let mut ahead = ReadAhead::default();
+        plan(&mut ahead, 98, 100);
+        assert_eq!(plan(&mut ahead, 99, 100), [99, 100]);
+    }
+}

@@ -1,0 +1,147 @@
+//! The in-memory twin of the Redis store, for tests that need no server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::error::{Cause, Result};
+use crate::store::{Commit, Fetched, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer};
+
+#[derive(Default)]
+struct State {
+    now: Snapshot,
+    pages: BTreeMap<PageNo, Page>,
+    log: Vec<LogEntry>,
+    holder: Option<String>,
+    renewals: u64,
+    fetches: Vec<Vec<PageNo>>,
+    fail_next: Option<Cause>,
+}
+
+/// A store in this process. Clones of the `Arc` share it, as clients share a server.
+#[derive(Default)]
+pub(crate) struct MemoryStore {
+    state: Arc<Mutex<State>>,
+}
+
+impl MemoryStore {
+    pub(crate) fn renewals(&self) -> u64 {
+        self.state.lock().renewals
+    }
+
+    /// The page lists of all fetches so far.
+    pub(crate) fn fetches(&self) -> Vec<Vec<PageNo>> {
+        self.state.lock().fetches.clone()
+    }
+
+    pub(crate) fn now(&self) -> Snapshot {
+        self.state.lock().now
+    }
+
+    pub(crate) fn log(&self) -> Vec<LogEntry> {
+        self.state.lock().log.clone()
+    }
+
+    /// Makes the next call fail.
+    pub(crate) fn fail_next(&self, cause: Cause) {
+        self.state.lock().fail_next = Some(cause);
+    }
+
+    /// Forgets the history, as trimming does.
+    pub(crate) fn trim(&self) {
+        self.state.lock().log.clear();
+    }
+
+    /// Takes the lease away from whoever holds it, as its end of life does.
+    pub(crate) fn expire(&self) {
+        self.state.lock().holder = None;
+    }
+
+    fn enter(&self) -> Result<parking_lot::MutexGuard<'_, State>> {
+        let mut state = self.state.lock();
+        match state.fail_next.take() {
+            Some(cause) => Err(cause.into()),
+            None => Ok(state),
+        }
+    }
+}
+
+impl Store for MemoryStore {
+    fn fetch(&self, pages: &[PageNo]) -> Result<Fetched> {
+        let mut state = self.enter()?;
+        state.fetches.push(pages.to_vec());
+        let pages = pages.iter().map(|page| state.pages.get(page).cloned()).collect();
+        Ok(Fetched { at: state.now, pages })
+    }
+
+    fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
+        let state = self.enter()?;
+        let wanted = |entry: &&LogEntry| entry.version > after && entry.version <= through;
+        Ok(state.log.iter().filter(wanted).cloned().collect())
+    }
+
+    fn lease(&self, token: &str, _life: Duration) -> Result<Leased> {
+        let mut state = self.enter()?;
+        if let Some(holder) = &state.holder {
+            return Ok(Leased::ByAnother(holder.clone()));
+        }
+        state.holder = Some(token.to_owned());
+        let writer = MemoryWriter { state: self.state.clone(), token: token.to_owned() };
+        Ok(Leased::Held(Box::new(writer), state.now))
+    }
+
+    fn renew(&self, token: &str, _life: Duration) -> Result<bool> {
+        let mut state = self.enter()?;
+        state.renewals += 1;
+        Ok(state.holder.as_deref() == Some(token))
+    }
+
+    fn leased(&self) -> Result<bool> {
+        Ok(self.enter()?.holder.is_some())
+    }
+}
+
+struct MemoryWriter {
+    state: Arc<Mutex<State>>,
+    token: String,
+}
+
+impl Writer for MemoryWriter {
+    fn commit(&mut self, commit: &Commit<'_>, release: bool) -> Result<()> {
+        let mut state = self.state.lock();
+        if let Some(cause) = state.fail_next.take() {
+            return Err(cause.into());
+        }
+        if state.now.identity() != commit.base.identity() {
+            return Err(Cause::Stale { snapshot: commit.base.version, found: state.now.version }.into());
+        }
+        for page in commit.removed() {
+            state.pages.remove(&page);
+        }
+        for (page, bytes) in &commit.pages {
+            state.pages.insert(*page, Page::new(bytes.to_vec()));
+        }
+        state.log.push(LogEntry {
+            version: commit.snapshot.version,
+            commit: commit.snapshot.commit,
+            base: commit.base.commit,
+            page_count: commit.base.page_count,
+            undo: commit.undo.clone(),
+        });
+        state.now = commit.snapshot;
+        if release && state.holder.as_ref() == Some(&self.token) {
+            state.holder = None;
+        }
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.holder.as_ref() == Some(&self.token) {
+            state.holder = None;
+        }
+        Ok(())
+    }
+}

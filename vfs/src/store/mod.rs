@@ -1,0 +1,289 @@
+//! The conversation with the server that keeps the pages.
+//!
+//! [`Store`] is all that a database asks of it: pages with the version they belong to, the log,
+//! and one writer at a time. [`redis`] is the real one; [`memory`] is its twin for tests.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Cause, Result};
+
+pub(crate) mod keys;
+#[cfg(test)]
+pub(crate) mod memory;
+pub(crate) mod protocol;
+pub(crate) mod redis;
+pub(crate) mod server;
+
+/// The format that this version writes, as the hash field `format`.
+pub const FORMAT: u32 = 1;
+
+/// Number of a commit; 0 is the empty database before the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Version(pub u64);
+
+impl Version {
+    pub(crate) fn next(self) -> Version {
+        Version(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Random id of a commit: tells two commits of the same number apart after a failover lost one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct CommitId(pub u64);
+
+impl CommitId {
+    pub(crate) fn random() -> Self {
+        CommitId(rand::random())
+    }
+
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let digits = std::str::from_utf8(text).ok().filter(|text| text.len() == 16)?;
+        digits.bytes().all(|b| b.is_ascii_hexdigit()).then_some(())?;
+        u64::from_str_radix(digits, 16).ok().map(CommitId)
+    }
+}
+
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Number of a page, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageNo(NonZeroU32);
+
+impl PageNo {
+    pub(crate) const FIRST: PageNo = PageNo(NonZeroU32::MIN);
+
+    pub(crate) fn new(number: u32) -> Option<Self> {
+        NonZeroU32::new(number).map(PageNo)
+    }
+
+    pub(crate) fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// Pages `first` to `last`, both included; none when `last` is smaller.
+    pub(crate) fn range(first: u32, last: u32) -> impl DoubleEndedIterator<Item = PageNo> {
+        (first.max(1)..=last).filter_map(PageNo::new)
+    }
+}
+
+impl fmt::Display for PageNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The bytes of a page, shared by everyone who reads it.
+pub(crate) type Page = Arc<Vec<u8>>;
+
+/// One version of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Number of the commit that made it.
+    pub version: Version,
+    /// Random id of that commit.
+    pub commit: CommitId,
+    /// Bytes of a page: a power of two from 512 to 65536, or 0 in the empty database.
+    pub page_size: u32,
+    /// Pages that it has.
+    pub page_count: u32,
+}
+
+impl Snapshot {
+    /// The database before its first commit, which has no key in Redis.
+    pub(crate) const EMPTY: Snapshot =
+        Snapshot { version: Version(0), commit: CommitId(0), page_size: 0, page_count: 0 };
+
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.page_size) * u64::from(self.page_count)
+    }
+
+    pub(crate) fn has(&self, page: PageNo) -> bool {
+        page.get() <= self.page_count
+    }
+
+    /// Version and commit id: two snapshots with equal identity have equal pages.
+    pub(crate) fn identity(&self) -> (Version, CommitId) {
+        (self.version, self.commit)
+    }
+}
+
+/// Pages read in one atomic step, and the version that they belong to.
+#[derive(Debug, Clone)]
+pub(crate) struct Fetched {
+    pub at: Snapshot,
+    /// One for each page asked for, in that order; `None` past the end of the database.
+    pub pages: Vec<Option<Page>>,
+}
+
+/// How to take a commit back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Undo {
+    /// The reverse deltas, as [`crate::delta`] writes them.
+    Deltas(Vec<u8>),
+    /// Not at all: the page size changed, or there was too much to keep.
+    Barrier,
+}
+
+/// One commit in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogEntry {
+    pub version: Version,
+    pub commit: CommitId,
+    /// Id of the commit before: ties the log's entries, and a snapshot to them.
+    pub base: CommitId,
+    /// Pages before.
+    pub page_count: u32,
+    pub undo: Undo,
+}
+
+/// A commit on its way.
+#[derive(Debug)]
+pub(crate) struct Commit<'a> {
+    /// The version that it was made from.
+    pub base: Snapshot,
+    /// The version that it makes.
+    pub snapshot: Snapshot,
+    /// Pages that are new or different, in ascending order.
+    pub pages: Vec<(PageNo, &'a [u8])>,
+    pub undo: Undo,
+}
+
+impl Commit<'_> {
+    /// Pages of the base that the new version does not have.
+    pub(crate) fn removed(&self) -> impl DoubleEndedIterator<Item = PageNo> {
+        PageNo::range(self.snapshot.page_count + 1, self.base.page_count)
+    }
+}
+
+/// What became of the attempt to get the write lease.
+pub(crate) enum Leased {
+    /// Held, and the version found at that moment.
+    Held(Box<dyn Writer>, Snapshot),
+    /// Another holds it: its token.
+    ByAnother(String),
+}
+
+/// What keeps the pages of one database.
+pub(crate) trait Store: Send + Sync {
+    /// Pages, and the snapshot they belong to, in one atomic read. Asking for none is how the
+    /// current snapshot is had.
+    fn fetch(&self, pages: &[PageNo]) -> Result<Fetched>;
+
+    /// The log's entries after one version and through another, in order; those that were
+    /// trimmed are missing.
+    fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>>;
+
+    /// Tries to get the write lease, and reads the current version as the base of the commit.
+    fn lease(&self, token: &str, life: Duration) -> Result<Leased>;
+
+    /// Prolongs a lease; `false` when it is not held under this token any more.
+    fn renew(&self, token: &str, life: Duration) -> Result<bool>;
+
+    /// Whether anyone holds the lease.
+    fn leased(&self) -> Result<bool>;
+}
+
+/// The one who holds the write lease.
+pub(crate) trait Writer: Send {
+    /// Makes the next version, or not: never half of it, never twice, never over another's.
+    /// With `release` the lease is given back whatever comes of it.
+    fn commit(&mut self, commit: &Commit<'_>, release: bool) -> Result<()>;
+
+    /// Gives the lease back, if it is still held.
+    fn release(&mut self) -> Result<()>;
+}
+
+/// Checks that a log continues `from` without a hole up to `to`.
+pub(crate) fn check_chain<'a>(
+    from: &Snapshot,
+    to: &Snapshot,
+    entries: impl IntoIterator<Item = &'a LogEntry>,
+) -> std::result::Result<(), String> {
+    let mut version = from.version;
+    let mut commit = from.commit;
+    for entry in entries {
+        if entry.version != version.next() {
+            return Err(format!("the log goes from version {version} to {}", entry.version));
+        }
+        if entry.base != commit {
+            return Err(format!("the log's version {} follows another history", entry.version));
+        }
+        (version, commit) = (entry.version, entry.commit);
+    }
+    if (version, commit) == to.identity() {
+        return Ok(());
+    }
+    Err(format!("the log does not reach from version {} to {}", from.version, to.version))
+}
+
+/// Checks the numbers that describe a version.
+pub(crate) fn check_shape(page_size: u64, page_count: u64) -> Result<(u32, u32)> {
+    if !(512..=65536).contains(&page_size) || !page_size.is_power_of_two() {
+        return Err(Cause::Damaged(format!("its page size is {page_size}")).into());
+    }
+    match u32::try_from(page_count) {
+        Ok(count) if count > 0 && count < u32::MAX => Ok((page_size as u32, count)),
+        _ => Err(Cause::Damaged(format!("its page count is {page_count}")).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(version: u64, commit: u64, base: u64) -> LogEntry {
+        LogEntry {
+            version: Version(version),
+            commit: CommitId(commit),
+            base: CommitId(base),
+            page_count: 1,
+            undo: Undo::Barrier,
+        }
+    }
+
+    fn snapshot(version: u64, commit: u64) -> Snapshot {
+        Snapshot { version: Version(version), commit: CommitId(commit), page_size: 512, page_count: 1 }
+    }
+
+    #[test]
+    fn a_chain_must_have_no_hole_and_no_stranger() {
+        let good = [entry(5, 50, 40), entry(6, 60, 50)];
+        assert!(check_chain(&snapshot(4, 40), &snapshot(6, 60), &good).is_ok());
+        assert!(check_chain(&snapshot(4, 41), &snapshot(6, 60), &good).is_err(), "another version 4");
+        assert!(check_chain(&snapshot(4, 40), &snapshot(6, 61), &good).is_err(), "another version 6");
+        assert!(check_chain(&snapshot(4, 40), &snapshot(6, 60), &good[1..]).is_err(), "trimmed");
+        assert!(check_chain(&snapshot(4, 40), &snapshot(6, 60), []).is_err(), "no log");
+        let foreign = [entry(5, 50, 40), entry(6, 60, 51)];
+        assert!(check_chain(&snapshot(4, 40), &snapshot(6, 60), &foreign).is_err());
+    }
+
+    #[test]
+    fn commit_ids_are_sixteen_hex_digits() {
+        let id = CommitId(0xab);
+        assert_eq!(CommitId::parse(id.to_string().as_bytes()), Some(id));
+        for text in ["", "ab", "+0000000000000ab", "00000000000000ag", "00000000000000abc"] {
+            assert_eq!(CommitId::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn shapes_are_checked() {
+        assert!(check_shape(4096, 1).is_ok());
+        for (size, count) in [(0, 1), (4095, 1), (131_072, 1), (256, 1), (4096, 0), (4096, 1 << 33)] {
+            assert!(check_shape(size, count).is_err());
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Replies of the server, read with suspicion: nothing in them is believed before it is checked.
+
+use redis::Value;
+
+use crate::error::{Cause, Result};
+use crate::store::{CommitId, FORMAT, LogEntry, PageNo, Snapshot, Undo, Version, check_shape, keys};
+
+/// The text of a reply, if it is text.
+pub(crate) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
+        Value::VerbatimString { text, .. } => Some(text.clone()),
+        Value::Okay => Some("OK".to_owned()),
+        _ => None,
+    }
+}
+
+/// A reply that is no use here, named in short.
+pub(crate) fn bad_reply(command: &str, value: &Value) -> Cause {
+    let mut shown = format!("{value:?}");
+    if let Some((end, _)) = shown.char_indices().nth(200) {
+        shown.truncate(end);
+    }
+    Cause::BadReply(format!("{command} was answered with {shown}"))
+}
+
+/// The items of an array reply.
+pub(crate) fn array(command: &str, value: Value) -> Result<Vec<Value>> {
+    match value {
+        Value::Array(items) => Ok(items),
+        other => Err(bad_reply(command, &other).into()),
+    }
+}
+
+/// The snapshot from the values of [`keys::SNAPSHOT`], in that order.
+///
+/// A hash without any of them is not there; one with some of them is damaged.
+pub(crate) fn snapshot(fields: &[Value]) -> Result<Snapshot> {
+    let [version, commit, page_size, page_count, format] = fields else {
+        return Err(Cause::BadReply(format!("{} snapshot fields", fields.len())).into());
+    };
+    if fields.iter().all(|field| matches!(field, Value::Nil)) {
+        return Ok(Snapshot::EMPTY);
+    }
+    let format = bytes(keys::FORMAT, format)?;
+    if format != FORMAT.to_string().as_bytes() {
+        return Err(Cause::UnknownFormat(lossy(format)).into());
+    }
+    let version = number(keys::VERSION, version)?;
+    if version == 0 || version >= u64::MAX / 2 {
+        return Err(damaged(keys::VERSION, &version.to_string()));
+    }
+    let commit = bytes(keys::COMMIT, commit)?;
+    let commit = CommitId::parse(commit).ok_or_else(|| damaged(keys::COMMIT, &lossy(commit)))?;
+    let (page_size, page_count) =
+        check_shape(number(keys::PAGE_SIZE, page_size)?, number(keys::PAGE_COUNT, page_count)?)?;
+    Ok(Snapshot { version: Version(version), commit, page_size, page_count })
+}
+
+fn bytes<'a>(field: &str, value: &'a Value) -> Result<&'a [u8]> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::Nil => Err(Cause::Damaged(format!("the hash field {field} is missing")).into()),
+        other => Err(bad_reply("HMGET", other).into()),
+    }
+}
+
+fn number(field: &str, value: &Value) -> Result<u64> {
+    let digits = bytes(field, value)?;
+    parse_number(digits).ok_or_else(|| damaged(field, &lossy(digits)))
+}
+
+fn parse_number(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok()?;
+    // `parse` alone would take a sign.
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+fn damaged(field: &str, value: &str) -> crate::Error {
+    let value: String = value.chars().take(40).collect();
+    Cause::Damaged(format!("the hash field {field} is `{value}`")).into()
+}
+
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned()
+}
+
+/// One page out of the hash, of a version with these numbers.
+pub(crate) fn page(page: PageNo, value: Value, at: &Snapshot) -> Result<Option<Vec<u8>>> {
+    match value {
+        Value::BulkString(_) | Value::Nil if !at.has(page) => Ok(None),
+        Value::BulkString(bytes) if bytes.len() == at.page_size as usize => Ok(Some(bytes)),
+        Value::BulkString(bytes) => Err(Cause::Damaged(format!(
+            "the hash field {} has {} bytes, not {}",
+            keys::page(page),
+            bytes.len(),
+            at.page_size
+        ))
+        .into()),
+        Value::Nil => Err(Cause::Damaged(format!("the hash field {} is missing", keys::page(page))).into()),
+        other => Err(bad_reply("HMGET", &other).into()),
+    }
+}
+
+/// The log entries that `XRANGE` answered.
+pub(crate) fn log_entries(value: Value) -> Result<Vec<LogEntry>> {
+    array("XRANGE", value)?
+        .into_iter()
+        .map(|item| log_entry(&item).ok_or_else(|| bad_reply("XRANGE", &item).into()))
+        .collect()
+}
+
+fn log_entry(item: &Value) -> Option<LogEntry> {
+    let Value::Array(item) = item else { return None };
+    let [Value::BulkString(id), Value::Array(pairs)] = item.as_slice() else { return None };
+    let version = parse_number(id.strip_suffix(b"-0")?)?;
+    let field = |name: &str| {
+        pairs.as_chunks::<2>().0.iter().find_map(|[key, value]| match (key, value) {
+            (Value::BulkString(key), Value::BulkString(value)) if key == name.as_bytes() => Some(value.as_slice()),
+            _ => None,
+        })
+    };
+    Some(LogEntry {
+        version: Version(version),
+        commit: CommitId::parse(field(keys::log::COMMIT)?)?,
+        base: CommitId::parse(field(keys::log::BASE)?)?,
+        page_count: u32::try_from(parse_number(field(keys::log::PAGE_COUNT)?)?).ok()?,
+        undo: match field(keys::log::UNDO) {
+            Some(undo) => Undo::Deltas(undo.to_vec()),
+            None => Undo::Barrier,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn fields(version: &str, commit: &str, size: &str, count: &str, format: &str) -> Vec<Value> {
+        [version, commit, size, count, format].map(bulk).to_vec()
+    }
+
+    #[test]
+    fn a_good_snapshot_is_read() {
+        let snapshot = snapshot(&fields("7", "00000000000000ab", "4096", "12", "1")).unwrap();
+        assert_eq!((snapshot.version, snapshot.page_count), (Version(7), 12));
+    }
+
+    #[test]
+    fn no_hash_is_the_empty_database() {
+        assert_eq!(snapshot(&vec![Value::Nil; 5]).unwrap(), Snapshot::EMPTY);
+    }
+
+    #[test]
+    fn damaged_metadata_is_refused() {
+        let id = "00000000000000ab";
+        for bad in [
+            fields("x", id, "4096", "12", "1"),
+            fields("0", id, "4096", "12", "1"),
+            fields("-1", id, "4096", "12", "1"),
+            fields("+1", id, "4096", "12", "1"),
+            fields("18446744073709551615", id, "4096", "12", "1"),
+            fields("7", "ab", "4096", "12", "1"),
+            fields("7", id, "4095", "12", "1"),
+            fields("7", id, "4096", "0", "1"),
+            fields("7", id, "4096", "12", "2"),
+            fields("7", id, "4096", "12", ""),
+        ] {
+            assert!(snapshot(&bad).is_err(), "{bad:?}");
+        }
+        for missing in 0..5 {
+            let mut some = fields("7", id, "4096", "12", "1");
+            some[missing] = Value::Nil;
+            assert!(snapshot(&some).is_err(), "without {missing}");
+        }
+        assert!(snapshot(&[Value::Int(1)]).is_err());
+    }
+
+    #[test]
+    fn a_page_must_have_its_size() {
+        let at = Snapshot { version: Version(1), commit: CommitId(1), page_size: 512, page_count: 2 };
+        let (two, three) = (PageNo::new(2).unwrap(), PageNo::new(3).unwrap());
+        assert!(page(two, Value::BulkString(vec![0; 512]), &at).unwrap().is_some());
+        assert!(page(two, Value::BulkString(vec![0; 511]), &at).is_err());
+        assert!(page(two, Value::Nil, &at).is_err());
+        assert!(page(two, Value::Int(3), &at).is_err());
+        assert!(page(three, Value::Nil, &at).unwrap().is_none());
+    }
+
+    #[test]
+    fn log_entries_that_make_no_sense_are_refused() {
+        let entry = |id: &str, fields: &[&str]| {
+            Value::Array(vec![Value::Array(vec![bulk(id), Value::Array(fields.iter().map(|f| bulk(f)).collect())])])
+        };
+        let id = "00000000000000ab";
+        let good = ["commit", id, "base", id, "page_count", "3", "undo", "x"];
+        assert_eq!(log_entries(entry("5-0", &good)).unwrap()[0].version, Version(5));
+        assert_eq!(log_entries(entry("5-0", &good[..6])).unwrap()[0].undo, Undo::Barrier);
+        assert!(log_entries(entry("5-1", &good)).is_err());
+        assert!(log_entries(entry("x-0", &good)).is_err());
+        assert!(log_entries(entry("5-0", &good[2..])).is_err());
+        assert!(log_entries(entry("5-0", &good[..5])).is_err());
+        assert!(log_entries(Value::Int(1)).is_err());
+        assert!(log_entries(Value::Array(vec![Value::Nil])).is_err());
+    }
+}

@@ -1,0 +1,374 @@
+//! One transaction of one connection, as a state that owns what it needs.
+
+use crate::cache::Epoch;
+use crate::database::Database;
+use crate::delta::UndoBuilder;
+use crate::error::{Cause, Result};
+use crate::lease::Lease;
+use crate::reader::{Reader, WINDOW_PAGES};
+use crate::store::{Commit, CommitId, Page, PageNo, Snapshot, Undo};
+use crate::writes::{Base, WriteSet};
+
+/// Where a transaction stands.
+pub(crate) enum Txn {
+    /// None is open.
+    None,
+    /// One is open, but nothing was read yet: its snapshot will be the one of the first read.
+    Begun,
+    /// Reads one snapshot.
+    Reading(Reader),
+    /// Holds the write lease, and what was written so far.
+    Writing(Box<Writing>),
+}
+
+/// A write transaction.
+pub(crate) struct Writing {
+    reader: Reader,
+    /// `None` after a commit gave it back, until more is written.
+    lease: Option<Lease>,
+    writes: WriteSet,
+    /// Something was committed since the write lock was taken. More than one commit comes of
+    /// `locking_mode=EXCLUSIVE` and of a transaction over several databases.
+    committed: bool,
+    /// A commit was refused: what follows is SQLite writing the originals back.
+    refused: bool,
+}
+
+/// What a commit left behind for the one who called.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Committed {
+    /// There was nothing to write.
+    Nothing,
+    /// A new version. `altered` when page 1 is not as SQLite has it.
+    Version { altered: bool },
+}
+
+/// Reads whole chunks of a snapshot.
+struct SnapshotBase<'a> {
+    reader: &'a mut Reader,
+    database: &'a Database,
+}
+
+impl Base for SnapshotBase<'_> {
+    fn chunk(&mut self, index: u64, chunk: &mut [u8]) -> Result<()> {
+        let page = u32::try_from(index + 1).ok().and_then(PageNo::new);
+        let page = page.ok_or_else(|| Cause::Internal(format!("chunk {index} is out of range")))?;
+        let bytes = self.reader.page(self.database, page)?;
+        chunk.copy_from_slice(&bytes);
+        Ok(())
+    }
+}
+
+impl Txn {
+    /// The snapshot, if one was taken.
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
+        self.reader().map(|reader| reader.snapshot)
+    }
+
+    pub(crate) fn reader(&self) -> Option<&Reader> {
+        match self {
+            Txn::None | Txn::Begun => None,
+            Txn::Reading(reader) => Some(reader),
+            Txn::Writing(writing) => Some(&writing.reader),
+        }
+    }
+
+    /// Bytes of the database as this transaction sees it.
+    pub(crate) fn size(&self) -> Option<u64> {
+        match self {
+            Txn::None | Txn::Begun => None,
+            Txn::Reading(reader) => Some(reader.snapshot.bytes()),
+            Txn::Writing(writing) => Some(writing.writes.size()),
+        }
+    }
+
+    /// Fills `buffer` from `offset` on; bytes past the end are zero.
+    pub(crate) fn read(&mut self, database: &Database, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        match self {
+            Txn::None | Txn::Begun => Err(Cause::Internal("a read without a snapshot".into()).into()),
+            Txn::Reading(reader) => read_snapshot(reader, database, offset, buffer),
+            Txn::Writing(writing) => {
+                let Writing { reader, writes, .. } = &mut **writing;
+                writes.read(offset, buffer, &mut SnapshotBase { reader, database })
+            }
+        }
+    }
+
+    pub(crate) fn write(&mut self, database: &Database, offset: u64, data: &[u8]) -> Result<()> {
+        let Writing { reader, writes, .. } = self.writing()?;
+        writes.write(offset, data, &mut SnapshotBase { reader, database })
+    }
+
+    pub(crate) fn truncate(&mut self, size: u64) -> Result<()> {
+        self.writing()?.writes.truncate(size);
+        Ok(())
+    }
+
+    /// The write transaction. In a forked child there is none although SQLite believes so.
+    pub(crate) fn writing(&mut self) -> Result<&mut Writing> {
+        match self {
+            Txn::Writing(writing) => Ok(writing),
+            Txn::None | Txn::Begun | Txn::Reading(_) => Err(Cause::Forked.into()),
+        }
+    }
+
+    /// Turns a read transaction into a write transaction: the lease, and proof that nobody
+    /// committed since its snapshot.
+    pub(crate) fn start_writing(&mut self, database: &Database) -> Result<()> {
+        let Txn::Reading(reader) = self else {
+            return Err(Cause::Internal("a write lock without a snapshot".into()).into());
+        };
+        let lease = lease_at(database, &reader.snapshot)?;
+        let Txn::Reading(reader) = std::mem::replace(self, Txn::None) else { return Ok(()) };
+        let writes = WriteSet::new(reader.snapshot.page_size, reader.snapshot.bytes());
+        *self =
+            Txn::Writing(Box::new(Writing { reader, lease: Some(lease), writes, committed: false, refused: false }));
+        Ok(())
+    }
+
+    /// Ends the write part; what was not committed is gone. The read part goes on.
+    pub(crate) fn stop_writing(&mut self) -> Result<()> {
+        if !matches!(self, Txn::Writing(_)) {
+            return Ok(());
+        }
+        let Txn::Writing(writing) = std::mem::replace(self, Txn::None) else { return Ok(()) };
+        *self = Txn::Reading(writing.reader);
+        writing.lease.map_or(Ok(()), Lease::release)
+    }
+
+    /// In a forked child: the lease and its connection stay the parent's, the snapshot is read on
+    /// through connections of the child.
+    pub(crate) fn forked(&mut self, admit: impl FnOnce(&Snapshot) -> Epoch) {
+        let reader = match std::mem::replace(self, Txn::None) {
+            Txn::Reading(reader) => reader,
+            Txn::Writing(writing) => {
+                if let Some(lease) = writing.lease {
+                    lease.abandon();
+                }
+                writing.reader
+            }
+            other @ (Txn::None | Txn::Begun) => {
+                *self = other;
+                return;
+            }
+        };
+        let epoch = admit(&reader.snapshot);
+        *self = Txn::Reading(Reader::new(reader.snapshot, epoch));
+    }
+}
+
+/// The chunk of the write set that is this page, where their sizes agree.
+fn chunk_of(page: PageNo) -> u64 {
+    u64::from(page.get()) - 1
+}
+
+/// The lease, and with it the certainty that `snapshot` is the newest version.
+fn lease_at(database: &Database, snapshot: &Snapshot) -> Result<Lease> {
+    let (lease, now) = database.lease()?;
+    if now.identity() != snapshot.identity() {
+        lease.release()?;
+        return Err(Cause::Stale { snapshot: snapshot.version, found: now.version }.into());
+    }
+    Ok(lease)
+}
+
+fn read_snapshot(reader: &mut Reader, database: &Database, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    let page_size = u64::from(reader.snapshot.page_size);
+    let end = reader.snapshot.bytes();
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = offset + done as u64;
+        if at >= end {
+            buffer[done..].fill(0);
+            break;
+        }
+        let page = u32::try_from(at / page_size + 1).ok().and_then(PageNo::new);
+        let page = page.ok_or_else(|| Cause::Internal(format!("offset {at} is out of range")))?;
+        let bytes = reader.page(database, page)?;
+        let within = (at % page_size) as usize;
+        let length = (bytes.len() - within).min(buffer.len() - done);
+        buffer[done..done + length].copy_from_slice(&bytes[within..within + length]);
+        done += length;
+    }
+    Ok(())
+}
+
+/// The parts of a database header that a commit goes by
+/// (<https://sqlite.org/fileformat2.html#the_database_header>).
+struct Header([u8; 100]);
+
+impl Header {
+    fn word(&self, at: usize) -> u32 {
+        u32::from_be_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+    }
+
+    fn is_sqlite(&self) -> bool {
+        self.0.starts_with(b"SQLite format 3\0")
+    }
+
+    /// "The two-byte big-endian integer at offset 16 […] the value 1 represents 65536."
+    fn page_size(&self) -> Option<u32> {
+        let size = match u16::from_be_bytes([self.0[16], self.0[17]]) {
+            1 => 65536,
+            size => u32::from(size),
+        };
+        (self.is_sqlite() && size >= 512 && size.is_power_of_two()).then_some(size)
+    }
+
+    /// "The in-header database size is only considered to be valid if it is non-zero and if the
+    /// change counter exactly matches the version-valid-for number."
+    fn page_count(&self) -> Option<u32> {
+        let count = self.word(28);
+        (count > 0 && self.word(24) == self.word(92)).then_some(count)
+    }
+
+    /// Written by a connection in WAL mode, which there is none of here.
+    fn wal(&self) -> bool {
+        self.is_sqlite() && self.0[18..20].contains(&2)
+    }
+}
+
+impl Writing {
+    /// Makes the writes a new version. Called at `SQLITE_FCNTL_SYNC`, which SQLite sends for a
+    /// rollback too; see [`Writing::is_rollback`].
+    pub(crate) fn commit(&mut self, database: &Database, keep_lease: bool) -> Result<Committed> {
+        let outcome = self.try_commit(database, keep_lease);
+        if outcome.is_err() {
+            self.refused = true;
+            self.forget_writes();
+        }
+        outcome
+    }
+
+    fn try_commit(&mut self, database: &Database, keep_lease: bool) -> Result<Committed> {
+        if !self.writes.is_changed() {
+            return Ok(Committed::Nothing);
+        }
+        if self.is_rollback(database)? {
+            self.refused = false;
+            self.forget_writes();
+            return Ok(Committed::Nothing);
+        }
+        let mut header = Header([0; 100]);
+        self.read_writes(database, 0, &mut header.0)?;
+        let altered = header.wal();
+        if altered {
+            let Writing { reader, writes, .. } = self;
+            writes.write(18, &[1, 1], &mut SnapshotBase { reader, database })?;
+        }
+        let base = self.reader.snapshot;
+        let page_size = header.page_size().unwrap_or(self.writes.unit() as u32);
+        let pages_written = self.writes.size() / u64::from(page_size);
+        let page_count = header.page_count().map_or(pages_written, u64::from);
+        let (page_size, page_count) = crate::store::check_shape(page_size.into(), page_count)?;
+        let snapshot = Snapshot { version: base.version.next(), commit: CommitId::random(), page_size, page_count };
+        let aligned = self.writes.is_aligned() && page_size as usize == self.writes.unit();
+        let (pages, undo) = if aligned { self.changes(database, &snapshot)? } else { self.recut(database, &snapshot)? };
+        if pages.is_empty() && page_count == base.page_count && page_size == base.page_size {
+            self.forget_writes();
+            return Ok(Committed::Nothing);
+        }
+        let commit = Commit {
+            base,
+            snapshot,
+            pages: pages.iter().map(|(page, bytes)| (*page, bytes.as_slice())).collect(),
+            undo,
+        };
+        let lease = match &mut self.lease {
+            Some(lease) => lease,
+            none => none.insert(lease_at(database, &base)?),
+        };
+        lease.writer().commit(&commit, !keep_lease)?;
+        if !keep_lease {
+            self.lease = None;
+        }
+        database.cache.committed(&base, &snapshot, pages.into_iter());
+        self.reader = Reader::new(snapshot, self.reader.epoch);
+        self.committed = true;
+        self.forget_writes();
+        Ok(Committed::Version { altered })
+    }
+
+    /// Whether what was written is SQLite putting the originals back.
+    ///
+    /// A commit changes page 1, whose change counter every transaction increments that begins by
+    /// taking the write lock (`pager_incr_changecounter`); a rollback restores it. Later
+    /// transactions under one lock (`locking_mode=EXCLUSIVE`) may leave page 1 alone, so then
+    /// only what follows a refused commit is taken for its rollback. What a rollback does not
+    /// restore is the content of free pages, so comparing the other pages would not tell.
+    fn is_rollback(&mut self, database: &Database) -> Result<bool> {
+        if self.committed && !self.refused {
+            return Ok(false);
+        }
+        let first = self.writes.unit().min(self.reader.snapshot.page_size as usize);
+        if first == 0 {
+            // The database was empty: back to nothing.
+            return Ok(self.writes.size() == 0);
+        }
+        if self.writes.size() == 0 {
+            return Ok(false);
+        }
+        let mut now = vec![0; first];
+        self.read_writes(database, 0, &mut now)?;
+        let original = self.reader.page(database, PageNo::FIRST)?;
+        Ok(original[..first] == now)
+    }
+
+    fn read_writes(&mut self, database: &Database, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let Writing { reader, writes, .. } = self;
+        writes.read(offset, buffer, &mut SnapshotBase { reader, database })
+    }
+
+    fn forget_writes(&mut self) {
+        let snapshot = &self.reader.snapshot;
+        self.writes = WriteSet::new(snapshot.page_size, snapshot.bytes());
+    }
+
+    /// The pages that differ from the base, and how to put the old ones back.
+    fn changes(&mut self, database: &Database, snapshot: &Snapshot) -> Result<(Vec<(PageNo, Page)>, Undo)> {
+        let base = self.reader.snapshot;
+        let zeros = Page::new(vec![0; snapshot.page_size as usize]);
+        let written = self.writes.chunks().filter_map(|(index, _)| PageNo::new(u32::try_from(index + 1).ok()?));
+        // Where nothing was written and nothing of the base shows, the file has zeros.
+        let holes = PageNo::range(self.writes.base_chunks() + 1, snapshot.page_count)
+            .filter(|page| self.writes.chunk(chunk_of(*page)).is_none());
+        let gone = PageNo::range(snapshot.page_count + 1, base.page_count);
+        let mut touched: Vec<PageNo> = written.filter(|page| snapshot.has(*page)).chain(holes).chain(gone).collect();
+        touched.sort_unstable();
+        let mut pages = Vec::new();
+        let mut undo = UndoBuilder::default();
+        for batch in touched.chunks(WINDOW_PAGES as usize) {
+            let known: Vec<PageNo> = batch.iter().copied().filter(|page| base.has(*page)).collect();
+            let mut originals = self.reader.pages(database, &known)?.into_iter();
+            for &page in batch {
+                let original = if base.has(page) { originals.next() } else { None };
+                // Nothing is left to go back to if the commit is refused: then all of it goes.
+                let new = match self.writes.take_chunk(chunk_of(page)) {
+                    Some(chunk) if snapshot.has(page) => Page::new(chunk),
+                    _ => zeros.clone(),
+                };
+                if original.as_ref() == Some(&new) && snapshot.has(page) {
+                    continue;
+                }
+                if let Some(original) = original {
+                    undo.page(page, &original, &new);
+                }
+                if snapshot.has(page) {
+                    pages.push((page, new));
+                }
+            }
+        }
+        Ok((pages, Undo::Deltas(undo.finish())))
+    }
+
+    /// All pages, cut anew because their size changed.
+    fn recut(&mut self, database: &Database, snapshot: &Snapshot) -> Result<(Vec<(PageNo, Page)>, Undo)> {
+        let mut pages = Vec::new();
+        for page in PageNo::range(1, snapshot.page_count) {
+            let mut bytes = vec![0; snapshot.page_size as usize];
+            self.read_writes(database, chunk_of(page) * u64::from(snapshot.page_size), &mut bytes)?;
+            pages.push((page, Page::new(bytes)));
+        }
+        Ok((pages, Undo::Barrier))
+    }
+}
