@@ -3,6 +3,7 @@
 mod columns;
 mod json;
 mod rows;
+mod real;
 mod sink;
 pub mod value;
 
