@@ -45,7 +45,12 @@ struct Member {
     place: Place,
     /// The shared lock that says "in use".
     users: File,
+    /// Tells when the server ended, if it is a child of this process.
+    child: Option<Ended>,
 }
+
+/// Receives the exit status of a child.
+type Ended = Receiver<std::io::Result<ExitStatus>>;
 
 /// What [`join`] found.
 pub struct Joined {
@@ -84,9 +89,10 @@ pub fn join() -> Result<Joined> {
     let door = place.door()?;
     let users = lock_file(&place.directory.join("users"))?;
     users.lock_shared().context("the private server's `users` file can't be locked")?;
-    let started = if place.answers()? { false } else { start(&place)? };
+    let child = if place.answers()? { None } else { Some(start(&place)?) };
     drop(door);
-    *member = Some(Member { place, users });
+    let started = child.is_some();
+    *member = Some(Member { place, users, child });
     Ok(Joined { first: true, started, directory })
 }
 
@@ -109,7 +115,12 @@ impl Member {
         if users.try_lock().is_err() {
             return Ok(());
         }
-        self.place.stop()
+        self.place.stop()?;
+        if let Some(child) = self.child {
+            // A parent that ends before its child is reaped may leave a zombie behind.
+            let _ = child.recv_timeout(STOP_LIMIT);
+        }
+        Ok(())
     }
 }
 
@@ -200,24 +211,18 @@ fn is_loading(error: &redis::RedisError) -> bool {
     error.code() == Some("LOADING")
 }
 
-/// Starts the server and waits until it answers. False if another server
-/// was faster, which only one without our lock can be.
-fn start(place: &Place) -> Result<bool> {
+/// Starts the server and waits until it answers.
+fn start(place: &Place) -> Result<Ended> {
     let mut child = spawn(place)?;
-    let process = child.id();
     // Waiting in a thread means that no zombie stays, whenever it ends.
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
-    match wait_until_it_listens(place, &ended) {
-        Ok(()) => place.answers(),
-        Err(error) => {
-            let log = tail(&place.log());
-            Err(error.context(format!(
-                "the private redis-server (process {process}) did not start; the end of {}:\n{log}",
-                place.log().display()
-            )))
-        }
-    }
+    wait_until_it_listens(place, &ended).and_then(|()| place.answers()).map_err(|error| {
+        let log = place.log();
+        let end = tail(&log);
+        error.context(format!("the private redis-server did not start; the end of {}:\n{end}", log.display()))
+    })?;
+    Ok(ended)
 }
 
 fn spawn(place: &Place) -> Result<Child> {
@@ -226,7 +231,7 @@ fn spawn(place: &Place) -> Result<Child> {
     command
         .args(["--port", "0", "--unixsocketperm", "600", "--unixsocket"])
         .arg(&place.socket)
-        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
+        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"])
         .args(["--maxmemory-policy", "noeviction", "--dir"])
         .arg(&place.directory)
         .arg("--logfile")
@@ -246,7 +251,7 @@ fn spawn(place: &Place) -> Result<Child> {
     })
 }
 
-fn wait_until_it_listens(place: &Place, ended: &Receiver<std::io::Result<ExitStatus>>) -> Result<()> {
+fn wait_until_it_listens(place: &Place, ended: &Ended) -> Result<()> {
     let begin = Instant::now();
     loop {
         if place.connect().is_ok() {

@@ -164,8 +164,10 @@ impl Shell {
                     continue;
                 }
             }
+            if !sql.is_empty() {
+                sql.push('\n');
+            }
             sql.push_str(&line);
-            sql.push('\n');
             if line.contains(';') && names::is_complete(&sql) {
                 let origin = origin(start);
                 self.step(&std::mem::take(&mut sql), origin, &mut outcome);
@@ -279,10 +281,17 @@ impl Shell {
 
 /// The text of an error and what led to it.
 pub fn describe(error: &anyhow::Error) -> String {
-    let parts = error.chain().map(|part| match part.downcast_ref::<rusqlite::Error>() {
-        Some(error) => database::message(error),
-        None => part.to_string(),
-    });
+    let mut parts = Vec::new();
+    for part in error.chain() {
+        match part.downcast_ref::<rusqlite::Error>() {
+            // What is below are result codes, which its message spells out.
+            Some(error) => {
+                parts.push(database::message(error));
+                break;
+            }
+            None => parts.push(part.to_string()),
+        }
+    }
     // An error often repeats the one that it wraps.
     let mut told: Vec<String> = Vec::new();
     for part in parts {
