@@ -19,7 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,13 @@ pub fn join() -> Result<Joined> {
 /// Gives the private server up; the last one to leave stops it. Trouble is
 /// reported, but can't be helped any more.
 pub fn leave() {
-    let member = MEMBER.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // Locked is it only while the main thread joins and a signal ends the
+    // process: then the server is left to the next shell.
+    let member = match MEMBER.try_lock() {
+        Ok(mut member) => member.take(),
+        Err(TryLockError::Poisoned(member)) => member.into_inner().take(),
+        Err(TryLockError::WouldBlock) => None,
+    };
     if let Some(member) = member
         && let Err(error) = member.leave()
     {
@@ -214,14 +220,18 @@ fn is_loading(error: &redis::RedisError) -> bool {
 /// Starts the server and waits until it answers.
 fn start(place: &Place) -> Result<Ended> {
     let mut child = spawn(place)?;
+    if let Err(error) = wait_until_it_listens(place, &mut child) {
+        // Neither of these can fail for a child that is not reaped yet.
+        let _ = child.kill();
+        let _ = child.wait();
+        let log = place.log();
+        let end = tail(&log);
+        bail!("the private redis-server did not start: {error:#}; the end of {}:\n{end}", log.display());
+    }
     // Waiting in a thread means that no zombie stays, whenever it ends.
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
-    wait_until_it_listens(place, &ended).and_then(|()| place.answers()).map_err(|error| {
-        let log = place.log();
-        let end = tail(&log);
-        error.context(format!("the private redis-server did not start; the end of {}:\n{end}", log.display()))
-    })?;
+    place.answers()?;
     Ok(ended)
 }
 
@@ -251,19 +261,18 @@ fn spawn(place: &Place) -> Result<Child> {
     })
 }
 
-fn wait_until_it_listens(place: &Place, ended: &Ended) -> Result<()> {
+fn wait_until_it_listens(place: &Place, child: &mut Child) -> Result<()> {
     let begin = Instant::now();
-    loop {
-        if place.connect().is_ok() {
-            return Ok(());
-        }
-        if let Ok(status) = ended.recv_timeout(POLL) {
-            bail!("it ended with {}", status?);
+    while place.connect().is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended with {status}");
         }
         if begin.elapsed() > START_LIMIT {
             bail!("it does not listen after {} seconds", START_LIMIT.as_secs());
         }
+        thread::sleep(POLL);
     }
+    Ok(())
 }
 
 /// The last lines of a log.
