@@ -309,8 +309,13 @@ impl Import<'_> {
         watch.push(cmd("HGET").arg(&keys.hash).arg(keys::VERSION));
         watch.push(cmd("EXISTS").arg(&keys.hash));
         watch.push(cmd("HLEN").arg(staging));
-        let replies: Vec<Value> = link.exchange(&watch)?.into_iter().map(checked).collect::<Result<_>>()?;
-        let [_, version, exists, staged] = replies.as_slice() else {
+        watch.push(&cmd("MULTI"));
+        let replies: Result<Vec<Value>> = link.exchange(&watch)?.into_iter().map(checked).collect();
+        if replies.is_err() {
+            link.close();
+        }
+        let replies = replies?;
+        let [_, version, exists, staged, _] = replies.as_slice() else {
             return Err(Cause::BadReply("WATCH".into()).into());
         };
         if count(exists) > 0 && !self.overwrite {
@@ -324,7 +329,7 @@ impl Import<'_> {
         // Readers of what was there before must see that the version is another one.
         let version = text(version).and_then(|version| version.parse::<u64>().ok()).unwrap_or(0) + 1;
         let commit = CommitId::random();
-        let mut publish = Request::one(&cmd("MULTI"));
+        let mut publish = Request::default();
         let mut hset = cmd("HSET");
         hset.arg(staging).arg(keys::VERSION).arg(version).arg(keys::COMMIT).arg(commit.to_string());
         hset.arg(keys::PAGE_SIZE).arg(self.page_size).arg(keys::PAGE_COUNT).arg(self.page_count);
