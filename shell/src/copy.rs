@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
@@ -43,9 +43,7 @@ fn steps(source: (&Connection, &str), target: (&mut Connection, &str), progress:
         let state = backup.progress();
         let pages = |n: i32| u64::try_from(n).unwrap_or(0);
         progress(pages(state.pagecount - state.remaining), pages(state.pagecount));
-        if let Some(code) = signals::ending() {
-            bail!("interrupted ({code})");
-        }
+        ensure!(!signals::stop(), "interrupted");
         match step {
             StepResult::Done => return Ok(()),
             StepResult::More => stuck = None,

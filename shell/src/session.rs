@@ -136,6 +136,11 @@ impl Shell {
         let mut sql = String::new();
         let mut start = 0;
         while outcome.exit.is_none() && !(outcome.failed && self.bail) {
+            // Ctrl-C stops a file that is read, not only its current statement.
+            if self.depth > 0 && signals::stop() {
+                outcome.failed = true;
+                return outcome;
+            }
             let line = match input.next(!sql.is_empty(), &self.db) {
                 Ok(Line::Text(line)) => line,
                 Ok(Line::Interrupted) => {
@@ -200,6 +205,9 @@ impl Shell {
     fn step(&mut self, text: &str, origin: Origin, outcome: &mut Outcome) {
         self.echo(text, outcome);
         let busy = signals::busy();
+        if self.depth == 0 {
+            signals::begin();
+        }
         self.causes.mark();
         let once = self.once;
         let result = if text.starts_with('.') {

@@ -34,7 +34,7 @@ pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<(
         import.page(pages.read(number)?)?;
         bar.set_position(number.into());
         // Dropped unfinished, the import takes its pages away again.
-        ensure!(signals::ending().is_none(), "interrupted");
+        ensure!(!signals::stop(), "interrupted");
     }
     import.finish()?;
     bar.finish_and_clear();
