@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<i32> {
     let typed = cli.command.is_none() && cli.sql.is_empty();
     let interactive = typed && !cli.shell.batch && (cli.shell.interactive || database::on_a_terminal());
-    let server = Server::choose(&cli.server, interactive)?;
+    let server = Server::choose(&cli.server, interactive);
     signals::watch(interactive)?;
     database::register()?;
     match cli.command {
@@ -143,10 +143,16 @@ fn settings(options: &ShellArgs) -> Settings {
 
 fn welcome(shell: &Shell) {
     println!("sqlite-redis {}\nEnter \".help\" for usage hints.", args::version());
-    if shell.location == Location::Memory {
-        println!(
+    match &shell.location {
+        Location::Memory => println!(
             "This is a transient in-memory database.\n\
              Use \".open NAME\" to open a database in Redis."
-        );
+        ),
+        Location::Redis(name) => {
+            if let Some(server) = shell.server.given() {
+                println!("Database {name} on {server}");
+            }
+        }
+        Location::Uri(_) => {}
     }
 }

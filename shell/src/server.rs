@@ -23,12 +23,12 @@ use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::paths;
 
-/// The program that is started.
-const PROGRAM: &str = "redis-server";
+/// The programs that can be the server, the preferred one first.
+const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 /// Paths of unix sockets are limited to 104 (macOS) or 108 bytes.
 const SOCKET_PATH_LIMIT: usize = 100;
 /// How long a server may take until it listens. Loading data comes later and
@@ -236,8 +236,22 @@ fn start(place: &Place) -> Result<Ended> {
 }
 
 fn spawn(place: &Place) -> Result<Child> {
+    for program in PROGRAMS {
+        match command(program, place)?.spawn() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => return other.with_context(|| format!("{program} can't be started")),
+        }
+    }
+    bail!(
+        "no server was given and there is no redis-server to start a private one.\n\
+         Install it (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)\n\
+         or name a server: --redis URL or SQLITE_REDIS_URL"
+    )
+}
+
+fn command(program: &str, place: &Place) -> Result<Command> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(place.log())?;
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program);
     command
         .args(["--port", "0", "--unixsocketperm", "600", "--unixsocket"])
         .arg(&place.socket)
@@ -251,14 +265,7 @@ fn spawn(place: &Place) -> Result<Child> {
         .stderr(log)
         // Ctrl-C in the terminal is for the shell, not for the server.
         .process_group(0);
-    command.spawn().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow!(
-            "no server was given and there is no {PROGRAM} to start a private one.\n\
-             Install it (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)\n\
-             or name a server: --redis URL or SQLITE_REDIS_URL"
-        ),
-        _ => anyhow!(error).context(format!("{PROGRAM} can't be started")),
-    })
+    Ok(command)
 }
 
 fn wait_until_it_listens(place: &Place, child: &mut Child) -> Result<()> {

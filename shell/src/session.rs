@@ -278,7 +278,10 @@ impl Shell {
             Some(failure) => eprintln!("{}{place}: {}", failure.phase.title(), failure.text),
             None => eprintln!("Error{place}: {}", describe(error)),
         }
-        let code = error.downcast_ref::<SqlFailure>().map_or(0, |failure| failure.code);
+        let code = match error.downcast_ref::<SqlFailure>() {
+            Some(failure) => failure.code,
+            None => error.downcast_ref().map_or(0, database::code),
+        };
         if let Some(cause) = self.causes.behind(code)
             && !describe(error).contains(&cause)
         {

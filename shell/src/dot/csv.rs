@@ -148,7 +148,9 @@ fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usi
         eprintln!("Columns renamed during .import {} due to duplicates:\n{}", request.file, renamed.join(",\n"));
     }
     let columns: Vec<_> = unique.iter().map(|name| format!("{} TEXT", names::quoted(name))).collect();
-    db.execute_batch(&format!("CREATE TABLE {}(\n{})", target(request), columns.join(", ")))
+    // Four to a line, as sqlite3 lays them out.
+    let lines: Vec<_> = columns.chunks(4).map(|line| line.join(", ")).collect();
+    db.execute_batch(&format!("CREATE TABLE {}(\n{})", target(request), lines.join(",\n ")))
         .with_context(|| format!("the table {} can't be made", request.table))?;
     Ok(unique.len())
 }
