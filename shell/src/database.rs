@@ -85,7 +85,7 @@ impl Server {
         }
         let joined = server::join()?;
         if joined.first && (joined.started || self.talkative) {
-            eprintln!("Private Redis in {} (unix socket; use --redis URL for another)", joined.directory);
+            note!("Private Redis in {} (unix socket; use --redis URL for another)", joined.directory);
         }
         Ok(())
     }

@@ -12,6 +12,14 @@
 //! - [`admin`], [`transfer`]: the commands beside the shell
 //! - [`signals`]: Ctrl-C and the end
 
+/// `eprintln!` for terminals that may be gone: the session ends properly then, without a panic.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod args;
 mod paths;
 mod database;
@@ -31,7 +39,7 @@ mod transfer;
 mod signals;
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal};
+use std::io::{BufReader, IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -48,7 +56,7 @@ fn main() -> ExitCode {
         // A signal says enough by its exit code.
         let signal = signals::ending();
         if signal.is_none() {
-            eprintln!("Error: {}", session::describe(&error));
+            note!("Error: {}", session::describe(&error));
         }
         signal.unwrap_or(1)
     });
@@ -106,7 +114,7 @@ fn shell(
     if sql.is_empty() && outcome.exit.is_none() && !(outcome.failed && shell.bail) {
         let earlier = outcome.failed;
         outcome = if interactive {
-            welcome(&shell);
+            welcome(&mut shell)?;
             shell.run(&mut Typed::new()?)
         } else {
             shell.run(&mut Reader::new(BufReader::new(std::io::stdin())))
@@ -141,18 +149,17 @@ fn settings(options: &ShellArgs) -> Settings {
     settings
 }
 
-fn welcome(shell: &Shell) {
-    println!("sqlite-redis {}\nEnter \".help\" for usage hints.", args::version());
-    match &shell.location {
-        Location::Memory => println!(
-            "This is a transient in-memory database.\n\
-             Use \".open NAME\" to open a database in Redis."
-        ),
-        Location::Redis(name) => {
-            if let Some(server) = shell.server.given() {
-                println!("Database {name} on {server}");
-            }
-        }
-        Location::Uri(_) => {}
-    }
+fn welcome(shell: &mut Shell) -> Result<()> {
+    let place = match &shell.location {
+        Location::Memory => "This is a transient in-memory database.\n\
+                             Use \".open NAME\" to open a database in Redis.\n"
+            .to_owned(),
+        Location::Redis(name) => match shell.server.given() {
+            Some(server) => format!("Database {name} on {server}\n"),
+            None => String::new(),
+        },
+        Location::Uri(_) => String::new(),
+    };
+    write!(shell.out, "sqlite-redis {}\nEnter \".help\" for usage hints.\n{place}", args::version())?;
+    Ok(shell.out.flush()?)
 }

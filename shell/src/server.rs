@@ -99,18 +99,27 @@ pub fn join() -> Result<Joined> {
 /// Gives the private server up; the last one to leave stops it. Trouble is
 /// reported, but can't be helped any more.
 pub fn leave() {
-    // Locked is it only while the main thread joins and a signal ends the
-    // process: then the server is left to the next shell.
-    let member = match MEMBER.try_lock() {
-        Ok(mut member) => member.take(),
-        Err(TryLockError::Poisoned(member)) => member.into_inner().take(),
-        Err(TryLockError::WouldBlock) => None,
-    };
-    if let Some(member) = member
+    // Held to the end, so that a signal does not end the process halfway.
+    let mut member = MEMBER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(member) = member.take()
         && let Err(error) = member.leave()
     {
-        eprintln!("Warning: the private redis-server was left running: {error:#}");
+        note!("Warning: the private redis-server was left running: {error:#}");
     }
+}
+
+/// [`leave`] for the thread that ends the process after a signal. While the
+/// main thread joins or leaves, it gets some time for that; if that is not
+/// enough, the server is left to the next shell.
+pub fn leave_within(patience: Duration) {
+    let begin = Instant::now();
+    while let Err(TryLockError::WouldBlock) = MEMBER.try_lock() {
+        if begin.elapsed() > patience {
+            return;
+        }
+        thread::sleep(POLL);
+    }
+    leave();
 }
 
 impl Member {

@@ -273,10 +273,10 @@ impl Shell {
         };
         match error.downcast_ref::<SqlFailure>() {
             Some(failure) if matches!(origin, Origin::Argument) => {
-                eprintln!("Error: {}, {}", failure.phase.word(), failure.text);
+                note!("Error: {}, {}", failure.phase.word(), failure.text);
             }
-            Some(failure) => eprintln!("{}{place}: {}", failure.phase.title(), failure.text),
-            None => eprintln!("Error{place}: {}", describe(error)),
+            Some(failure) => note!("{}{place}: {}", failure.phase.title(), failure.text),
+            None => note!("Error{place}: {}", describe(error)),
         }
         let code = match error.downcast_ref::<SqlFailure>() {
             Some(failure) => failure.code,
@@ -285,7 +285,7 @@ impl Shell {
         if let Some(cause) = self.causes.behind(code)
             && !describe(error).contains(&cause)
         {
-            eprintln!("  cause: {cause}");
+            note!("  cause: {cause}");
         }
     }
 }

@@ -109,7 +109,7 @@ fn end(signal: i32, terminal: Option<&Terminal>) {
     if let Some(terminal) = terminal {
         terminal.restore();
     }
-    server::leave();
+    server::leave_within(GRACE);
     std::process::exit(128 + signal);
 }
 

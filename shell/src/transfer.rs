@@ -38,7 +38,7 @@ pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<(
     }
     import.finish()?;
     bar.finish_and_clear();
-    eprintln!("{} pages of {} bytes imported as {name}", pages.count, pages.size);
+    note!("{} pages of {} bytes imported as {name}", pages.count, pages.size);
     Ok(())
 }
 
@@ -92,7 +92,7 @@ pub fn export(server: &Server, name: &str, file: &Path, force: bool) -> Result<(
     File::open(&path)?.sync_all()?;
     put_in_place(&path, &target, force)?;
     bar.finish_and_clear();
-    eprintln!("{name} exported to {}", file.display());
+    note!("{name} exported to {}", file.display());
     Ok(())
 }
 

@@ -98,7 +98,7 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
         complain_about_width(name, line, columns, record.len());
         let fields = (0..columns).map(|i| record.get(i).map(Field));
         if let Err(error) = insert.execute(params_from_iter(fields)) {
-            eprintln!("{name}:{line}: INSERT failed: {}", database::message(&error));
+            note!("{name}:{line}: INSERT failed: {}", database::message(&error));
             if db.is_autocommit() {
                 // The failure took the whole transaction with it.
                 bail!("the import was rolled back");
@@ -111,9 +111,9 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
 
 fn complain_about_width(name: &str, line: u64, expected: usize, found: usize) {
     if found < expected {
-        eprintln!("{name}:{line}: expected {expected} columns but found {found} - filling the rest with NULL");
+        note!("{name}:{line}: expected {expected} columns but found {found} - filling the rest with NULL");
     } else if found > expected {
-        eprintln!("{name}:{line}: expected {expected} columns but found {found} - extras ignored");
+        note!("{name}:{line}: expected {expected} columns but found {found} - extras ignored");
     }
 }
 
@@ -145,7 +145,7 @@ fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usi
         .map(|(old, new)| format!("\"{old}\" to \"{new}\""))
         .collect();
     if !renamed.is_empty() {
-        eprintln!("Columns renamed during .import {} due to duplicates:\n{}", request.file, renamed.join(",\n"));
+        note!("Columns renamed during .import {} due to duplicates:\n{}", request.file, renamed.join(",\n"));
     }
     let columns: Vec<_> = unique.iter().map(|name| format!("{} TEXT", names::quoted(name))).collect();
     // Four to a line, as sqlite3 lays them out.

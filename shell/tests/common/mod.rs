@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -60,6 +61,15 @@ impl Home {
     pub fn start(&self, args: &[&str]) -> Child {
         let mut command = self.command(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // Only a test that failed halfway leaves a server of this home behind.
+        if let Ok(mut server) = UnixStream::connect(self.data().join("redis.sock")) {
+            let _ = server.write_all(b"SHUTDOWN NOSAVE\r\n");
+        }
     }
 }
 
