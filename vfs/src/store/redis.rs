@@ -185,11 +185,11 @@ struct RedisWriter {
 /// Bounds the log's bytes, which a stream can't do by itself. The log has two halves; when the
 /// younger has got its share, the older is dropped and the younger takes its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct LogMark {
+pub(crate) struct LogMark {
     /// Version with which the younger half begins.
-    begins: u64,
+    pub begins: u64,
     /// Bytes of undo data in the younger half.
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl LogMark {
@@ -477,14 +477,7 @@ impl RedisStore {
         };
         let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
         let (log_mark, trim) = log_mark.add(snapshot.version, deltas.map_or(0, <[u8]>::len) as u64, share);
-        let mut hset = cmd("HSET");
-        hset.arg(&self.keys.hash);
-        hset.arg(keys::VERSION).arg(snapshot.version.0);
-        hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
-        hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
-        hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
-        hset.arg(keys::FORMAT).arg(FORMAT);
-        hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
+        let mut hset = metadata(&self.keys.hash, snapshot, log_mark);
         for (n, (page, bytes)) in commit.pages.iter().enumerate() {
             if n % BATCH == BATCH - 1 {
                 request.push(&hset);
@@ -515,7 +508,7 @@ impl RedisStore {
         request
     }
 
-    fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
+    pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
         let mut command = cmd("XADD");
         command.arg(&self.keys.log).arg("MAXLEN").arg("~").arg(self.log_commits);
         command.arg(format!("{}-0", commit.snapshot.version));
@@ -551,6 +544,19 @@ impl RedisStore {
             None => Err(Cause::BadReply("EXEC was answered with nothing".into()).into()),
         }
     }
+}
+
+/// Sets the fields of a hash that are not pages; pages can be added to the command.
+pub(crate) fn metadata(hash: &str, snapshot: &Snapshot, log_mark: LogMark) -> Cmd {
+    let mut hset = cmd("HSET");
+    hset.arg(hash);
+    hset.arg(keys::VERSION).arg(snapshot.version.0);
+    hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
+    hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
+    hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
+    hset.arg(keys::FORMAT).arg(FORMAT);
+    hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
+    hset
 }
 
 fn now_ms() -> u64 {
