@@ -40,6 +40,7 @@ mod signals;
 
 use std::fs::File;
 use std::io::{BufReader, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -94,6 +95,11 @@ fn shell(
     interactive: bool,
 ) -> Result<i32> {
     let location = Location::parse(database.as_deref().unwrap_or_default());
+    if let Location::Redis(name) = &location
+        && Path::new(name).is_file()
+    {
+        note!("Note: this opens {name} in Redis; the file of that name is file:{name}");
+    }
     let settings = settings(options);
     let mut shell = Shell::new(server, location, settings, options.readonly, interactive)?;
     shell.bail = options.bail;
