@@ -372,3 +372,6 @@ pub(crate) mod pragma {
     /// What has gone over the wire.
     pub const STATS: &str = "redis_stats";
 }
+
+#[cfg(test)]
+mod tests;

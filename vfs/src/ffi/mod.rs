@@ -74,3 +74,6 @@ fn log_as(code: c_int, message: &str) {
     // NUL-terminated and outlive the call.
     unsafe { (api.log)(code, c"sqlite-redis: %s".as_ptr(), message.as_ptr()) };
 }
+
+#[cfg(test)]
+mod tests;

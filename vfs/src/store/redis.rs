@@ -137,7 +137,7 @@ impl Store for RedisStore {
             life,
             connection: None,
             leased: false,
-            watching: false,
+            open: false,
             log_mark: LogMark::default(),
         };
         match writer.begin()? {
@@ -175,8 +175,9 @@ struct RedisWriter {
     connection: Option<Connection>,
     /// Whether the lease was got, and not given back since.
     leased: bool,
-    /// Whether `connection` watches the hash.
-    watching: bool,
+    /// Whether `connection` watches the hash and is inside `MULTI`. That is seen to beforehand: if
+    /// a server refused `MULTI` in the middle of a commit, it would carry out the rest one by one.
+    open: bool,
     /// The log's size as it was when the hash was watched.
     log_mark: LogMark,
 }
@@ -184,11 +185,11 @@ struct RedisWriter {
 /// Bounds the log's bytes, which a stream can't do by itself. The log has two halves; when the
 /// younger has got its share, the older is dropped and the younger takes its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct LogMark {
+pub(crate) struct LogMark {
     /// Version with which the younger half begins.
-    begins: u64,
+    pub begins: u64,
     /// Bytes of undo data in the younger half.
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl LogMark {
@@ -228,7 +229,8 @@ impl RedisWriter {
         }
     }
 
-    /// One round trip: take the lease unless it is held already, watch the hash, read the version.
+    /// One round trip: take the lease unless it is held already, watch the hash, read the version,
+    /// open the transaction.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     fn begin(&mut self) -> Result<Result<Snapshot, String>> {
         match self.try_begin() {
@@ -248,6 +250,7 @@ impl RedisWriter {
         request.push(cmd("WATCH").arg(&self.store.keys.hash));
         request.push(&self.store.hmget(&[]));
         request.push(cmd("HGET").arg(&self.store.keys.hash).arg(keys::LOG_MARK));
+        request.push(&cmd("MULTI"));
         let mut link = self.link()?;
         let mut replies = link.exchange(&request)?.into_iter();
         let connection = link.detach();
@@ -256,14 +259,17 @@ impl RedisWriter {
         let watched = checked(next());
         let snapshot = fetched(next(), &[]);
         self.log_mark = LogMark::parse(&next());
-        (self.connection, self.watching) = (connection, watched.is_ok());
+        let opened = watched.and(checked(next()));
+        // With only one of the two, the connection is of no use to anybody.
+        self.open = opened.is_ok();
+        self.connection = connection.filter(|_| self.open);
         match taken {
             Ok(Value::Okay) => self.leased = true,
             Ok(Value::Nil) => return self.refused(),
             Ok(other) => return Err(bad_reply("SET", &other).into()),
             Err(error) => return Err(self.give_up(error)),
         }
-        match watched.and(snapshot) {
+        match opened.and(snapshot) {
             Ok(fetched) => Ok(Ok(fetched.at)),
             Err(error) => Err(self.give_up(error)),
         }
@@ -279,13 +285,16 @@ impl RedisWriter {
 
     /// Another holds the lease, or an earlier try of ours whose reply was lost: then it is ours.
     fn refused(&mut self) -> Result<Result<Snapshot, String>> {
-        let mut request = Request::one(cmd("GET").arg(&self.store.keys.lock));
-        request.push(&cmd("UNWATCH"));
+        let mut request = Request::default();
+        if self.open {
+            request.push(&cmd("DISCARD"));
+        }
+        request.push(cmd("GET").arg(&self.store.keys.lock));
         let mut link = self.link()?;
-        let mut replies = link.exchange(&request)?.into_iter();
+        let replies = link.exchange(&request);
         drop(link);
-        self.watching = false;
-        let holder = checked(replies.next().unwrap_or_default())?;
+        self.open = false;
+        let holder = checked(replies?.pop().unwrap_or_default())?;
         match text(&holder) {
             Some(token) if token == self.token => {
                 self.leased = true;
@@ -296,9 +305,10 @@ impl RedisWriter {
         }
     }
 
-    /// Makes sure that the hash is watched and is at the version the commit was made from.
+    /// Makes sure that a transaction is open which watches the hash, and that the hash is at the
+    /// version the commit was made from.
     fn watch(&mut self, base: &Snapshot) -> Result<()> {
-        if self.watching && self.connection.is_some() {
+        if self.open && self.connection.is_some() {
             return Ok(());
         }
         match self.begin()? {
@@ -317,7 +327,7 @@ impl RedisWriter {
         let mut link = self.link()?;
         let replies = link.exchange(&request);
         let connection = link.detach();
-        self.watching = false;
+        self.open = false;
         let mut replies = match replies {
             Ok(replies) => replies,
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
@@ -420,18 +430,19 @@ impl Writer for RedisWriter {
     }
 
     fn release(&mut self) -> Result<()> {
-        if !self.leased && !self.watching {
+        if !self.leased && !self.open {
             return Ok(());
         }
         let mut request = Request::default();
+        if self.open {
+            request.push(&cmd("DISCARD"));
+        }
         if self.leased {
             request.push(&self.store.release_command(&self.token));
         }
-        if self.watching {
-            request.push(&cmd("UNWATCH"));
-        }
-        (self.leased, self.watching) = (false, false);
+        (self.leased, self.open) = (false, false);
         let replies = match self.connection.take() {
+            // If this fails the lease ends by itself, and the transaction with its connection.
             Some(connection) => self.server.attach(connection).exchange(&request)?,
             None => self.server.ask(&request)?,
         };
@@ -444,10 +455,10 @@ impl Writer for RedisWriter {
 
 impl Drop for RedisWriter {
     fn drop(&mut self) {
-        // A connection that still watches is not for others; without a watch it is.
+        // A connection inside MULTI is not for others.
         if let Some(connection) = self.connection.take() {
             let mut link = self.server.attach(connection);
-            if self.watching {
+            if self.open {
                 link.close();
             }
         }
@@ -455,9 +466,9 @@ impl Drop for RedisWriter {
 }
 
 impl RedisStore {
-    /// `MULTI` to `EXEC` of a commit.
+    /// What goes into the transaction of a commit, and `EXEC`.
     fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark) -> Request {
-        let mut request = Request::one(&cmd("MULTI"));
+        let mut request = Request::default();
         let Commit { base, snapshot, .. } = commit;
         let share = self.log_bytes / 2;
         let deltas = match &commit.undo {
@@ -466,14 +477,7 @@ impl RedisStore {
         };
         let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
         let (log_mark, trim) = log_mark.add(snapshot.version, deltas.map_or(0, <[u8]>::len) as u64, share);
-        let mut hset = cmd("HSET");
-        hset.arg(&self.keys.hash);
-        hset.arg(keys::VERSION).arg(snapshot.version.0);
-        hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
-        hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
-        hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
-        hset.arg(keys::FORMAT).arg(FORMAT);
-        hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
+        let mut hset = metadata(&self.keys.hash, snapshot, log_mark);
         for (n, (page, bytes)) in commit.pages.iter().enumerate() {
             if n % BATCH == BATCH - 1 {
                 request.push(&hset);
@@ -504,7 +508,7 @@ impl RedisStore {
         request
     }
 
-    fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
+    pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
         let mut command = cmd("XADD");
         command.arg(&self.keys.log).arg("MAXLEN").arg("~").arg(self.log_commits);
         command.arg(format!("{}-0", commit.snapshot.version));
@@ -540,6 +544,19 @@ impl RedisStore {
             None => Err(Cause::BadReply("EXEC was answered with nothing".into()).into()),
         }
     }
+}
+
+/// Sets the fields of a hash that are not pages; pages can be added to the command.
+pub(crate) fn metadata(hash: &str, snapshot: &Snapshot, log_mark: LogMark) -> Cmd {
+    let mut hset = cmd("HSET");
+    hset.arg(hash);
+    hset.arg(keys::VERSION).arg(snapshot.version.0);
+    hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
+    hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
+    hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
+    hset.arg(keys::FORMAT).arg(FORMAT);
+    hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
+    hset
 }
 
 fn now_ms() -> u64 {
