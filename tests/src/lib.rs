@@ -3,6 +3,9 @@
 //! A test starts its own server in a directory of its own, on a unix socket, and ends it when it
 //! is done. Nothing here ever talks to a server that it did not start.
 
+pub mod hosts;
+pub mod proxy;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -114,7 +117,8 @@ impl Server {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}: {}", self.log());
             }
-            let ping = redis::Client::open(self.url())?.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c));
+            let ping =
+                redis::Client::open(self.url())?.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c));
             match ping {
                 Ok(()) => return Ok(()),
                 // It is there and wants a password, or loads its data.
@@ -179,7 +183,8 @@ impl Server {
     /// # Panics
     /// When it can't be run.
     pub fn redis_cli(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli").arg("-s").arg(self.socket()).args(arguments).output().expect("redis-cli");
+        let output =
+            Command::new("redis-cli").arg("-s").arg(self.socket()).args(arguments).output().expect("redis-cli");
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
