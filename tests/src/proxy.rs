@@ -48,12 +48,17 @@ enum Verdict {
     Cut,
 }
 
+struct Held {
+    id: u64,
+    verdict: Option<Verdict>,
+}
+
 #[derive(Default)]
 struct State {
     faults: Vec<(Trigger, Fault)>,
     commands: Vec<String>,
-    /// What waits in the proxy: order of arrival, name of the command, what is to become of it.
-    held: Vec<(u64, String, Option<Verdict>)>,
+    /// What waits in the proxy, in order of arrival.
+    held: Vec<Held>,
     next_held: u64,
     refusing: bool,
     ended: bool,
@@ -138,7 +143,9 @@ impl Proxy {
     /// # Panics
     /// When that does not come to pass.
     pub fn wait_for_held(&self, count: usize) {
-        eventually(&format!("{count} held"), || self.shared.lock().held.len() == count);
+        eventually(&format!("{count} held"), || {
+            self.shared.lock().held.iter().filter(|held| held.verdict.is_none()).count() == count
+        });
     }
 
     /// Lets the first held go.
@@ -146,7 +153,15 @@ impl Proxy {
     /// # Panics
     /// When nothing is held.
     pub fn let_go(&self) {
-        self.decide(Verdict::Go);
+        self.decide(Verdict::Go, false);
+    }
+
+    /// Lets the last held go.
+    ///
+    /// # Panics
+    /// When nothing is held.
+    pub fn let_go_last(&self) {
+        self.decide(Verdict::Go, true);
     }
 
     /// Cuts the connection of the first held.
@@ -154,13 +169,14 @@ impl Proxy {
     /// # Panics
     /// When nothing is held.
     pub fn cut_held(&self) {
-        self.decide(Verdict::Cut);
+        self.decide(Verdict::Cut, false);
     }
 
-    fn decide(&self, verdict: Verdict) {
+    fn decide(&self, verdict: Verdict, last: bool) {
         let mut state = self.shared.lock();
-        let held = state.held.iter_mut().find(|(_, _, decided)| decided.is_none()).expect("nothing is held");
-        held.2 = Some(verdict);
+        let mut held = state.held.iter_mut().filter(|held| held.verdict.is_none());
+        let held = if last { held.next_back() } else { held.next() };
+        held.expect("nothing is held").verdict = Some(verdict);
         self.shared.changed.notify_all();
     }
 
@@ -198,8 +214,8 @@ impl State {
             let _ = client.shutdown(Shutdown::Both);
             let _ = server.shutdown(Shutdown::Both);
         }
-        for (_, _, verdict) in &mut self.held {
-            *verdict = Some(Verdict::Cut);
+        for held in &mut self.held {
+            held.verdict = Some(Verdict::Cut);
         }
     }
 
@@ -254,7 +270,7 @@ impl Shared {
             match fault {
                 Some(Fault::LoseRequest) => return Ok(()),
                 Some(Fault::CutRequest) => return server.stream.write_all(&command[..command.len() / 2]),
-                Some(Fault::HoldRequest) if self.hold(&name) == Verdict::Cut => return Ok(()),
+                Some(Fault::HoldRequest) if self.hold() == Verdict::Cut => return Ok(()),
                 _ => {}
             }
             server.stream.write_all(&command)?;
@@ -262,7 +278,7 @@ impl Shared {
             match fault {
                 Some(Fault::LoseReply) => return Ok(()),
                 Some(Fault::CutReply) => return client.stream.write_all(&reply[..reply.len() / 2]),
-                Some(Fault::HoldReply) if self.hold(&name) == Verdict::Cut => return Ok(()),
+                Some(Fault::HoldReply) if self.hold() == Verdict::Cut => return Ok(()),
                 _ => {}
             }
             client.stream.write_all(&reply)?;
@@ -270,17 +286,17 @@ impl Shared {
         Ok(())
     }
 
-    fn hold(&self, name: &str) -> Verdict {
+    fn hold(&self) -> Verdict {
         let mut state = self.lock();
         let id = state.next_held;
         state.next_held += 1;
-        state.held.push((id, name.to_owned(), None));
+        state.held.push(Held { id, verdict: None });
         loop {
             if state.ended {
                 return Verdict::Cut;
             }
-            let at = state.held.iter().position(|(held, _, _)| *held == id).expect("it is held");
-            if let Some(verdict) = state.held[at].2 {
+            let at = state.held.iter().position(|held| held.id == id).expect("it is held");
+            if let Some(verdict) = state.held[at].verdict {
                 state.held.remove(at);
                 return verdict;
             }
