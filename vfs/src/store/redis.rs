@@ -231,9 +231,17 @@ impl RedisWriter {
     /// One round trip: take the lease unless it is held already, watch the hash, read the version.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     fn begin(&mut self) -> Result<Result<Snapshot, String>> {
-        match self.try_begin() {
+        let outcome = match self.try_begin() {
             // The idle connection had died; nothing was asked for that can't be asked again.
             Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) => self.try_begin(),
+            outcome => outcome,
+        };
+        match outcome {
+            // The lease may be ours although its reply was lost, and would keep others waiting.
+            Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) && !self.leased => {
+                self.leased = true;
+                Err(self.give_up(error))
+            }
             outcome => outcome,
         }
     }
@@ -439,13 +447,19 @@ impl Writer for RedisWriter {
         if self.leased {
             request.push(&self.store.release_command(&self.token));
         }
-        if self.watching {
+        let leased = self.leased;
+        let watching = self.watching && self.connection.is_some();
+        if watching {
             request.push(&cmd("UNWATCH"));
         }
         (self.leased, self.watching) = (false, false);
-        let replies = match self.connection.take() {
-            Some(connection) => self.server.attach(connection).exchange(&request)?,
-            None => self.server.ask(&request)?,
+        let replies = match self.connection.take().map(|connection| self.server.attach(connection).exchange(&request)) {
+            // The watch went with the connection; the lease did not.
+            Some(Err(_)) | None if leased => {
+                self.server.ask(&Request::one(&self.store.release_command(&self.token)))?
+            }
+            Some(Ok(replies)) => replies,
+            Some(Err(_)) | None => return Ok(()),
         };
         for reply in replies {
             checked(reply)?;
