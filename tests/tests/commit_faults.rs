@@ -33,10 +33,14 @@ impl std::ops::Deref for Scene {
 
 impl Scene {
     fn new(timeout: Duration) -> Scene {
+        Scene::with_lease(timeout, Duration::from_millis(300))
+    }
+
+    fn with_lease(timeout: Duration, lease: Duration) -> Scene {
         let server = Server::start();
         server.open("shop").execute_batch("CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (0)").unwrap();
         let proxy = Proxy::to(&server);
-        let through = proxy.options("shop").timeout(timeout).lease(Duration::from_millis(300)).open().unwrap();
+        let through = proxy.options("shop").timeout(timeout).lease(lease).open().unwrap();
         assert_eq!(number(&through, "SELECT count(*) FROM t"), 1);
         Scene { through, back: Backstage { proxy, server } }
     }
@@ -320,7 +324,7 @@ fn a_commit_that_may_still_arrive_is_never_reported_as_failed() {
 #[test]
 fn a_client_that_is_cut_off_at_any_time_goes_on() {
     let server = Server::start();
-    let connection = server.open("shop");
+    let connection = server.options("shop").lease(Duration::from_millis(300)).open().unwrap();
     connection.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)").unwrap();
     let done = AtomicBool::new(false);
     let mut acknowledged = Vec::new();
@@ -371,4 +375,24 @@ fn a_lost_lease_request_does_not_lock_the_client_out() {
         assert_eq!(scene.count(1), 1);
         scene.assert_usable();
     }
+}
+
+#[test]
+fn a_lost_connection_does_not_leave_the_lease_behind() {
+    let scene = Scene::with_lease(LONG, Duration::from_secs(600));
+    let assert_free = || assert_eq!(scene.server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0");
+    // Taken, but the client never learns it.
+    for _ in 0..2 {
+        scene.proxy.next("SET", Fault::LoseReply);
+    }
+    insert(&scene.through).unwrap_err();
+    assert!(!scene.proxy.is_armed());
+    assert_free();
+    // Given back over a connection that breaks.
+    scene.through.execute_batch("BEGIN IMMEDIATE").unwrap();
+    scene.proxy.next("EVAL", Fault::LoseRequest);
+    scene.through.execute_batch("ROLLBACK").unwrap();
+    assert!(!scene.proxy.is_armed());
+    assert_free();
+    scene.assert_usable();
 }
