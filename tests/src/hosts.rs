@@ -63,6 +63,8 @@ pub fn sqlite3(script: &str, environment: &[(&str, &str)]) -> Said {
         .stderr(Stdio::piped())
         .spawn()
         .expect("/usr/bin/sqlite3; is it installed? (scripts/setup installs it)");
+    // The shell's own commands begin at the start of a line.
+    let script: String = script.lines().flat_map(|line| [line.trim_start(), "\n"]).collect();
     let script = format!(".load {}\n{script}\n", extension().display());
     // It may end before it has read everything; what it said tells why.
     let _ = child.stdin.take().expect("its input").write_all(script.as_bytes());
