@@ -3,6 +3,10 @@
 //! A test starts its own server in a directory of its own, on a unix socket, and ends it when it
 //! is done. Nothing here ever talks to a server that it did not start.
 
+pub mod rows;
+pub mod stored;
+pub mod twins;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -114,7 +118,8 @@ impl Server {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}: {}", self.log());
             }
-            let ping = redis::Client::open(self.url())?.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c));
+            let ping =
+                redis::Client::open(self.url())?.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c));
             match ping {
                 Ok(()) => return Ok(()),
                 // It is there and wants a password, or loads its data.
@@ -179,7 +184,8 @@ impl Server {
     /// # Panics
     /// When it can't be run.
     pub fn redis_cli(&self, arguments: &[&str]) -> String {
-        let output = Command::new("redis-cli").arg("-s").arg(self.socket()).args(arguments).output().expect("redis-cli");
+        let output =
+            Command::new("redis-cli").arg("-s").arg(self.socket()).args(arguments).output().expect("redis-cli");
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
@@ -206,6 +212,18 @@ impl Server {
     /// When it can't be opened.
     pub fn open(&self, name: &str) -> Connection {
         let connection = self.options(name).open().unwrap_or_else(|error| panic!("{error}"));
+        connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
+        connection
+    }
+
+    /// A connection as another process would have it: with a cache and sockets that no connection
+    /// of [`Server::open`] shares, nor one of another `n`.
+    ///
+    /// # Panics
+    /// When it can't be opened.
+    pub fn open_apart(&self, name: &str, n: u64) -> Connection {
+        let options = self.options(name).timeout(Duration::from_millis(20_000 + n));
+        let connection = options.open().unwrap_or_else(|error| panic!("{error}"));
         connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
         connection
     }
