@@ -120,7 +120,10 @@ fn check_sight(sight: &Sight<'_>, list: &[String]) -> Option<String> {
     if expected == Some(&sight.tail[..]) {
         return None;
     }
-    Some(format!("append: {} saw list {} end with {:?} at {length}, which it never did", sight.operation.id, sight.list, sight.tail))
+    Some(format!(
+        "append: {} saw list {} end with {:?} at {length}, which it never did",
+        sight.operation.id, sight.list, sight.tail
+    ))
 }
 
 /// What had ended before another began comes before it: whoever begins later sees it.

@@ -158,7 +158,8 @@ pub fn check_presence(workload: &str, operations: &[Operation], found: &[String]
             Outcome::Unknown => there <= 1,
         };
         if !fine {
-            violations.push(format!("{workload}: {:?} operation {} is there {there} times", operation.outcome, operation.id));
+            violations
+                .push(format!("{workload}: {:?} operation {} is there {there} times", operation.outcome, operation.id));
         }
     }
     violations.extend(times.keys().map(|id| format!("{workload}: nobody began {id}")));
@@ -175,11 +176,8 @@ mod tests {
 
     #[test]
     fn presence_is_judged_by_outcome() {
-        let operations = [
-            operation("a", Outcome::Acknowledged),
-            operation("f", Outcome::Failed),
-            operation("u", Outcome::Unknown),
-        ];
+        let operations =
+            [operation("a", Outcome::Acknowledged), operation("f", Outcome::Failed), operation("u", Outcome::Unknown)];
         let check = |found: &[&str]| {
             let found: Vec<String> = found.iter().map(|id| (*id).to_owned()).collect();
             check_presence("test", &operations, &found).len()
