@@ -1,7 +1,6 @@
 //! Works on shared databases while faults are injected, and checks that nothing was lost, torn or
 //! done twice. See `scripts/soak`.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,14 +14,14 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["work", workload, url, id, history, number, seed, lease] => {
+        ["work", workload, url, id, number, seed, lease] => {
             let workload = Workload::named(workload).context("no such workload")?;
             let options = Options::new(workload.name())
                 .server(*url)
                 .lease(Duration::from_millis(lease.parse()?))
                 .timeout(Duration::from_secs(3))
                 .log_bytes(8 << 20);
-            worker::work(workload, &options, id, Path::new(history), number.parse()?, seed.parse()?)
+            worker::work(workload, &options, id, number.parse()?, seed.parse()?)
         }
         [seconds] => soak(seconds.parse().context(USAGE)?, rand::random::<u32>().into()),
         [seconds, seed] => soak(seconds.parse().context(USAGE)?, seed.parse().context(USAGE)?),

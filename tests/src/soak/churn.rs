@@ -98,6 +98,7 @@ fn vacuum(worker: &mut Worker) -> Result<()> {
 fn look(worker: &mut Worker) -> Result<()> {
     let pause = std::time::Duration::from_millis(worker.random.random_range(0..40));
     let whole = worker.random.random_ratio(1, 10);
+    sqlite_redis::forget_last_failure();
     let seen = read(&worker.connection, |db| {
         let before = summary(db)?;
         std::thread::sleep(pause);
@@ -112,7 +113,8 @@ fn look(worker: &mut Worker) -> Result<()> {
     if before != after {
         worker.history.violation(&format!("one transaction saw {before:?} and {after:?}"))?;
     }
-    if sound != "ok" {
+    // It reports pages that could not be read just like pages that are wrong.
+    if sound != "ok" && sqlite_redis::last_failure().is_none() {
         worker.history.violation(&format!("integrity_check: {sound}"))?;
     }
     Ok(())
