@@ -19,7 +19,7 @@ CREATE VIRTUAL TABLE rt USING rtree(id, x0, x1);
 CREATE INDEX i1 ON t(b);
 CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END;
 INSERT INTO t(b, d) VALUES ('x', 1.5), ('it''s
-nl', 2), (NULL, 0.1), ('é' || char(13), -1e300);
+nl', 2), (NULL, 0.1), ('é' || char(13), -1e20);
 INSERT INTO \"or der\" VALUES (x'00ff', 'a'), ('select', 1e999);
 INSERT INTO child VALUES ('no parent');
 INSERT INTO w VALUES ('k', 'v');
