@@ -309,22 +309,25 @@ impl Import<'_> {
         watch.push(cmd("HGET").arg(&keys.hash).arg(keys::VERSION));
         watch.push(cmd("EXISTS").arg(&keys.hash));
         watch.push(cmd("HLEN").arg(staging));
-        let replies: Vec<Value> = link.exchange(&watch)?.into_iter().map(checked).collect::<Result<_>>()?;
-        let [_, version, exists, staged] = replies.as_slice() else {
+        // A server that refuses this one would take what follows command by command.
+        watch.push(&cmd("MULTI"));
+        let replies = link.exchange(&watch)?;
+        let connection = link.detach();
+        let replies: Vec<Value> = replies.into_iter().map(checked).collect::<Result<_>>()?;
+        let [_, version, exists, staged, _] = replies.as_slice() else {
             return Err(Cause::BadReply("WATCH".into()).into());
         };
+        // From here on, a failure closes the connection, and with it watch and transaction.
         if count(exists) > 0 && !self.overwrite {
-            link.close();
             return Err(Cause::Exists.into());
         }
         if count(staged) != u64::from(self.page_count) {
-            link.close();
             return Err(Cause::Damaged(format!("{} pages arrived of {}", count(staged), self.page_count)).into());
         }
         // Readers of what was there before must see that the version is another one.
         let version = text(version).and_then(|version| version.parse::<u64>().ok()).unwrap_or(0) + 1;
         let commit = CommitId::random();
-        let mut publish = Request::one(&cmd("MULTI"));
+        let mut publish = Request::default();
         let mut hset = cmd("HSET");
         hset.arg(staging).arg(keys::VERSION).arg(version).arg(keys::COMMIT).arg(commit.to_string());
         hset.arg(keys::PAGE_SIZE).arg(self.page_size).arg(keys::PAGE_COUNT).arg(self.page_count);
@@ -334,6 +337,10 @@ impl Import<'_> {
         publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log));
         publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));
         publish.push(&cmd("EXEC"));
+        let mut link = match connection {
+            Some(connection) => self.admin.server.attach(connection),
+            None => return Err(Cause::ConnectionLost("it is closed".into()).into()),
+        };
         let mut replies = match link.exchange(&publish) {
             Ok(replies) => replies,
             Err(error) => return self.was_published(commit, version, error),

@@ -175,7 +175,9 @@ struct RedisWriter {
     connection: Option<Connection>,
     /// Whether the lease was got, and not given back since.
     leased: bool,
-    /// Whether `connection` watches the hash.
+    /// Whether `connection` watches the hash and has a transaction open for the commit. `MULTI`
+    /// goes ahead of the commit, because pages must never be sent to a server that has refused
+    /// it: it would take each command by itself, past the watch.
     watching: bool,
     /// The log's size as it was when the hash was watched.
     log_mark: LogMark,
@@ -228,7 +230,8 @@ impl RedisWriter {
         }
     }
 
-    /// One round trip: take the lease unless it is held already, watch the hash, read the version.
+    /// One round trip: take the lease unless it is held already, watch the hash, read the version,
+    /// open the transaction.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     fn begin(&mut self) -> Result<Result<Snapshot, String>> {
         let outcome = match self.try_begin() {
@@ -256,6 +259,7 @@ impl RedisWriter {
         request.push(cmd("WATCH").arg(&self.store.keys.hash));
         request.push(&self.store.hmget(&[]));
         request.push(cmd("HGET").arg(&self.store.keys.hash).arg(keys::LOG_MARK));
+        request.push(&cmd("MULTI"));
         let mut link = self.link()?;
         let mut replies = link.exchange(&request)?.into_iter();
         let connection = link.detach();
@@ -264,14 +268,20 @@ impl RedisWriter {
         let watched = checked(next());
         let snapshot = fetched(next(), &[]);
         self.log_mark = LogMark::parse(&next());
-        (self.connection, self.watching) = (connection, watched.is_ok());
+        let opened = checked(next());
+        if opened.is_err() {
+            // Closed, and with it the watch.
+            drop(connection);
+        } else {
+            (self.connection, self.watching) = (connection, true);
+        }
         match taken {
             Ok(Value::Okay) => self.leased = true,
             Ok(Value::Nil) => return self.refused(),
             Ok(other) => return Err(bad_reply("SET", &other).into()),
             Err(error) => return Err(self.give_up(error)),
         }
-        match watched.and(snapshot) {
+        match watched.and(opened).and(snapshot) {
             Ok(fetched) => Ok(Ok(fetched.at)),
             Err(error) => Err(self.give_up(error)),
         }
@@ -287,13 +297,8 @@ impl RedisWriter {
 
     /// Another holds the lease, or an earlier try of ours whose reply was lost: then it is ours.
     fn refused(&mut self) -> Result<Result<Snapshot, String>> {
-        let mut request = Request::one(cmd("GET").arg(&self.store.keys.lock));
-        request.push(&cmd("UNWATCH"));
-        let mut link = self.link()?;
-        let mut replies = link.exchange(&request)?.into_iter();
-        drop(link);
-        self.watching = false;
-        let holder = checked(replies.next().unwrap_or_default())?;
+        let get = cmd("GET").arg(&self.store.keys.lock).to_owned();
+        let holder = self.leave(Some(&get))?;
         match text(&holder) {
             Some(token) if token == self.token => {
                 self.leased = true;
@@ -302,6 +307,30 @@ impl RedisWriter {
             Some(token) => Ok(Err(token)),
             None => Ok(Err("another, who has just given it back".to_owned())),
         }
+    }
+
+    /// Closes the transaction that was opened for the commit, and asks for one thing more, which
+    /// may be asked twice, in the same trip.
+    fn leave(&mut self, last: Option<&Cmd>) -> Result<Value> {
+        let watching = std::mem::take(&mut self.watching);
+        if let Some(connection) = self.connection.take() {
+            let mut request = Request::default();
+            let discard = watching.then(|| cmd("DISCARD"));
+            for command in discard.iter().chain(last) {
+                request.push(command);
+            }
+            let mut link = self.server.attach(connection);
+            if let Ok(mut replies) = link.exchange(&request) {
+                let reply = if last.is_some() { replies.pop() } else { None };
+                if replies.into_iter().all(|discarded| checked(discarded).is_ok()) {
+                    return checked(reply.unwrap_or_default());
+                }
+                // Forbidden: the transaction ends with the connection.
+                link.close();
+            }
+        }
+        let Some(last) = last else { return Ok(Value::Nil) };
+        checked(self.server.ask(&Request::one(last))?.pop().unwrap_or_default())
     }
 
     /// Makes sure that the hash is watched and is at the version the commit was made from.
@@ -443,34 +472,14 @@ impl Writer for RedisWriter {
         if !self.leased && !self.watching {
             return Ok(());
         }
-        let mut request = Request::default();
-        if self.leased {
-            request.push(&self.store.release_command(&self.token));
-        }
-        let leased = self.leased;
-        let watching = self.watching && self.connection.is_some();
-        if watching {
-            request.push(&cmd("UNWATCH"));
-        }
-        (self.leased, self.watching) = (false, false);
-        let replies = match self.connection.take().map(|connection| self.server.attach(connection).exchange(&request)) {
-            // The watch went with the connection; the lease did not.
-            Some(Err(_)) | None if leased => {
-                self.server.ask(&Request::one(&self.store.release_command(&self.token)))?
-            }
-            Some(Ok(replies)) => replies,
-            Some(Err(_)) | None => return Ok(()),
-        };
-        for reply in replies {
-            checked(reply)?;
-        }
-        Ok(())
+        let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token));
+        self.leave(release.as_ref()).map(|_| ())
     }
 }
 
 impl Drop for RedisWriter {
     fn drop(&mut self) {
-        // A connection that still watches is not for others; without a watch it is.
+        // A connection in a transaction is not for others.
         if let Some(connection) = self.connection.take() {
             let mut link = self.server.attach(connection);
             if self.watching {
@@ -481,9 +490,9 @@ impl Drop for RedisWriter {
 }
 
 impl RedisStore {
-    /// `MULTI` to `EXEC` of a commit.
+    /// What follows `MULTI` in a commit, up to `EXEC`.
     fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark) -> Request {
-        let mut request = Request::one(&cmd("MULTI"));
+        let mut request = Request::default();
         let Commit { base, snapshot, .. } = commit;
         let share = self.log_bytes / 2;
         let deltas = match &commit.undo {
