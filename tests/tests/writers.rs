@@ -203,7 +203,7 @@ fn a_writer_that_slept_in_the_middle_of_its_commit_is_refused() {
     let (server, connection) = table();
     connection.execute_batch("CREATE TABLE other (y)").unwrap();
     assert_eq!(number_of_version(&connection), 2);
-    for command in ["MULTI", "HSET", "XADD", "EXEC"] {
+    for command in ["HSET", "XADD", "EXEC"] {
         connection.execute_batch("DELETE FROM t").unwrap();
         let version = number_of_version(&connection);
         let proxy = Proxy::to(&server);
