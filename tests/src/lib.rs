@@ -3,6 +3,7 @@
 //! A test starts its own server in a directory of its own, on a unix socket, and ends it when it
 //! is done. Nothing here ever talks to a server that it did not start.
 
+pub mod failures;
 pub mod hosts;
 pub mod proxy;
 pub mod rows;
@@ -225,6 +226,15 @@ impl Server {
         let connection = options.open().unwrap_or_else(|error| panic!("{error}"));
         connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
         connection
+    }
+
+    /// Sends it a signal, such as `STOP`.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
+        assert!(sent.expect("kill").success(), "kill -{signal}");
     }
 
     /// Ends the server at once, as a crash does.

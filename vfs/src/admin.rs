@@ -315,6 +315,7 @@ impl Import<'_> {
         watch.push(&snapshot_command(keys));
         watch.push(cmd("EXISTS").arg(&keys.hash));
         watch.push(cmd("HLEN").arg(staging));
+        // A server that refuses this one would take what follows command by command.
         watch.push(&cmd("MULTI"));
         let replies: Result<Vec<Value>> = link.exchange(&watch)?.into_iter().map(checked).collect();
         // Unless it comes to the end of this, the connection is no use to others.

@@ -63,7 +63,7 @@ impl Process {
         let key = format!(
             "{server_key} {:?} {name:?} {:?}",
             config.prefix,
-            (config.lease, config.log_commits, config.log_bytes)
+            (config.lease, config.log_commits, config.log_bytes, config.allow_eviction)
         );
         let mut databases = self.databases.lock();
         if let Some(database) = databases.get(&key) {

@@ -175,8 +175,9 @@ struct RedisWriter {
     connection: Option<Connection>,
     /// Whether the lease was got, and not given back since.
     leased: bool,
-    /// Whether `connection` watches the hash and is inside `MULTI`. That is seen to beforehand: if
-    /// a server refused `MULTI` in the middle of a commit, it would carry out the rest one by one.
+    /// Whether `connection` watches the hash and has a transaction open for the commit. `MULTI`
+    /// goes ahead of the commit, because pages must never be sent to a server that has refused
+    /// it: it would take each command by itself, past the watch.
     open: bool,
     /// The log's size as it was when the hash was watched.
     log_mark: LogMark,
@@ -267,17 +268,20 @@ impl RedisWriter {
         let watched = checked(next());
         let snapshot = fetched(next(), &[]);
         self.log_mark = LogMark::parse(&next());
-        let opened = watched.and(checked(next()));
-        // With only one of the two, the connection is of no use to anybody.
-        self.open = opened.is_ok();
-        self.connection = connection.filter(|_| self.open);
+        let opened = checked(next());
+        if opened.is_err() {
+            // Closed, and with it the watch.
+            drop(connection);
+        } else {
+            (self.connection, self.open) = (connection, true);
+        }
         match taken {
             Ok(Value::Okay) => self.leased = true,
             Ok(Value::Nil) => return self.refused(),
             Ok(other) => return Err(bad_reply("SET", &other).into()),
             Err(error) => return Err(self.give_up(error)),
         }
-        match opened.and(snapshot) {
+        match watched.and(opened).and(snapshot) {
             Ok(fetched) => Ok(Ok(fetched.at)),
             Err(error) => Err(self.give_up(error)),
         }
@@ -293,16 +297,8 @@ impl RedisWriter {
 
     /// Another holds the lease, or an earlier try of ours whose reply was lost: then it is ours.
     fn refused(&mut self) -> Result<Result<Snapshot, String>> {
-        let mut request = Request::default();
-        if self.open {
-            request.push(&cmd("DISCARD"));
-        }
-        request.push(cmd("GET").arg(&self.store.keys.lock));
-        let mut link = self.link()?;
-        let replies = link.exchange(&request);
-        drop(link);
-        self.open = false;
-        let holder = checked(replies?.pop().unwrap_or_default())?;
+        let get = cmd("GET").arg(&self.store.keys.lock).to_owned();
+        let holder = self.leave(Some(&get))?;
         match text(&holder) {
             Some(token) if token == self.token => {
                 self.leased = true;
@@ -313,8 +309,31 @@ impl RedisWriter {
         }
     }
 
-    /// Makes sure that a transaction is open which watches the hash, and that the hash is at the
-    /// version the commit was made from.
+    /// Closes the transaction that was opened for the commit, and asks for one thing more, which
+    /// may be asked twice, in the same trip.
+    fn leave(&mut self, last: Option<&Cmd>) -> Result<Value> {
+        let open = std::mem::take(&mut self.open);
+        if let Some(connection) = self.connection.take() {
+            let mut request = Request::default();
+            let discard = open.then(|| cmd("DISCARD"));
+            for command in discard.iter().chain(last) {
+                request.push(command);
+            }
+            let mut link = self.server.attach(connection);
+            if let Ok(mut replies) = link.exchange(&request) {
+                let reply = if last.is_some() { replies.pop() } else { None };
+                if replies.into_iter().all(|discarded| checked(discarded).is_ok()) {
+                    return checked(reply.unwrap_or_default());
+                }
+                // Forbidden: the transaction ends with the connection.
+                link.close();
+            }
+        }
+        let Some(last) = last else { return Ok(Value::Nil) };
+        checked(self.server.ask(&Request::one(last))?.pop().unwrap_or_default())
+    }
+
+    /// Makes sure that the hash is watched and is at the version the commit was made from.
     fn watch(&mut self, base: &Snapshot) -> Result<()> {
         if self.open && self.connection.is_some() {
             return Ok(());
@@ -450,30 +469,17 @@ impl Writer for RedisWriter {
     }
 
     fn release(&mut self) -> Result<()> {
-        let leased = std::mem::take(&mut self.leased);
-        let release = self.store.release_command(&self.token);
-        let link = self.connection.take().map(|connection| self.server.attach(connection));
-        if let Some(mut link) = link.filter(|_| std::mem::take(&mut self.open)) {
-            let mut request = Request::one(&cmd("DISCARD"));
-            if leased {
-                request.push(&release);
-            }
-            if let Ok(replies) = link.exchange(&request) {
-                return replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()));
-            }
-            // The transaction went with its connection; the lease did not.
+        if !self.leased && !self.open {
+            return Ok(());
         }
-        if leased {
-            let mut replies = self.server.ask(&Request::one(&release))?;
-            checked(replies.pop().unwrap_or_default())?;
-        }
-        Ok(())
+        let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token));
+        self.leave(release.as_ref()).map(|_| ())
     }
 }
 
 impl Drop for RedisWriter {
     fn drop(&mut self) {
-        // A connection inside MULTI is not for others.
+        // A connection in a transaction is not for others.
         if let Some(connection) = self.connection.take() {
             let mut link = self.server.attach(connection);
             if self.open {
@@ -484,7 +490,7 @@ impl Drop for RedisWriter {
 }
 
 impl RedisStore {
-    /// What goes into the transaction of a commit, and `EXEC`.
+    /// What follows `MULTI` in a commit, up to `EXEC`.
     fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark) -> Request {
         let mut request = Request::default();
         let Commit { base, snapshot, .. } = commit;

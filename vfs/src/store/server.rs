@@ -203,7 +203,7 @@ impl Link<'_> {
         };
         converse().map_err(|error| {
             self.connection = None;
-            Cause::ConnectionLost(error.to_string()).into()
+            Cause::ConnectionLost(in_words(&error)).into()
         })
     }
 
@@ -276,9 +276,15 @@ pub(crate) fn server_cause(error: &ServerError) -> Cause {
     }
 }
 
+/// A failure of a connection in words. What the system says of a timeout, "resource temporarily
+/// unavailable", is no help.
+fn in_words(error: &RedisError) -> String {
+    if error.is_timeout() { "no reply in time".to_owned() } else { error.to_string() }
+}
+
 /// Why no connection came about.
 fn connect_cause(error: RedisError) -> Cause {
-    let message = error.to_string();
+    let message = in_words(&error);
     match error.kind() {
         ErrorKind::AuthenticationFailed => Cause::Authentication(message),
         ErrorKind::Server(ServerErrorKind::BusyLoading) => Cause::Loading(message),

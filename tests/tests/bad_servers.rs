@@ -1,0 +1,313 @@
+//! Servers that are away, full, loading, or refuse: the right code, a reason that names database
+//! and server, and a connection that works again when the cause is gone.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use sqlite_redis::Options;
+use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure, run};
+use sqlite_redis_tests::{Server, check_integrity, eventually, number};
+
+fn table(server: &Server) -> Connection {
+    let connection = server.options("shop").timeout(Duration::from_millis(500)).lease(LEASE).open().unwrap();
+    connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    connection
+}
+
+const LEASE: Duration = Duration::from_millis(300);
+
+fn lasting() -> Server {
+    Server::with(["--appendonly", "yes"]).start()
+}
+
+/// It reads what is there, and writes.
+fn assert_usable(connection: &Connection, rows: i64) {
+    assert_eq!(number(connection, "SELECT count(*) FROM t"), rows);
+    connection.execute_batch("INSERT INTO t VALUES (9); DELETE FROM t WHERE x = 9").unwrap();
+    assert_eq!(number(connection, "SELECT count(*) FROM t"), rows);
+    check_integrity(connection);
+}
+
+#[test]
+fn a_server_that_is_down_can_not_be_opened_until_it_is_up() {
+    let mut server = lasting();
+    drop(table(&server));
+    server.kill();
+    for options in [server.options("shop"), server.options("another")] {
+        assert_failure(open_failure(&options), code::CANTOPEN, "can't connect");
+    }
+    server.restart();
+    assert_usable(&server.open("shop"), 1);
+}
+
+#[test]
+fn a_server_that_goes_down_fails_reads_until_it_is_up() {
+    let mut server = lasting();
+    let connection = table(&server);
+    server.kill();
+    assert_failure(failure(&connection, "SELECT * FROM t"), code::IOERR_READ, "can't connect");
+    assert_failure(failure(&connection, "SELECT * FROM t"), code::IOERR_READ, &server.url());
+    assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::IOERR_READ, "can't connect");
+    server.restart();
+    assert_usable(&connection, 1);
+}
+
+#[test]
+fn a_server_that_goes_down_in_a_read_transaction_fails_it() {
+    let mut server = lasting();
+    let connection = table(&server);
+    connection.execute_batch("BEGIN").unwrap();
+    number(&connection, "SELECT count(*) FROM t");
+    server.kill();
+    assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::IOERR_LOCK, "");
+    server.restart();
+    assert!(connection.is_autocommit(), "SQLite has rolled back");
+    assert_usable(&connection, 1);
+}
+
+#[test]
+fn a_server_that_goes_down_before_a_commit_leaves_its_fate_unknown() {
+    let mut server = lasting();
+    let connection = table(&server);
+    connection.execute_batch("BEGIN; INSERT INTO t VALUES (2)").unwrap();
+    server.kill();
+    assert_failure(failure(&connection, "COMMIT"), code::IOERR_FSYNC, "unknown whether version 3");
+    assert!(connection.is_autocommit(), "the transaction is over");
+    server.restart();
+    assert_usable(&connection, 1);
+}
+
+#[test]
+fn a_server_that_is_back_in_time_gets_the_commit() {
+    let mut server = lasting();
+    let connection = server.options("shop").timeout(Duration::from_secs(30)).open().unwrap();
+    connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    connection.execute_batch("BEGIN; INSERT INTO t VALUES (2)").unwrap();
+    server.kill();
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.restart());
+        connection.execute_batch("COMMIT").unwrap();
+    });
+    assert_usable(&connection, 2);
+}
+
+#[test]
+fn a_server_that_hangs_fails_after_the_timeout() {
+    let server = Server::start();
+    let connection = table(&server);
+    server.signal("STOP");
+    assert_failure(failure(&connection, "SELECT * FROM t"), code::IOERR_READ, "no reply in time");
+    let options = server.options("other").timeout(Duration::from_millis(200)).connect_timeout(LEASE);
+    let failed = open_failure(&options);
+    server.signal("CONT");
+    assert_failure(failed, code::CANTOPEN, "no reply in time");
+    assert_usable(&connection, 1);
+}
+
+fn with_user(server: &Server, user: &str, password: &str) -> Options {
+    Options::new("shop").server(format!("{}?user={user}&pass={password}", server.url())).lease(LEASE)
+}
+
+#[test]
+fn a_wrong_password_is_named_as_the_cause_but_not_shown() {
+    let server = Server::with(["--requirepass", "right-secret"]).start();
+    let wrong = Options::new("shop").server(format!("{}?pass=wrong-secret", server.url()));
+    let none = server.options("shop");
+    for options in [wrong, none] {
+        let failed = open_failure(&options);
+        assert!(!failed.1.contains("secret"), "{}", failed.1);
+        assert_failure(failed, code::AUTH, "the server refuses the user or password");
+    }
+    let right = Options::new("shop").server(format!("{}?pass=right-secret", server.url())).open().unwrap();
+    right.execute_batch("CREATE TABLE t (x)").unwrap();
+    // The rules change while it is open.
+    let mut redis =
+        redis::Client::open(format!("{}?pass=right-secret", server.url())).unwrap().get_connection().unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "requirepass", "changed"]).exec(&mut redis).unwrap();
+    redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).exec(&mut redis).unwrap();
+    assert_failure(failure(&right, "SELECT * FROM t"), code::AUTH, "password");
+    redis::cmd("CONFIG").arg(&["SET", "requirepass", "right-secret"]).exec(&mut redis).unwrap();
+    assert_usable(&right, 0);
+}
+
+fn set_user(server: &Server, rules: &[&str]) {
+    let mut arguments = vec!["ACL", "SETUSER", "ann", "reset", "on", ">pw", "~*", "&*"];
+    arguments.extend(rules);
+    assert_eq!(server.redis_cli(&arguments), "OK");
+}
+
+#[test]
+fn a_user_who_may_only_read_reads_and_is_told_so_when_writing() {
+    let server = Server::start();
+    table(&server);
+    set_user(&server, &["+@read", "+@connection", "+info", "+type"]);
+    let connection = with_user(&server, "ann", "pw").open().unwrap();
+    assert_eq!(number(&connection, "SELECT count(*) FROM t"), 1);
+    assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::PERM, "access rules forbid this");
+    set_user(&server, &["+@all"]);
+    assert_usable(&connection, 1);
+}
+
+#[test]
+fn a_user_without_scripts_writes_but_the_lease_ends_by_itself() {
+    let server = Server::start();
+    table(&server);
+    set_user(&server, &["+@all", "-@scripting"]);
+    let connection = with_user(&server, "ann", "pw").open().unwrap();
+    connection.busy_timeout(Duration::from_secs(30)).unwrap();
+    for x in 2..5 {
+        connection.execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
+    }
+    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    assert_usable(&connection, 4);
+}
+
+#[test]
+fn a_user_without_info_opens_all_the_same() {
+    let server = Server::start();
+    table(&server);
+    set_user(&server, &["+@all", "-info"]);
+    assert_usable(&with_user(&server, "ann", "pw").open().unwrap(), 1);
+}
+
+#[test]
+fn a_user_without_a_command_that_is_needed_is_told_which() {
+    let server = Server::start();
+    table(&server);
+    for command in ["hmget", "type"] {
+        set_user(&server, &["+@all", &format!("-{command}")]);
+        assert_failure(open_failure(&with_user(&server, "ann", "pw")), code::PERM, command);
+    }
+    for command in ["set", "watch", "multi", "hset", "xadd"] {
+        set_user(&server, &["+@all", &format!("-{command}")]);
+        let connection = with_user(&server, "ann", "pw").open().unwrap();
+        connection.busy_timeout(Duration::from_secs(30)).unwrap();
+        assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::PERM, command);
+        set_user(&server, &["+@all"]);
+        assert_usable(&connection, 1);
+    }
+}
+
+#[test]
+fn a_user_who_may_not_discard_leaves_nothing_open_behind() {
+    let server = Server::start();
+    let holder = table(&server);
+    set_user(&server, &["+@all", "-discard"]);
+    let connection = with_user(&server, "ann", "pw").open().unwrap();
+    connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (2); ROLLBACK").unwrap();
+    assert_usable(&connection, 1);
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    assert_failure(failure(&connection, "BEGIN IMMEDIATE"), code::BUSY, "another client is writing");
+    holder.execute_batch("ROLLBACK").unwrap();
+    assert_usable(&connection, 1);
+}
+
+#[test]
+fn a_user_without_these_keys_is_told_so() {
+    let server = Server::start();
+    table(&server);
+    set_user(&server, &["+@all", "resetkeys", "~other:*"]);
+    assert_failure(open_failure(&with_user(&server, "ann", "pw")), code::PERM, "access rules forbid this");
+    let elsewhere = with_user(&server, "ann", "pw").prefix("other").open().unwrap();
+    elsewhere.execute_batch("CREATE TABLE t (x)").unwrap();
+    assert_usable(&elsewhere, 0);
+}
+
+#[test]
+fn a_database_number_that_is_not_there_is_refused() {
+    let server = Server::start();
+    let there = Options::new("shop").server(format!("{}?db=3", server.url()));
+    there.open().unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    assert_eq!(server.redis_cli(&["-n", "3", "EXISTS", "sqlite:{shop}"]), "1");
+    let missing = Options::new("shop").server(format!("{}?db=99", server.url()));
+    let failed = open_failure(&missing);
+    assert!(failed.1.contains("?db=99"), "{}", failed.1);
+    assert_failure(failed, code::CANTOPEN, "database");
+}
+
+#[test]
+fn a_loading_server_is_busy_until_it_has_loaded() {
+    let server = Server::start();
+    let connection = table(&server);
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let mut redis = server.redis();
+    for n in 0..600 {
+        redis::cmd("SET").arg(format!("key{n}")).arg("x".repeat(1000)).exec(&mut redis).unwrap();
+    }
+    for (option, value) in
+        [("key-load-delay", "2500"), ("loading-process-events-interval-bytes", "1024"), ("rdbcompression", "no")]
+    {
+        redis::cmd("CONFIG").arg(&["SET", option, value]).exec(&mut redis).unwrap();
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(move || redis::cmd("DEBUG").arg("RELOAD").exec(&mut redis).unwrap());
+        eventually("it is loading", || {
+            let state = redis::cmd("GET").arg("x").exec(&mut server.redis());
+            state.is_err_and(|error| error.code() == Some("LOADING"))
+        });
+        assert_failure(failure(&connection, "SELECT * FROM t"), code::BUSY, "still loading");
+        assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::BUSY, "still loading");
+        let other = server.options("another").timeout(Duration::from_secs(20));
+        assert_failure(open_failure(&other), code::BUSY, "still loading");
+        eventually("it has loaded", || run(&connection, "SELECT * FROM t").is_ok());
+    });
+    assert_usable(&connection, 1);
+}
+
+#[test]
+fn a_replica_reads_and_is_named_as_such_when_writing() {
+    let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
+    let connection = table(&primary);
+    let replica = Server::replica_of(&primary);
+    let there = replica.options("shop").open().unwrap();
+    assert_eq!(number(&there, "SELECT count(*) FROM t"), 1);
+    for sql in ["INSERT INTO t VALUES (2)", "BEGIN IMMEDIATE", "CREATE TABLE u (x)"] {
+        assert_failure(failure(&there, sql), code::READONLY, "read-only replica");
+    }
+    let new = replica.options("new").open().unwrap();
+    assert_failure(failure(&new, "CREATE TABLE t (x)"), code::READONLY, "write to its primary");
+    connection.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    eventually("it follows", || number(&there, "SELECT count(*) FROM t") == 2);
+    replica.redis_cli(&["REPLICAOF", "NO", "ONE"]);
+    assert_usable(&there, 2);
+}
+
+#[test]
+fn a_full_server_rolls_the_transaction_back() {
+    let server = Server::start();
+    let connection = table(&server);
+    let limit = |bytes: &str| assert_eq!(server.redis_cli(&["CONFIG", "SET", "maxmemory", bytes]), "OK");
+    // Full from the start: there is not even room for the lease.
+    limit("1");
+    assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::FULL, "out of memory");
+    assert_eq!(number(&connection, "SELECT count(*) FROM t"), 1, "reading goes on");
+    limit("0");
+    assert_usable(&connection, 1);
+    // Full at the commit.
+    connection.execute_batch("BEGIN; INSERT INTO t VALUES (2); INSERT INTO t VALUES (zeroblob(100000))").unwrap();
+    limit("1");
+    assert_failure(failure(&connection, "COMMIT"), code::FULL, "nothing was written");
+    assert!(connection.is_autocommit(), "the transaction is over");
+    assert_eq!(number(&connection, "SELECT count(*) FROM t"), 1);
+    assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0", "the lease was given back");
+    limit("0");
+    assert_usable(&connection, 1);
+}
+
+#[test]
+fn a_server_that_may_drop_pages_is_refused_unless_allowed() {
+    for policy in ["allkeys-lru", "allkeys-lfu", "allkeys-random"] {
+        let server = Server::with(["--maxmemory-policy", policy]).start();
+        assert_failure(open_failure(&server.options("shop")), code::CANTOPEN, policy);
+        let allowed = server.options("shop").allow_eviction(true).open().unwrap();
+        allowed.execute_batch("CREATE TABLE t (x)").unwrap();
+        assert_failure(open_failure(&server.options("shop")), code::CANTOPEN, "allow_eviction=1");
+        server.redis_cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+        assert_usable(&server.open("shop"), 0);
+    }
+    for policy in ["volatile-lru", "volatile-ttl"] {
+        let server = Server::with(["--maxmemory-policy", policy]).start();
+        assert_usable(&table(&server), 1);
+    }
+}
