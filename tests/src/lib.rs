@@ -6,6 +6,7 @@
 pub mod failures;
 pub mod hosts;
 pub mod proxy;
+pub mod queries;
 pub mod rows;
 pub mod soak;
 pub mod stored;
@@ -329,11 +330,14 @@ pub fn chinook() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// A file that the build has made, such as the extension or the shell.
+/// A file that the build has made, such as the extension or the shell: the newest, since
+/// `cargo test` puts the extension among the test programs, `cargo build` one directory up.
 ///
 /// # Panics
 /// When the test program is not where cargo puts it.
 pub fn built(name: &str) -> PathBuf {
     let program = std::env::current_exe().expect("the test program");
-    program.ancestors().nth(2).expect("the target directory").join(name)
+    let places = program.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    let age = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+    places.max_by_key(age).expect("the target directory")
 }

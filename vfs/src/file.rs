@@ -151,6 +151,7 @@ impl File {
             return self.read_unlocked(offset, buffer);
         }
         self.need_snapshot()?;
+        self.refuse_parents_transaction()?;
         self.txn.read(&self.database, offset, buffer)?;
         let whole = offset + buffer.len() as u64 <= self.txn.size().unwrap_or(0);
         self.mind_pager(offset, buffer, whole);
@@ -244,6 +245,7 @@ impl File {
             self.txn = Txn::Begun;
             self.level = Level::Shared;
         }
+        self.refuse_parents_transaction()?;
         if level >= Level::Reserved && !matches!(self.txn, Txn::Writing(_)) {
             if self.read_only {
                 return Err(Cause::ReadOnly.into());
@@ -349,6 +351,15 @@ impl File {
             Admission::Admitted(epoch) => epoch,
             Admission::NeedsHistory { .. } => Epoch::NONE,
         });
+        Ok(())
+    }
+
+    /// In a child that was forked inside a write transaction, SQLite goes on with that until it
+    /// rolls back. It must not: what it had written so far only the parent has.
+    fn refuse_parents_transaction(&self) -> Result<()> {
+        if self.level >= Level::Reserved && !matches!(self.txn, Txn::Writing(_)) {
+            return Err(Cause::Forked.into());
+        }
         Ok(())
     }
 
