@@ -23,7 +23,7 @@ pub fn ls(server: &Server, as_json: bool) -> Result<()> {
     }
     if all.is_empty() {
         if stdout().is_terminal() {
-            eprintln!("No databases yet. `sqlite-redis NAME` makes one.");
+            note!("No databases yet. `sqlite-redis NAME` makes one.");
         }
         return Ok(());
     }
@@ -73,8 +73,7 @@ pub fn rm(server: &Server, name: &str, yes: bool) -> Result<()> {
         if !stdin().is_terminal() {
             bail!("rm removes a database for good; say --yes where nobody can be asked");
         }
-        eprint!("Remove {name} ({} pages) for good? [y/N] ", info.page_count);
-        stderr().flush()?;
+        write!(stderr(), "Remove {name} ({} pages) for good? [y/N] ", info.page_count)?;
         let mut answer = String::new();
         stdin().read_line(&mut answer)?;
         if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {

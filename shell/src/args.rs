@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::output::Mode;
 
@@ -71,8 +71,8 @@ pub struct ShellArgs {
     #[arg(long)]
     pub readonly: bool,
 
-    /// Result mode; -box, -csv, -json ... are short for it
-    #[arg(long, value_enum, overrides_with = "mode")]
+    /// box, column, csv, insert, json, line, list, markdown, quote, table or tabs; also -box, -csv ...
+    #[arg(long, value_enum, hide_possible_values = true, overrides_with = "mode")]
     pub mode: Option<ModeArg>,
 
     /// Column names before the rows; also -header and -noheader
@@ -207,54 +207,41 @@ pub fn parse() -> Cli {
     Cli::parse_from(normalise(std::env::args_os()))
 }
 
-/// Turns the spellings of `sqlite3` into ours: `-csv` and `--csv` into
-/// `--mode=csv`, `-cmd` into `--cmd`.
+/// Turns the spellings of `sqlite3` into ours: `-csv` and `--csv` into `--mode=csv`, `-cmd` into
+/// `--cmd`. What follows a command or `--` stays as it is.
 fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    const LONG: [&str; 13] = [
-        "bail",
-        "batch",
-        "cmd",
-        "echo",
-        "help",
-        "init",
-        "interactive",
-        "newline",
-        "nullvalue",
-        "prefix",
-        "readonly",
-        "redis",
-        "separator",
-    ];
     let mut literal = false;
-    let one = |arg: OsString| {
-        literal |= arg == "--";
-        let Some(text) = arg.to_str().filter(|_| !literal) else {
-            return arg;
-        };
-        let Some(option) = text.strip_prefix("--").or_else(|| text.strip_prefix('-')) else {
-            return arg;
-        };
-        let name = option.split('=').next().unwrap_or_default();
-        match option {
-            "header" | "headers" if option == name => "--headers=on".into(),
-            "noheader" | "noheaders" => "--headers=off".into(),
-            "version" => "--version".into(),
-            _ if Mode::NAMES.iter().any(|(mode, _)| *mode == option) => format!("--mode={option}").into(),
-            _ if LONG.contains(&name) => format!("--{option}").into(),
+    args.map(|arg| {
+        literal |= arg == "--" || Cli::command().find_subcommand(&arg).is_some();
+        match arg.to_str() {
+            Some(text) if !literal => ours(text).map_or(arg, OsString::from),
             _ => arg,
         }
-    };
-    args.map({
-        let mut one = one;
-        move |arg| one(arg)
     })
     .collect()
 }
 
+fn ours(text: &str) -> Option<String> {
+    let option = text.strip_prefix("--").or_else(|| text.strip_prefix('-'))?;
+    let name = option.split('=').next()?;
+    match option {
+        "header" | "headers" => Some("--headers=on".to_owned()),
+        "noheader" | "noheaders" => Some("--headers=off".to_owned()),
+        mode if Mode::NAMES.iter().any(|(name, _)| *name == mode) => Some(format!("--mode={mode}")),
+        _ if is_long(name) => Some(format!("--{option}")),
+        _ => None,
+    }
+}
+
+fn is_long(name: &str) -> bool {
+    let mut command = Cli::command();
+    // `--help` and `--version` are only there when built.
+    command.build();
+    command.get_arguments().any(|argument| argument.get_long() == Some(name))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn cli(args: &[&str]) -> Cli {
@@ -282,6 +269,6 @@ mod tests {
         let opened = cli(&["--", "ls", "select 1"]);
         assert!(opened.command.is_none());
         assert_eq!(opened.database.as_deref(), Some("ls"));
-        assert!(matches!(cli(&["--redis", "unix:///x", "ls"]).command, Some(Command::Ls { .. })));
+        assert!(matches!(cli(&["-redis", "unix:///x", "ls", "--json"]).command, Some(Command::Ls { json: true })));
     }
 }

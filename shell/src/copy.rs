@@ -4,11 +4,11 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
-use crate::signals;
+use crate::{database, signals};
 
 const PAGES_PER_STEP: i32 = 256;
 /// How long to wait for somebody else's lock.
@@ -43,9 +43,7 @@ fn steps(source: (&Connection, &str), target: (&mut Connection, &str), progress:
         let state = backup.progress();
         let pages = |n: i32| u64::try_from(n).unwrap_or(0);
         progress(pages(state.pagecount - state.remaining), pages(state.pagecount));
-        if let Some(code) = signals::ending() {
-            bail!("interrupted ({code})");
-        }
+        ensure!(!signals::stop(), "interrupted");
         match step {
             StepResult::Done => return Ok(()),
             StepResult::More => stuck = None,
@@ -76,8 +74,32 @@ pub fn open_file(path: &Path) -> Result<Connection> {
         .or_else(|_| Connection::open_with_flags(&path, readonly))
         .with_context(|| format!("{shown} can't be opened"))?;
     db.busy_timeout(PATIENCE)?;
+    match probe(&db) {
+        // A file in WAL mode, in a place where no shared memory for it can be made.
+        Err(error) if matches!(database::code(&error), ffi::SQLITE_CANTOPEN | ffi::SQLITE_READONLY) => immutable(&path),
+        other => other.map(|()| db),
+    }
+    .with_context(|| format!("{shown} can't be imported"))
+}
+
+fn probe(db: &Connection) -> rusqlite::Result<()> {
     db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
-        .with_context(|| format!("{shown} can't be imported"))?;
+}
+
+/// Opens a file that nobody can be writing to, as its directory can't be written to. Its WAL is
+/// not read then, so there must be none.
+fn immutable(path: &Path) -> rusqlite::Result<Connection> {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    let cannot = || rusqlite::Error::InvalidPath(path.to_owned());
+    if Path::new(&wal).metadata().is_ok_and(|meta| meta.len() > 0) {
+        return Err(cannot());
+    }
+    let path = path.to_str().ok_or_else(cannot)?;
+    let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let db = Connection::open_with_flags(format!("file:{path}?immutable=1"), flags)?;
+    probe(&db)?;
     Ok(db)
 }
 

@@ -50,7 +50,8 @@ fn mentions_redis(text: &str) -> bool {
 
 /// The Redis that databases come from: the one given, or the private one.
 pub struct Server {
-    url: String,
+    /// Unknown only for a private server without a home directory to be in.
+    url: Option<String>,
     prefix: Option<String>,
     private: bool,
     /// Whether people read along, who want to know where their data is.
@@ -61,18 +62,20 @@ impl Server {
     /// Settles which server it is, without reaching for it. Names without
     /// parameters (`ATTACH 'other'`) must lead to the same server, so it goes
     /// into the environment too: call this before any thread exists.
-    pub fn choose(args: &ServerArgs, talkative: bool) -> Result<Self> {
-        let (url, private) = match args.redis.clone().filter(|url| !url.is_empty()) {
-            Some(url) => (url, false),
-            None => (server::url()?, true),
-        };
-        // SAFETY: the caller promises that no other thread runs yet.
-        unsafe { std::env::set_var("SQLITE_REDIS_URL", &url) };
+    pub fn choose(args: &ServerArgs, talkative: bool) -> Self {
+        let given = args.redis.clone().filter(|url| !url.is_empty());
+        let private = given.is_none();
+        // Whoever needs no Redis needs no place for it either.
+        let url = given.or_else(|| server::url().ok());
+        if let Some(url) = &url {
+            // SAFETY: the caller promises that no other thread runs yet.
+            unsafe { std::env::set_var("SQLITE_REDIS_URL", url) };
+        }
         if let Some(prefix) = &args.prefix {
             // SAFETY: as above.
             unsafe { std::env::set_var("SQLITE_REDIS_PREFIX", prefix) };
         }
-        Ok(Server { url, prefix: args.prefix.clone(), private, talkative })
+        Server { url, prefix: args.prefix.clone(), private, talkative }
     }
 
     /// Makes sure that a private server runs.
@@ -82,7 +85,7 @@ impl Server {
         }
         let joined = server::join()?;
         if joined.first && (joined.started || self.talkative) {
-            eprintln!("Private Redis in {} (unix socket; use --redis URL for another)", joined.directory);
+            note!("Private Redis in {} (unix socket; use --redis URL for another)", joined.directory);
         }
         Ok(())
     }
@@ -117,11 +120,21 @@ impl Server {
     }
 
     fn options(&self, name: &str) -> Options {
-        let options = Options::new(name).server(&self.url);
-        match &self.prefix {
-            Some(prefix) => options.prefix(prefix),
-            None => options,
+        let mut options = Options::new(name);
+        if let Some(url) = &self.url {
+            options = options.server(url);
         }
+        if let Some(prefix) = &self.prefix {
+            options = options.prefix(prefix);
+        }
+        options
+    }
+
+    /// Where a given server is, without user and password; nothing of a
+    /// private one, which was announced.
+    pub fn given(&self) -> Option<String> {
+        let admin = Admin::connect(&self.options("")).ok().filter(|_| !self.private)?;
+        Some(admin.server_name())
     }
 
     /// The error that says which database is not where.
@@ -204,6 +217,11 @@ pub fn vfs_name(db: &Connection, schema: &str) -> Option<String> {
 /// Whether people sit at both ends.
 pub fn on_a_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// SQLite's primary result code of an error.
+pub fn code(error: &rusqlite::Error) -> i32 {
+    error.sqlite_error().map_or(ffi::SQLITE_ERROR, |error| error.extended_code & 0xff)
 }
 
 /// SQLite's words for an error, without what rusqlite adds.

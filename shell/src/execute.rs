@@ -54,7 +54,7 @@ pub struct SqlFailure {
 impl SqlFailure {
     fn new(phase: Phase, error: &rusqlite::Error) -> Self {
         let mut text = database::message(error);
-        let code = error.sqlite_error().map_or(1, |error| error.extended_code & 0xff);
+        let code = database::code(error);
         // The plain error 1 says nothing that the message does not.
         if code > 1 {
             text += &format!(" ({code})");

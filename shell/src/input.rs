@@ -1,5 +1,6 @@
 //! Where lines come from: a file, a pipe, or somebody who types.
 
+use std::collections::VecDeque;
 use std::fs::{self, DirBuilder};
 use std::io::{BufRead, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -79,6 +80,8 @@ pub struct Typed {
     editor: Editor<Completion, FileHistory>,
     history: Option<PathBuf>,
     number: usize,
+    /// Lines that were pasted together with the last one.
+    pasted: VecDeque<String>,
 }
 
 impl Typed {
@@ -96,7 +99,7 @@ impl Typed {
             // None yet on the first start.
             let _ = editor.load_history(path);
         }
-        Ok(Typed { editor, history, number: 0 })
+        Ok(Typed { editor, history, number: 0, pasted: VecDeque::new() })
     }
 
     fn read(&mut self, prompt: &str) -> rustyline::Result<String> {
@@ -122,6 +125,10 @@ impl Typed {
 
 impl Lines for Typed {
     fn next(&mut self, continuing: bool, db: &Rc<Connection>) -> Result<Line> {
+        self.number += 1;
+        if let Some(line) = self.pasted.pop_front() {
+            return Ok(Line::Text(line));
+        }
         if let Some(completion) = self.editor.helper_mut() {
             completion.db = Some(Rc::clone(db));
         }
@@ -130,11 +137,11 @@ impl Lines for Typed {
             // `.restore` and `.open` want the connection for themselves.
             completion.db = None;
         }
-        self.number += 1;
         match answer {
-            Ok(line) => {
-                self.remember(&line);
-                Ok(Line::Text(line))
+            Ok(text) => {
+                self.remember(&text);
+                self.pasted.extend(text.split('\n').map(str::to_owned));
+                Ok(Line::Text(self.pasted.pop_front().unwrap_or_default()))
             }
             Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
             Err(ReadlineError::Eof) => {

@@ -12,6 +12,14 @@
 //! - [`admin`], [`transfer`]: the commands beside the shell
 //! - [`signals`]: Ctrl-C and the end
 
+/// `eprintln!` for terminals that may be gone: the session ends properly then, without a panic.
+macro_rules! note {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod args;
 mod paths;
 mod database;
@@ -31,7 +39,8 @@ mod transfer;
 mod signals;
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal};
+use std::io::{BufReader, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -48,7 +57,7 @@ fn main() -> ExitCode {
         // A signal says enough by its exit code.
         let signal = signals::ending();
         if signal.is_none() {
-            eprintln!("Error: {}", session::describe(&error));
+            note!("Error: {}", session::describe(&error));
         }
         signal.unwrap_or(1)
     });
@@ -59,7 +68,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<i32> {
     let typed = cli.command.is_none() && cli.sql.is_empty();
     let interactive = typed && !cli.shell.batch && (cli.shell.interactive || database::on_a_terminal());
-    let server = Server::choose(&cli.server, interactive)?;
+    let server = Server::choose(&cli.server, interactive);
     signals::watch(interactive)?;
     database::register()?;
     match cli.command {
@@ -86,6 +95,11 @@ fn shell(
     interactive: bool,
 ) -> Result<i32> {
     let location = Location::parse(database.as_deref().unwrap_or_default());
+    if let Location::Redis(name) = &location
+        && Path::new(name).is_file()
+    {
+        note!("Note: this opens {name} in Redis; the file of that name is file:{name}");
+    }
     let settings = settings(options);
     let mut shell = Shell::new(server, location, settings, options.readonly, interactive)?;
     shell.bail = options.bail;
@@ -106,7 +120,7 @@ fn shell(
     if sql.is_empty() && outcome.exit.is_none() && !(outcome.failed && shell.bail) {
         let earlier = outcome.failed;
         outcome = if interactive {
-            welcome(&shell);
+            welcome(&mut shell)?;
             shell.run(&mut Typed::new()?)
         } else {
             shell.run(&mut Reader::new(BufReader::new(std::io::stdin())))
@@ -141,12 +155,17 @@ fn settings(options: &ShellArgs) -> Settings {
     settings
 }
 
-fn welcome(shell: &Shell) {
-    println!("sqlite-redis {}\nEnter \".help\" for usage hints.", args::version());
-    if shell.location == Location::Memory {
-        println!(
-            "This is a transient in-memory database.\n\
-             Use \".open NAME\" to open a database in Redis."
-        );
-    }
+fn welcome(shell: &mut Shell) -> Result<()> {
+    let place = match &shell.location {
+        Location::Memory => "This is a transient in-memory database.\n\
+                             Use \".open NAME\" to open a database in Redis.\n"
+            .to_owned(),
+        Location::Redis(name) => match shell.server.given() {
+            Some(server) => format!("Database {name} on {server}\n"),
+            None => String::new(),
+        },
+        Location::Uri(_) => String::new(),
+    };
+    write!(shell.out, "sqlite-redis {}\nEnter \".help\" for usage hints.\n{place}", args::version())?;
+    Ok(shell.out.flush()?)
 }

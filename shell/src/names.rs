@@ -45,8 +45,9 @@ pub fn quoted(name: &str) -> String {
 /// Whether `sql` ends with a complete statement, as SQLite itself sees it:
 /// quotes, comments and the `END` of a trigger considered.
 pub fn is_complete(sql: &str) -> bool {
-    // SQL ends at a NUL byte; nothing can complete it any more.
-    let Ok(text) = CString::new(sql) else {
+    // Newer versions take a comment as open until its line ends. A NUL byte ends all SQL; nothing
+    // can complete it any more.
+    let Ok(text) = CString::new(format!("{sql}\n")) else {
         return true;
     };
     // SAFETY: a NUL-terminated string that lives through the call.

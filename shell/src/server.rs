@@ -19,16 +19,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::paths;
 
-/// The program that is started.
-const PROGRAM: &str = "redis-server";
+/// The programs that can be the server, the preferred one first.
+const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 /// Paths of unix sockets are limited to 104 (macOS) or 108 bytes.
 const SOCKET_PATH_LIMIT: usize = 100;
 /// How long a server may take until it listens. Loading data comes later and
@@ -45,7 +45,12 @@ struct Member {
     place: Place,
     /// The shared lock that says "in use".
     users: File,
+    /// Tells when the server ended, if it is a child of this process.
+    child: Option<Ended>,
 }
+
+/// Receives the exit status of a child.
+type Ended = Receiver<std::io::Result<ExitStatus>>;
 
 /// What [`join`] found.
 pub struct Joined {
@@ -84,21 +89,37 @@ pub fn join() -> Result<Joined> {
     let door = place.door()?;
     let users = lock_file(&place.directory.join("users"))?;
     users.lock_shared().context("the private server's `users` file can't be locked")?;
-    let started = if place.answers()? { false } else { start(&place)? };
+    let child = if place.answers()? { None } else { Some(start(&place)?) };
     drop(door);
-    *member = Some(Member { place, users });
+    let started = child.is_some();
+    *member = Some(Member { place, users, child });
     Ok(Joined { first: true, started, directory })
 }
 
 /// Gives the private server up; the last one to leave stops it. Trouble is
 /// reported, but can't be helped any more.
 pub fn leave() {
-    let member = MEMBER.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(member) = member
+    // Held to the end, so that a signal does not end the process halfway.
+    let mut member = MEMBER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(member) = member.take()
         && let Err(error) = member.leave()
     {
-        eprintln!("Warning: the private redis-server was left running: {error:#}");
+        note!("Warning: the private redis-server was left running: {error:#}");
     }
+}
+
+/// [`leave`] for the thread that ends the process after a signal. While the
+/// main thread joins or leaves, it gets some time for that; if that is not
+/// enough, the server is left to the next shell.
+pub fn leave_within(patience: Duration) {
+    let begin = Instant::now();
+    while let Err(TryLockError::WouldBlock) = MEMBER.try_lock() {
+        if begin.elapsed() > patience {
+            return;
+        }
+        thread::sleep(POLL);
+    }
+    leave();
 }
 
 impl Member {
@@ -109,7 +130,12 @@ impl Member {
         if users.try_lock().is_err() {
             return Ok(());
         }
-        self.place.stop()
+        self.place.stop()?;
+        if let Some(child) = self.child {
+            // A parent that ends before its child is reaped may leave a zombie behind.
+            let _ = child.recv_timeout(STOP_LIMIT);
+        }
+        Ok(())
     }
 }
 
@@ -200,33 +226,45 @@ fn is_loading(error: &redis::RedisError) -> bool {
     error.code() == Some("LOADING")
 }
 
-/// Starts the server and waits until it answers. False if another server
-/// was faster, which only one without our lock can be.
-fn start(place: &Place) -> Result<bool> {
+/// Starts the server and waits until it answers.
+fn start(place: &Place) -> Result<Ended> {
     let mut child = spawn(place)?;
-    let process = child.id();
+    if let Err(error) = wait_until_it_listens(place, &mut child) {
+        // Neither of these can fail for a child that is not reaped yet.
+        let _ = child.kill();
+        let _ = child.wait();
+        let log = place.log();
+        let end = tail(&log);
+        bail!("the private redis-server did not start: {error:#}; the end of {}:\n{end}", log.display());
+    }
     // Waiting in a thread means that no zombie stays, whenever it ends.
     let (sender, ended) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait()));
-    match wait_until_it_listens(place, &ended) {
-        Ok(()) => place.answers(),
-        Err(error) => {
-            let log = tail(&place.log());
-            Err(error.context(format!(
-                "the private redis-server (process {process}) did not start; the end of {}:\n{log}",
-                place.log().display()
-            )))
-        }
-    }
+    place.answers()?;
+    Ok(ended)
 }
 
 fn spawn(place: &Place) -> Result<Child> {
+    for program in PROGRAMS {
+        match command(program, place)?.spawn() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            other => return other.with_context(|| format!("{program} can't be started")),
+        }
+    }
+    bail!(
+        "no server was given and there is no redis-server to start a private one.\n\
+         Install it (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)\n\
+         or name a server: --redis URL or SQLITE_REDIS_URL"
+    )
+}
+
+fn command(program: &str, place: &Place) -> Result<Command> {
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(place.log())?;
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program);
     command
         .args(["--port", "0", "--unixsocketperm", "600", "--unixsocket"])
         .arg(&place.socket)
-        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""])
+        .args(["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"])
         .args(["--maxmemory-policy", "noeviction", "--dir"])
         .arg(&place.directory)
         .arg("--logfile")
@@ -236,29 +274,21 @@ fn spawn(place: &Place) -> Result<Child> {
         .stderr(log)
         // Ctrl-C in the terminal is for the shell, not for the server.
         .process_group(0);
-    command.spawn().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow!(
-            "no server was given and there is no {PROGRAM} to start a private one.\n\
-             Install it (Debian, Ubuntu: apt install redis-server; macOS: brew install redis)\n\
-             or name a server: --redis URL or SQLITE_REDIS_URL"
-        ),
-        _ => anyhow!(error).context(format!("{PROGRAM} can't be started")),
-    })
+    Ok(command)
 }
 
-fn wait_until_it_listens(place: &Place, ended: &Receiver<std::io::Result<ExitStatus>>) -> Result<()> {
+fn wait_until_it_listens(place: &Place, child: &mut Child) -> Result<()> {
     let begin = Instant::now();
-    loop {
-        if place.connect().is_ok() {
-            return Ok(());
-        }
-        if let Ok(status) = ended.recv_timeout(POLL) {
-            bail!("it ended with {}", status?);
+    while place.connect().is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("it ended with {status}");
         }
         if begin.elapsed() > START_LIMIT {
             bail!("it does not listen after {} seconds", START_LIMIT.as_secs());
         }
+        thread::sleep(POLL);
     }
+    Ok(())
 }
 
 /// The last lines of a log.

@@ -136,6 +136,11 @@ impl Shell {
         let mut sql = String::new();
         let mut start = 0;
         while outcome.exit.is_none() && !(outcome.failed && self.bail) {
+            // Ctrl-C stops a file that is read, not only its current statement.
+            if self.depth > 0 && signals::stop() {
+                outcome.failed = true;
+                return outcome;
+            }
             let line = match input.next(!sql.is_empty(), &self.db) {
                 Ok(Line::Text(line)) => line,
                 Ok(Line::Interrupted) => {
@@ -164,8 +169,10 @@ impl Shell {
                     continue;
                 }
             }
+            if !sql.is_empty() {
+                sql.push('\n');
+            }
             sql.push_str(&line);
-            sql.push('\n');
             if line.contains(';') && names::is_complete(&sql) {
                 let origin = origin(start);
                 self.step(&std::mem::take(&mut sql), origin, &mut outcome);
@@ -198,6 +205,9 @@ impl Shell {
     fn step(&mut self, text: &str, origin: Origin, outcome: &mut Outcome) {
         self.echo(text, outcome);
         let busy = signals::busy();
+        if self.depth == 0 {
+            signals::begin();
+        }
         self.causes.mark();
         let once = self.once;
         let result = if text.starts_with('.') {
@@ -263,26 +273,36 @@ impl Shell {
         };
         match error.downcast_ref::<SqlFailure>() {
             Some(failure) if matches!(origin, Origin::Argument) => {
-                eprintln!("Error: {}, {}", failure.phase.word(), failure.text);
+                note!("Error: {}, {}", failure.phase.word(), failure.text);
             }
-            Some(failure) => eprintln!("{}{place}: {}", failure.phase.title(), failure.text),
-            None => eprintln!("Error{place}: {}", describe(error)),
+            Some(failure) => note!("{}{place}: {}", failure.phase.title(), failure.text),
+            None => note!("Error{place}: {}", describe(error)),
         }
-        let code = error.downcast_ref::<SqlFailure>().map_or(0, |failure| failure.code);
+        let code = match error.downcast_ref::<SqlFailure>() {
+            Some(failure) => failure.code,
+            None => error.downcast_ref().map_or(0, database::code),
+        };
         if let Some(cause) = self.causes.behind(code)
             && !describe(error).contains(&cause)
         {
-            eprintln!("  cause: {cause}");
+            note!("  cause: {cause}");
         }
     }
 }
 
 /// The text of an error and what led to it.
 pub fn describe(error: &anyhow::Error) -> String {
-    let parts = error.chain().map(|part| match part.downcast_ref::<rusqlite::Error>() {
-        Some(error) => database::message(error),
-        None => part.to_string(),
-    });
+    let mut parts = Vec::new();
+    for part in error.chain() {
+        match part.downcast_ref::<rusqlite::Error>() {
+            // What is below are result codes, which its message spells out.
+            Some(error) => {
+                parts.push(database::message(error));
+                break;
+            }
+            None => parts.push(part.to_string()),
+        }
+    }
     // An error often repeats the one that it wraps.
     let mut told: Vec<String> = Vec::new();
     for part in parts {

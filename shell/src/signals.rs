@@ -23,6 +23,8 @@ use crate::server;
 static RUNNING: Mutex<Option<InterruptHandle>> = Mutex::new(None);
 /// Whether the main thread will look at [`ending`] by itself.
 static BUSY: AtomicBool = AtomicBool::new(false);
+/// Whether somebody at the keyboard wants the current command to stop.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// The signal that ends the process; 0 for none.
 static ENDING: AtomicI32 = AtomicI32::new(0);
 /// How long the main thread may take to end.
@@ -52,6 +54,16 @@ impl Drop for Busy {
     }
 }
 
+/// Forgets earlier interruptions, as a new command begins.
+pub fn begin() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+}
+
+/// Whether work that takes many steps is to stop.
+pub fn stop() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst) || ending().is_some()
+}
+
 /// The exit code, when a signal asked the process to end.
 pub fn ending() -> Option<i32> {
     match ENDING.load(Ordering::SeqCst) {
@@ -77,6 +89,7 @@ pub fn watch(interactive: bool) -> io::Result<()> {
 }
 
 fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
     if let Some(handle) = running().as_ref() {
         handle.interrupt();
     }
@@ -96,7 +109,7 @@ fn end(signal: i32, terminal: Option<&Terminal>) {
     if let Some(terminal) = terminal {
         terminal.restore();
     }
-    server::leave();
+    server::leave_within(GRACE);
     std::process::exit(128 + signal);
 }
 

@@ -34,11 +34,11 @@ pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<(
         import.page(pages.read(number)?)?;
         bar.set_position(number.into());
         // Dropped unfinished, the import takes its pages away again.
-        ensure!(signals::ending().is_none(), "interrupted");
+        ensure!(!signals::stop(), "interrupted");
     }
     import.finish()?;
     bar.finish_and_clear();
-    eprintln!("{} pages of {} bytes imported as {name}", pages.count, pages.size);
+    note!("{} pages of {} bytes imported as {name}", pages.count, pages.size);
     Ok(())
 }
 
@@ -92,7 +92,7 @@ pub fn export(server: &Server, name: &str, file: &Path, force: bool) -> Result<(
     File::open(&path)?.sync_all()?;
     put_in_place(&path, &target, force)?;
     bar.finish_and_clear();
-    eprintln!("{name} exported to {}", file.display());
+    note!("{name} exported to {}", file.display());
     Ok(())
 }
 

@@ -3,6 +3,9 @@
 //! A test starts its own server in a directory of its own, on a unix socket, and ends it when it
 //! is done. Nothing here ever talks to a server that it did not start.
 
+pub mod hosts;
+pub mod proxy;
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -199,12 +199,12 @@ impl History {
 /// Decides what else to fetch with a page that was missed.
 ///
 /// A small database is fetched whole. Otherwise a miss right behind the pages that an earlier
-/// one brought doubles the window; any other miss begins with the page alone. A few such runs
+/// one brought widens the window; any other miss begins with the page alone. A few such runs
 /// are followed at once, since a scan of a table visits interior pages in between.
 #[derive(Default)]
 struct ReadAhead {
+    /// The one used last comes first.
     runs: [Run; 4],
-    oldest: usize,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -231,20 +231,22 @@ impl ReadAhead {
 
     /// Pages to fetch from `page` on, itself included.
     fn window(&mut self, page: u32, most: u32) -> u32 {
-        let follows = |run: &&mut Run| run.window > 0 && page >= run.next && page - run.next <= run.window;
-        if let Some(run) = self.runs.iter_mut().find(follows) {
-            run.window = (run.window * 4).min(most);
-            run.next = page.saturating_add(run.window);
-            return run.window;
-        }
-        self.runs[self.oldest] = Run { next: page.saturating_add(1), window: 1 };
-        self.oldest = (self.oldest + 1) % self.runs.len();
-        1
+        let continued = self.runs.iter().position(|run| run.window > 0 && page == run.next);
+        let close = |run: &&Run| run.window > 0 && page > run.next && page - run.next <= run.window;
+        let run = continued.map(|at| &self.runs[at]).or_else(|| self.runs.iter().find(close));
+        let window = run.map_or(1, |run| (run.window * 4).min(most));
+        // A leap ahead begins a run of its own: the scan may come back for what it left out.
+        let place = continued.unwrap_or(self.runs.len() - 1);
+        self.runs[..=place].rotate_right(1);
+        self.runs[0] = Run { next: page.saturating_add(window), window };
+        window
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     fn snapshot(page_count: u32) -> Snapshot {
@@ -270,6 +272,22 @@ mod tests {
             }
         }
         assert!(trips <= 170, "{trips}");
+    }
+
+    #[test]
+    fn a_scan_needs_few_round_trips_also_when_interior_pages_lie_ahead() {
+        for ahead_by in [1, 30, 64, 65, 128, 1000] {
+            let (mut ahead, mut trips, mut have) = (ReadAhead::default(), 0, HashSet::new());
+            for leaf in 1..=9000 {
+                for page in [(leaf % 450 == 0).then_some(leaf + ahead_by), Some(leaf)].into_iter().flatten() {
+                    if !have.contains(&page) {
+                        have.extend(plan(&mut ahead, page, 10_000));
+                        trips += 1;
+                    }
+                }
+            }
+            assert!(trips <= 180, "{trips} when they are {ahead_by} ahead");
+        }
     }
 
     #[test]

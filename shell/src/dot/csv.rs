@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use csv::{ByteRecord, ReaderBuilder};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params_from_iter};
@@ -94,13 +94,11 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
     let mut refused = false;
     while reader.read_byte_record(&mut record).with_context(|| name.clone())? {
         let line = record.position().map_or(0, csv::Position::line) + request.skip;
-        if let Some(code) = signals::ending() {
-            bail!("interrupted ({code})");
-        }
+        ensure!(!signals::stop(), "interrupted");
         complain_about_width(name, line, columns, record.len());
         let fields = (0..columns).map(|i| record.get(i).map(Field));
         if let Err(error) = insert.execute(params_from_iter(fields)) {
-            eprintln!("{name}:{line}: INSERT failed: {}", database::message(&error));
+            note!("{name}:{line}: INSERT failed: {}", database::message(&error));
             if db.is_autocommit() {
                 // The failure took the whole transaction with it.
                 bail!("the import was rolled back");
@@ -113,9 +111,9 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
 
 fn complain_about_width(name: &str, line: u64, expected: usize, found: usize) {
     if found < expected {
-        eprintln!("{name}:{line}: expected {expected} columns but found {found} - filling the rest with NULL");
+        note!("{name}:{line}: expected {expected} columns but found {found} - filling the rest with NULL");
     } else if found > expected {
-        eprintln!("{name}:{line}: expected {expected} columns but found {found} - extras ignored");
+        note!("{name}:{line}: expected {expected} columns but found {found} - extras ignored");
     }
 }
 
@@ -143,14 +141,16 @@ fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usi
     let renamed: Vec<_> = names
         .iter()
         .zip(&unique)
-        .filter(|(old, new)| old != new)
+        .filter(|(old, new)| old != new && !old.is_empty())
         .map(|(old, new)| format!("\"{old}\" to \"{new}\""))
         .collect();
     if !renamed.is_empty() {
-        eprintln!("Columns renamed during .import {} due to duplicates:\n{}", request.file, renamed.join(",\n"));
+        note!("Columns renamed during .import {} due to duplicates:\n{}", request.file, renamed.join(",\n"));
     }
     let columns: Vec<_> = unique.iter().map(|name| format!("{} TEXT", names::quoted(name))).collect();
-    db.execute_batch(&format!("CREATE TABLE {}(\n{})", target(request), columns.join(", ")))
+    // Four to a line, as sqlite3 lays them out.
+    let lines: Vec<_> = columns.chunks(4).map(|line| line.join(", ")).collect();
+    db.execute_batch(&format!("CREATE TABLE {}(\n{})", target(request), lines.join(",\n ")))
         .with_context(|| format!("the table {} can't be made", request.table))?;
     Ok(unique.len())
 }
@@ -158,12 +158,11 @@ fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usi
 /// Column names of which no two are the same: where a name occurs more than
 /// once, all get their position behind it.
 fn distinct(names: &[String]) -> Vec<String> {
-    let same = |a: &String, b: &String| a.eq_ignore_ascii_case(b);
+    let names: Vec<_> = names.iter().map(|name| if name.is_empty() { "?" } else { name }).collect();
     let mut taken: HashSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
-    let one = |(i, name): (usize, &String)| {
-        let name = if name.is_empty() { &"?".to_owned() } else { name };
-        if names.iter().filter(|other| same(other, name)).count() < 2 && name != "?" {
-            return name.clone();
+    let one = |(i, name): (usize, &&str)| {
+        if names.iter().filter(|other| other.eq_ignore_ascii_case(name)).count() < 2 {
+            return (*name).to_owned();
         }
         let mut numbered = format!("{name}_{}", i + 1);
         while !taken.insert(numbered.to_ascii_lowercase()) {
@@ -181,6 +180,6 @@ mod tests {
     #[test]
     fn duplicate_columns_get_their_position() {
         let names = ["a", "b", "A", "", "a_3"].map(str::to_owned);
-        assert_eq!(distinct(&names), ["a_1", "b", "A_3_", "?_4", "a_3"]);
+        assert_eq!(distinct(&names), ["a_1", "b", "A_3_", "?", "a_3"]);
     }
 }

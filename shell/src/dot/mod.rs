@@ -112,7 +112,7 @@ pub static COMMANDS: &[Command] = &[
     command("output", "?FILE?", "Send output to FILE or stdout if FILE is omitted", (0, 1), Files, files::output)
         .more("   FILE may be \"|program\", which then reads it."),
     command("print", "STRING...", "Print literal STRING", (0, MANY), Nothing, settings::print),
-    command("quit", "", "Exit this program", (0, 0), Nothing, settings::quit),
+    command("quit", "", "Exit this program", (0, MANY), Nothing, settings::quit),
     command("read", "FILE", "Read input from FILE", (1, 1), Files, files::read),
     command(
         "restore",
@@ -147,7 +147,7 @@ pub fn run(shell: &mut Shell, line: &str) -> Result<Flow> {
 
 /// The error that shows how a command is used.
 pub fn usage(command: &Command) -> anyhow::Error {
-    anyhow!("usage: .{} {}", command.name, command.usage)
+    anyhow!("{}", format!("usage: .{} {}", command.name, command.usage).trim_end())
 }
 
 /// The usage error of the command with that name.

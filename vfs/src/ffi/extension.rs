@@ -149,7 +149,9 @@ unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
             None,
         )
     };
-    if created != code::OK {
+    // Busy: the connection has it already, and a statement is running, such as the
+    // `SELECT load_extension(...)` that led here.
+    if created != code::OK && created != code::BUSY {
         return Err(Cause::Host(format!("sqlite3_create_function_v2 answered {created}")).into());
     }
     Ok(())

@@ -122,7 +122,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
                 Some(place) => error.at(place),
                 None => error,
             };
-            report(&error, During::Unlock);
+            super::log(&error.to_string());
         }
         code::OK
     })
@@ -226,10 +226,9 @@ unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
         if let Kind::Database(file) = &mut open.kind
             && let Err(error) = file.unlock(known_level(level)?)
         {
-            // The lease ends by itself; SQLite can do nothing about it.
-            let error = error.at(file.place());
-            file.failed(&error);
-            report(&error, During::Unlock);
+            // The lease ends by itself; SQLite can do nothing about it. It is not the failure that
+            // a user asks for either: that is the one before, which led to this.
+            super::log(&error.at(file.place()).to_string());
         }
         Ok(code::OK)
     };

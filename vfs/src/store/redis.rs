@@ -237,9 +237,17 @@ impl RedisWriter {
     /// open the transaction.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     fn begin(&mut self) -> Result<Result<Snapshot, String>> {
-        match self.try_begin() {
+        let outcome = match self.try_begin() {
             // The idle connection had died; nothing was asked for that can't be asked again.
             Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) => self.try_begin(),
+            outcome => outcome,
+        };
+        match outcome {
+            // The lease may be ours although its reply was lost, and would keep others waiting.
+            Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) && !self.leased => {
+                self.leased = true;
+                Err(self.give_up(error))
+            }
             outcome => outcome,
         }
     }
@@ -380,12 +388,8 @@ impl RedisWriter {
             return Ok(false);
         }
         if now.version > at && logged.is_empty() {
-            return Err(Cause::OutcomeUnknown {
-                version: at,
-                commit: commit.snapshot.commit,
-                reason: format!("version {} is current and the log does not reach back", now.version),
-            }
-            .into());
+            let reason = format!("version {} is current and the log does not reach back", now.version);
+            return Err(unknown(commit, reason));
         }
         Err(Cause::Stale { snapshot: commit.base.version, found: now.version }.into())
     }
@@ -396,19 +400,13 @@ impl RedisWriter {
         loop {
             let error = match self.resolve(commit) {
                 Ok(there) => return Ok(there),
+                Err(error) if matches!(error.cause, Cause::Stale { .. } | Cause::OutcomeUnknown { .. }) => {
+                    return Err(error);
+                }
                 Err(error) => error,
             };
-            match &error.cause {
-                Cause::ConnectionLost(_) | Cause::Unreachable(_) | Cause::Loading(_) => {}
-                _ => return Err(error),
-            }
-            if Instant::now() + pause >= deadline {
-                return Err(Cause::OutcomeUnknown {
-                    version: commit.snapshot.version,
-                    commit: commit.snapshot.commit,
-                    reason: format!("{lost}; and then: {}", error.cause),
-                }
-                .into());
+            if !passes(&error.cause) || Instant::now() + pause >= deadline {
+                return Err(unknown(commit, format!("{lost}; and then: {}", error.cause)));
             }
             sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(500));
@@ -416,42 +414,62 @@ impl RedisWriter {
     }
 }
 
+/// Whether a failure may be over when the same is tried again.
+fn passes(cause: &Cause) -> bool {
+    matches!(cause, Cause::ConnectionLost(_) | Cause::Unreachable(_) | Cause::Loading(_))
+}
+
+fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
+    Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
+}
+
 impl Writer for RedisWriter {
+    /// As long as a try was not answered, it may still arrive. So from then on only the log and
+    /// the hash decide: a later try that is refused may have been refused because of the first.
     fn commit(&mut self, commit: &Commit<'_>, release: bool) -> Result<()> {
         let deadline = Instant::now() + self.store.timeout.max(self.life);
+        let mut lost = None;
         loop {
-            self.watch(&commit.base)?;
-            let lost = match self.attempt(commit, release)? {
-                Attempt::Done => return Ok(()),
-                Attempt::Lost(reason) => reason,
+            let error = match self.watch(&commit.base).and_then(|()| self.attempt(commit, release)) {
+                Ok(Attempt::Done) => return Ok(()),
+                Ok(Attempt::Lost(reason)) => {
+                    lost = Some(reason);
+                    None
+                }
+                Err(error) => Some(error),
             };
+            let Some(lost) = &lost else { return error.map_or(Ok(()), Err) };
             // A commit that is still on its way from the lost connection can't follow a second
             // one: the hash it watches will have changed.
-            if self.resolve_in_time(commit, &lost, deadline)? {
-                return if release { self.release() } else { Ok(()) };
+            if self.resolve_in_time(commit, lost, deadline)? {
+                if release && let Err(error) = self.release() {
+                    crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
+                }
+                return Ok(());
+            }
+            if let Some(error) = error.filter(|error| !passes(&error.cause) || Instant::now() >= deadline) {
+                return Err(unknown(commit, format!("{lost}; and when it was sent again: {}", error.cause)));
             }
         }
     }
 
     fn release(&mut self) -> Result<()> {
-        if !self.leased && !self.open {
-            return Ok(());
+        let leased = std::mem::take(&mut self.leased);
+        let release = self.store.release_command(&self.token);
+        let link = self.connection.take().map(|connection| self.server.attach(connection));
+        if let Some(mut link) = link.filter(|_| std::mem::take(&mut self.open)) {
+            let mut request = Request::one(&cmd("DISCARD"));
+            if leased {
+                request.push(&release);
+            }
+            if let Ok(replies) = link.exchange(&request) {
+                return replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()));
+            }
+            // The transaction went with its connection; the lease did not.
         }
-        let mut request = Request::default();
-        if self.open {
-            request.push(&cmd("DISCARD"));
-        }
-        if self.leased {
-            request.push(&self.store.release_command(&self.token));
-        }
-        (self.leased, self.open) = (false, false);
-        let replies = match self.connection.take() {
-            // If this fails the lease ends by itself, and the transaction with its connection.
-            Some(connection) => self.server.attach(connection).exchange(&request)?,
-            None => self.server.ask(&request)?,
-        };
-        for reply in replies {
-            checked(reply)?;
+        if leased {
+            let mut replies = self.server.ask(&Request::one(&release))?;
+            checked(replies.pop().unwrap_or_default())?;
         }
         Ok(())
     }
@@ -542,8 +560,11 @@ impl RedisStore {
                     "version {} of {} is committed, but its log was damaged ({error}) and is begun anew",
                     commit.snapshot.version, self.keys.hash
                 ));
-                let mut replies = self.server.ask(&Request::one(cmd("DEL").arg(&self.keys.log)))?;
-                checked(replies.pop().unwrap_or_default()).map(|_| ())
+                let deleted = self.server.ask(&Request::one(cmd("DEL").arg(&self.keys.log)));
+                if let Err(error) = deleted.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
+                    crate::ffi::log(&format!("the damaged log of {} is still there: {error}", self.keys.hash));
+                }
+                Ok(())
             }
             None => Err(Cause::BadReply("EXEC was answered with nothing".into()).into()),
         }

@@ -1,0 +1,398 @@
+//! Connections that break while a transaction is on its way: a commit is done once or not at
+//! all, and what is reported of it is true.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use sqlite_redis_tests::proxy::{Fault, Proxy};
+use sqlite_redis_tests::{Server, check_integrity, code, eventually, number};
+
+const BUSY_SNAPSHOT: i32 = 517;
+const IOERR_FSYNC: i32 = 1034;
+
+/// What a connection does not see of its scene: a server with a table, a proxy before it.
+struct Backstage {
+    proxy: Proxy,
+    server: Server,
+}
+
+/// A connection through the proxy.
+struct Scene {
+    through: Connection,
+    back: Backstage,
+}
+
+impl std::ops::Deref for Scene {
+    type Target = Backstage;
+
+    fn deref(&self) -> &Backstage {
+        &self.back
+    }
+}
+
+impl Scene {
+    fn new(timeout: Duration) -> Scene {
+        Scene::with_lease(timeout, Duration::from_millis(300))
+    }
+
+    fn with_lease(timeout: Duration, lease: Duration) -> Scene {
+        let server = Server::start();
+        server.open("shop").execute_batch("CREATE TABLE t (x INTEGER); INSERT INTO t VALUES (0)").unwrap();
+        let proxy = Proxy::to(&server);
+        let through = proxy.options("shop").timeout(timeout).lease(lease).open().unwrap();
+        assert_eq!(number(&through, "SELECT count(*) FROM t"), 1);
+        Scene { through, back: Backstage { proxy, server } }
+    }
+
+    /// Runs SQL through the proxy while something happens backstage.
+    fn run(&self, sql: &str, meanwhile: impl FnOnce(&Backstage) + Send) -> rusqlite::Result<()> {
+        std::thread::scope(|scope| {
+            let back = &self.back;
+            let meanwhile = scope.spawn(move || meanwhile(back));
+            let outcome = self.through.execute_batch(sql);
+            meanwhile.join().unwrap();
+            outcome
+        })
+    }
+
+    /// The connection works, reading and writing.
+    fn assert_usable(&self) {
+        self.through.execute("INSERT INTO t VALUES (-1)", []).unwrap();
+        assert!(number(&self.through, "SELECT count(*) FROM t WHERE x = -1") > 0);
+        check_integrity(&self.through);
+    }
+}
+
+impl Backstage {
+    fn count(&self, x: i64) -> i64 {
+        let direct = self.server.open("shop");
+        check_integrity(&direct);
+        number(&direct, &format!("SELECT count(*) FROM t WHERE x = {x}"))
+    }
+
+    /// Commits as another client does whose turn it is: the lease that is held has ended.
+    fn commit_elsewhere(&self, x: i64) {
+        redis::cmd("DEL").arg("sqlite:{shop}:lock").exec(&mut self.server.redis()).unwrap();
+        self.server.open("shop").execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
+    }
+}
+
+/// Patience for commits that are to come to an end by themselves.
+const LONG: Duration = Duration::from_secs(20);
+
+const INSERT: &str = "INSERT INTO t VALUES (1)";
+
+fn insert(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(INSERT)
+}
+
+#[test]
+fn a_commit_whose_reply_is_lost_is_done_once_and_reported_as_done() {
+    for fault in [Fault::LoseReply, Fault::CutReply] {
+        let scene = Scene::new(LONG);
+        scene.proxy.next("EXEC", fault);
+        insert(&scene.through).unwrap();
+        assert!(!scene.proxy.is_armed());
+        assert_eq!(scene.proxy.commands().iter().filter(|command| *command == "EXEC").count(), 1);
+        assert_eq!(scene.count(1), 1);
+        assert_eq!(number(&scene.through, "SELECT count(*) FROM t WHERE x = 1"), 1);
+        scene.assert_usable();
+    }
+}
+
+#[test]
+fn a_done_commit_whose_lease_can_not_be_given_back_is_reported_as_done() {
+    let scene = Scene::new(LONG);
+    scene.proxy.next("EXEC", Fault::LoseReply);
+    // Sent once more over a new connection.
+    scene.proxy.next("EVAL", Fault::LoseRequest);
+    scene.proxy.next("EVAL", Fault::LoseRequest);
+    insert(&scene.through).unwrap();
+    assert!(!scene.proxy.is_armed());
+    assert_eq!(scene.count(1), 1);
+    scene.assert_usable();
+}
+
+#[test]
+fn a_done_commit_whose_log_is_damaged_and_stays_so_is_reported_as_done() {
+    let scene = Scene::new(LONG);
+    redis::cmd("SET").arg("sqlite:{shop}:log").arg("x").exec(&mut scene.server.redis()).unwrap();
+    scene.proxy.next("DEL", Fault::LoseRequest);
+    scene.proxy.next("DEL", Fault::LoseRequest);
+    insert(&scene.through).unwrap();
+    assert_eq!(number(&scene.through, "SELECT count(*) FROM t WHERE x = 1"), 1);
+    redis::cmd("DEL").arg("sqlite:{shop}:log").exec(&mut scene.server.redis()).unwrap();
+    assert_eq!(scene.count(1), 1);
+    scene.assert_usable();
+}
+
+#[test]
+fn a_commit_that_the_server_never_saw_is_sent_again_and_done_once() {
+    for fault in [Fault::LoseRequest, Fault::CutRequest] {
+        let scene = Scene::new(LONG);
+        scene.proxy.next("EXEC", fault);
+        insert(&scene.through).unwrap();
+        assert_eq!(scene.proxy.commands().iter().filter(|command| *command == "EXEC").count(), 2);
+        assert_eq!(scene.count(1), 1);
+        scene.assert_usable();
+    }
+}
+
+#[test]
+fn a_connection_cut_at_any_command_of_a_write_leaves_it_done_once_or_refused() {
+    for fault in [Fault::LoseRequest, Fault::CutRequest, Fault::LoseReply, Fault::CutReply] {
+        let scene = Scene::new(LONG);
+        for commands in 0.. {
+            let before = scene.count(1);
+            scene.proxy.after(commands, fault);
+            let outcome = insert(&scene.through);
+            let armed = scene.proxy.is_armed();
+            scene.proxy.disarm();
+            let done = i64::from(outcome.is_ok());
+            assert_eq!(scene.count(1), before + done, "{fault:?} at {commands}: {outcome:?}");
+            if let Err(error) = outcome {
+                let said = sqlite_redis::last_error(&scene.through).expect("a cause");
+                assert!(said.to_string().contains("database `shop` on unix://"), "{error}: {said}");
+            }
+            if armed {
+                assert!(commands > 8, "a write has more commands than {commands}");
+                break;
+            }
+        }
+        scene.assert_usable();
+    }
+}
+
+#[test]
+fn a_connection_cut_at_any_command_of_a_read_is_replaced_or_the_error_is_clear() {
+    let server = Server::start();
+    let direct = server.open("shop");
+    direct
+        .execute_batch(
+            "CREATE TABLE t (x, y);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+             INSERT INTO t SELECT 1, zeroblob(1000) FROM n",
+        )
+        .unwrap();
+    for fault in [Fault::LoseRequest, Fault::CutRequest, Fault::LoseReply, Fault::CutReply] {
+        for commands in 0..12 {
+            // A cache of its own each time.
+            let proxy = Proxy::to(&server);
+            proxy.after(commands, fault);
+            let options = proxy.options("shop").timeout(LONG);
+            let connection = match options.open() {
+                Ok(connection) => connection,
+                Err(error) => {
+                    let said = error.to_string();
+                    assert!(said.contains("connection was lost") || said.contains("can't connect"), "{said}");
+                    options.open().expect("a second try")
+                }
+            };
+            let count = connection.query_row("SELECT sum(x) FROM t", [], |row| row.get::<_, i64>(0));
+            match count {
+                Ok(count) => assert_eq!(count, 1000),
+                Err(error) => {
+                    let said = sqlite_redis::last_error(&connection).expect("a cause").to_string();
+                    assert!(said.contains("connection was lost"), "{error}: {said}");
+                }
+            }
+            assert_eq!(number(&connection, "SELECT sum(x) FROM t"), 1000);
+            check_integrity(&connection);
+        }
+    }
+}
+
+#[test]
+fn a_done_commit_is_reported_as_done_although_another_followed_it() {
+    let scene = Scene::new(LONG);
+    scene.proxy.next("EXEC", Fault::HoldReply);
+    let outcome = scene.run(INSERT, |back| {
+        back.proxy.wait_for_held(1);
+        back.commit_elsewhere(2);
+        back.proxy.cut_held();
+    });
+    outcome.unwrap();
+    assert_eq!((scene.count(1), scene.count(2)), (1, 1));
+    assert_eq!(number(&scene.through, "SELECT count(*) FROM t"), 3);
+    scene.assert_usable();
+}
+
+#[test]
+fn a_lost_commit_is_refused_when_another_took_its_place() {
+    let scene = Scene::new(LONG);
+    scene.proxy.next("EXEC", Fault::HoldRequest);
+    let outcome = scene.run(INSERT, |back| {
+        back.proxy.wait_for_held(1);
+        back.commit_elsewhere(2);
+        back.proxy.cut_held();
+    });
+    assert_eq!(code(outcome), BUSY_SNAPSHOT);
+    assert_eq!((scene.count(1), scene.count(2)), (0, 1));
+    assert_eq!(number(&scene.through, "SELECT count(*) FROM t"), 2);
+    scene.assert_usable();
+}
+
+#[test]
+fn a_commit_that_comes_after_a_rivals_is_refused_by_the_watch() {
+    let scene = Scene::new(LONG);
+    scene.proxy.next("EXEC", Fault::HoldRequest);
+    let outcome = scene.run(INSERT, |back| {
+        back.proxy.wait_for_held(1);
+        back.commit_elsewhere(2);
+        back.proxy.let_go();
+    });
+    assert_eq!(code(outcome), BUSY_SNAPSHOT);
+    assert_eq!((scene.count(1), scene.count(2)), (0, 1));
+    scene.assert_usable();
+}
+
+/// A commit whose first try is stuck on its way: the client gives up waiting for it and finds
+/// that it did not happen. Then it arrives after all, as the second try is `stuck_at` a command.
+fn first_try_arrives_while_second_is_stuck_at(command: &str) {
+    let scene = Scene::new(Duration::from_millis(500));
+    scene.proxy.next("EXEC", Fault::HoldRequest);
+    let outcome = scene.run(INSERT, |back| {
+        back.proxy.wait_for_held(1);
+        back.proxy.next(command, Fault::HoldRequest);
+        back.proxy.wait_for_held(2);
+        back.proxy.let_go();
+        eventually("the first try arrived", || back.count(1) == 1);
+        back.proxy.let_go();
+    });
+    outcome.unwrap_or_else(|error| panic!("it was done: {error}: {:?}", sqlite_redis::last_error(&scene.through)));
+    assert_eq!(scene.count(1), 1);
+    scene.assert_usable();
+}
+
+#[test]
+fn a_commit_that_arrives_before_its_second_try_begins_is_done_once_and_reported_so() {
+    first_try_arrives_while_second_is_stuck_at("WATCH");
+}
+
+#[test]
+fn a_commit_that_arrives_before_its_second_try_ends_is_done_once_and_reported_so() {
+    first_try_arrives_while_second_is_stuck_at("EXEC");
+}
+
+#[test]
+fn a_commit_whose_fate_can_not_be_learnt_is_reported_as_unknown_and_is_whole() {
+    for (fault, done) in [(Fault::HoldReply, 1), (Fault::HoldRequest, 0)] {
+        let scene = Scene::new(Duration::from_millis(300));
+        scene.proxy.next("EXEC", fault);
+        let outcome = scene.run("INSERT INTO t VALUES (1), (1)", |back| {
+            back.proxy.wait_for_held(1);
+            back.proxy.refuse(true);
+        });
+        assert_eq!(code(outcome), IOERR_FSYNC);
+        let said = sqlite_redis::last_error(&scene.through).unwrap().to_string();
+        assert!(said.contains("unknown whether version 3 "), "{said}");
+        assert_eq!(scene.count(1), 2 * done);
+        scene.proxy.refuse(false);
+        assert_eq!(number(&scene.through, "SELECT count(*) FROM t WHERE x = 1"), 2 * done);
+        scene.assert_usable();
+    }
+}
+
+#[test]
+fn a_commit_that_may_still_arrive_is_never_reported_as_failed() {
+    let scene = Scene::new(Duration::from_millis(300));
+    scene.proxy.next("EXEC", Fault::HoldRequest);
+    let set_memory = |back: &Backstage, limit: &str| {
+        redis::cmd("CONFIG").arg(&["SET", "maxmemory", limit]).exec(&mut back.server.redis()).unwrap();
+    };
+    let outcome = scene.run(INSERT, |back| {
+        back.proxy.wait_for_held(1);
+        // The second try is refused by a server that has become full, the first one was not.
+        back.proxy.next("WATCH", Fault::HoldRequest);
+        back.proxy.wait_for_held(2);
+        back.proxy.next("MULTI", Fault::HoldRequest);
+        set_memory(back, "1");
+        back.proxy.let_go_last();
+        back.proxy.wait_for_held(2);
+        back.proxy.let_go_last();
+        back.proxy.wait_for_held(1);
+    });
+    assert_eq!(code(outcome), IOERR_FSYNC);
+    set_memory(&scene, "0");
+    assert_eq!(scene.count(1), 0);
+    scene.proxy.let_go();
+    eventually("the first try arrived", || scene.count(1) == 1);
+    scene.assert_usable();
+}
+
+#[test]
+fn a_client_that_is_cut_off_at_any_time_goes_on() {
+    let server = Server::start();
+    let connection = server.options("shop").lease(Duration::from_millis(300)).open().unwrap();
+    connection.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)").unwrap();
+    let done = AtomicBool::new(false);
+    let mut acknowledged = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut redis = server.redis();
+            while !done.load(Relaxed) {
+                redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).exec(&mut redis).unwrap();
+            }
+        });
+        for x in 0..200 {
+            if connection.execute("INSERT INTO t VALUES (?1)", [x]).is_ok() {
+                acknowledged.push(x);
+            }
+        }
+        done.store(true, Relaxed);
+    });
+    connection.execute("INSERT INTO t VALUES (1000)", []).unwrap();
+    let mut statement = connection.prepare("SELECT x FROM t ORDER BY x").unwrap();
+    let rows: Vec<i64> = statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+    let missing: Vec<_> = acknowledged.iter().filter(|x| !rows.contains(x)).collect();
+    assert!(missing.is_empty(), "{missing:?} were acknowledged");
+    assert_eq!(rows.len(), acknowledged.len() + 1, "and what is there was acknowledged");
+    check_integrity(&connection);
+}
+
+#[test]
+fn flushed_scripts_do_no_harm() {
+    let server = Server::start();
+    let connection = server.open("shop");
+    connection.execute_batch("CREATE TABLE t (x)").unwrap();
+    for _ in 0..3 {
+        redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.redis()).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1); COMMIT").unwrap();
+        redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.redis()).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+        assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0");
+    }
+    assert_eq!(number(&connection, "SELECT count(*) FROM t"), 3);
+}
+
+#[test]
+fn a_lost_lease_request_does_not_lock_the_client_out() {
+    for (command, fault) in [("SET", Fault::LoseReply), ("SET", Fault::CutReply), ("WATCH", Fault::LoseRequest)] {
+        let scene = Scene::new(LONG);
+        scene.proxy.next(command, fault);
+        insert(&scene.through).unwrap();
+        assert_eq!(scene.count(1), 1);
+        scene.assert_usable();
+    }
+}
+
+#[test]
+fn a_lost_connection_does_not_leave_the_lease_behind() {
+    let scene = Scene::with_lease(LONG, Duration::from_secs(600));
+    let assert_free = || assert_eq!(scene.server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0");
+    // Taken, but the client never learns it.
+    for _ in 0..2 {
+        scene.proxy.next("SET", Fault::LoseReply);
+    }
+    insert(&scene.through).unwrap_err();
+    assert!(!scene.proxy.is_armed());
+    assert_free();
+    // Given back over a connection that breaks.
+    scene.through.execute_batch("BEGIN IMMEDIATE").unwrap();
+    scene.proxy.next("EVAL", Fault::LoseRequest);
+    scene.through.execute_batch("ROLLBACK").unwrap();
+    assert!(!scene.proxy.is_armed());
+    assert_free();
+    scene.assert_usable();
+}

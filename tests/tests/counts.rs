@@ -1,0 +1,290 @@
+//! What goes over the wire, counted: by the client itself, and by the server.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+use sqlite_redis_tests::{Server, check_integrity, hosts, number, text};
+
+/// What `PRAGMA redis_stats` answers.
+#[derive(Debug, Clone, Copy)]
+struct Stats {
+    round_trips: u64,
+    commands: u64,
+    bytes_sent: u64,
+}
+
+fn stats(connection: &Connection) -> Stats {
+    let stats = text(connection, "PRAGMA redis_stats");
+    let numbers: BTreeMap<&str, u64> =
+        stats.split(' ').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k, v.parse().unwrap())).collect();
+    Stats { round_trips: numbers["round_trips"], commands: numbers["commands"], bytes_sent: numbers["bytes_sent"] }
+}
+
+/// What the client says that it has sent meanwhile.
+fn sent(connection: &Connection, work: impl FnOnce()) -> Stats {
+    let before = stats(connection);
+    work();
+    let after = stats(connection);
+    Stats {
+        round_trips: after.round_trips - before.round_trips,
+        commands: after.commands - before.commands,
+        bytes_sent: after.bytes_sent - before.bytes_sent,
+    }
+}
+
+/// Calls of each command that the server has got meanwhile, all clients together.
+fn served(server: &Server, work: impl FnOnce()) -> BTreeMap<String, u64> {
+    let mut redis = server.redis();
+    redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut redis).unwrap();
+    work();
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut redis).unwrap();
+    let mut calls = BTreeMap::new();
+    for line in stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")) {
+        let (command, rest) = line.split_once(":calls=").unwrap();
+        calls.insert(command.to_owned(), rest.split(',').next().unwrap().parse().unwrap());
+    }
+    // Ours.
+    for own in ["config|resetstat", "info"] {
+        if let Some(count) = calls.get_mut(own) {
+            *count -= 1;
+        }
+    }
+    calls.retain(|_, count| *count > 0);
+    calls
+}
+
+fn total(calls: &BTreeMap<String, u64>) -> u64 {
+    calls.values().sum()
+}
+
+/// A table with some rows; the connection has read it.
+fn warm(server: &Server) -> Connection {
+    let connection = server.open("shop");
+    connection
+        .execute_batch(
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, price REAL);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+             INSERT INTO item SELECT i, 'item ' || i, i FROM n",
+        )
+        .unwrap();
+    assert_eq!(number(&connection, "SELECT count(*) FROM item"), 1000);
+    connection
+}
+
+#[test]
+fn a_warm_read_costs_one_command() {
+    let server = Server::start();
+    let connection = warm(&server);
+    let calls = served(&server, || {
+        assert_eq!(number(&connection, "SELECT sum(id) FROM item"), 500_500);
+    });
+    assert_eq!(calls, BTreeMap::from([("hmget".to_owned(), 1)]));
+}
+
+#[test]
+fn a_warm_read_transaction_costs_one_command_however_many_queries_it_has() {
+    let server = Server::start();
+    let connection = warm(&server);
+    let calls = served(&server, || {
+        connection.execute_batch("BEGIN").unwrap();
+        for id in 1..=100 {
+            assert_eq!(number(&connection, &format!("SELECT id FROM item WHERE name = 'item {id}'")), id);
+        }
+        connection.execute_batch("COMMIT").unwrap();
+    });
+    assert_eq!(calls, BTreeMap::from([("hmget".to_owned(), 1)]));
+    let client = sent(&connection, || {
+        number(&connection, "SELECT count(*) FROM item");
+    });
+    assert_eq!((client.round_trips, client.commands), (1, 1), "the client counts the same");
+}
+
+#[test]
+fn a_second_connection_of_the_process_reads_from_the_same_cache() {
+    let server = Server::start();
+    let one = warm(&server);
+    let two = server.open("shop");
+    number(&two, "SELECT count(*) FROM item");
+    let calls = served(&server, || {
+        one.execute("UPDATE item SET price = 0 WHERE id = 500", []).unwrap();
+        assert_eq!(number(&two, "SELECT count(*) FROM item WHERE price = 0"), 1);
+    });
+    assert_eq!(calls.get("xrange"), None, "{calls:?}");
+    assert!(calls["hmget"] <= 3, "{calls:?}");
+}
+
+#[test]
+fn a_transaction_of_100_inserts_costs_at_most_3_round_trips() {
+    let server = Server::start();
+    let connection = warm(&server);
+    let mut client = None;
+    let calls = served(&server, || {
+        client = Some(sent(&connection, || {
+            connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+            for id in 2000..2100 {
+                connection.execute("INSERT INTO item VALUES (?1, 'new', 1)", [id]).unwrap();
+            }
+            connection.execute_batch("COMMIT").unwrap();
+        }));
+    });
+    let client = client.unwrap();
+    assert!(client.round_trips <= 3, "{client:?}");
+    assert_eq!((calls["exec"], calls["xadd"], calls["hset"]), (1, 1, 1), "{calls:?}");
+    assert_eq!(number(&connection, "SELECT count(*) FROM item"), 1100);
+}
+
+#[test]
+fn an_autocommit_insert_costs_at_most_3_round_trips() {
+    let server = Server::start();
+    let connection = warm(&server);
+    for id in 2000..2010 {
+        let client = sent(&connection, || {
+            connection.execute("INSERT INTO item VALUES (?1, 'new', 1)", [id]).unwrap();
+        });
+        assert!(client.round_trips <= 3, "{client:?}");
+    }
+}
+
+#[test]
+fn a_transaction_that_changes_nothing_sends_no_commit() {
+    let server = Server::start();
+    let connection = warm(&server);
+    let calls = served(&server, || {
+        connection.execute_batch("BEGIN IMMEDIATE; COMMIT").unwrap();
+        connection.execute("UPDATE item SET price = 0 WHERE id = -1", []).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (-5, 'x', 1); ROLLBACK").unwrap();
+    });
+    assert_eq!(calls.get("exec"), None, "{calls:?}");
+    assert_eq!(calls.get("hset"), None, "{calls:?}");
+    check_integrity(&connection);
+}
+
+#[test]
+fn a_cold_scan_of_10_000_pages_costs_at_most_200_round_trips() {
+    let server = Server::start();
+    let connection = server.open("big");
+    connection
+        .execute_batch(
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, content BLOB);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9970)
+             INSERT INTO item SELECT i, zeroblob(3900) FROM n",
+        )
+        .unwrap();
+    assert!((9990..10_010).contains(&number(&connection, "PRAGMA page_count")));
+    drop(connection);
+    // Other settings, so another cache: this one is cold.
+    let cold = server.options("big").log_commits(77).open().unwrap();
+    let client = sent(&cold, || {
+        assert_eq!(number(&cold, "SELECT count(*) FROM item WHERE length(content) = 3900"), 9970);
+    });
+    assert!(client.round_trips <= 200, "{client:?}");
+    assert_eq!(client.round_trips, client.commands);
+}
+
+#[test]
+fn opening_and_the_first_query_cost_at_most_6_round_trips() {
+    let server = Server::start();
+    warm(&server);
+    let script = "
+db = connect('file:shop?vfs=redis')
+say(db.execute('SELECT count(*) FROM item').fetchone()[0])
+say(db.execute('PRAGMA redis_stats').fetchone()[0])
+";
+    let mut said = None;
+    let calls = served(&server, || said = hosts::run_python(script, &[("SQLITE_REDIS_URL", &server.url())]));
+    let Some(said) = said else { return };
+    let mut lines = said.out.lines();
+    assert_eq!(lines.next(), Some("1000"), "{said:?}");
+    let trips = lines.next().and_then(|stats| stats.strip_prefix("round_trips=")?.split(' ').next()?.parse().ok());
+    let trips: u64 = trips.unwrap_or_else(|| panic!("{said:?}"));
+    // One more, if the client library says something when it connects.
+    let hello = u64::from(calls.keys().any(|command| command.starts_with("client|")));
+    assert!(trips + hello <= 6, "{said:?} {calls:?}");
+}
+
+#[test]
+fn a_commit_sends_the_changed_pages_and_little_else() {
+    let server = Server::start();
+    let connection = warm(&server);
+    let page = number(&connection, "PRAGMA page_size") as u64;
+    let client = sent(&connection, || {
+        connection.execute("UPDATE item SET price = 7777 WHERE id = 500", []).unwrap();
+    });
+    // The page of the row, and page 1 with its change counter.
+    assert!(client.bytes_sent < 2 * page + 1500, "{client:?}");
+    assert!(client.bytes_sent > 2 * page);
+    let client = sent(&connection, || {
+        connection.execute("UPDATE item SET price = price + 1", []).unwrap();
+    });
+    let pages = number(&connection, "PRAGMA page_count") as u64;
+    assert!(client.bytes_sent > pages * page && client.bytes_sent < pages * page * 2, "{client:?} {pages}");
+}
+
+#[test]
+fn the_log_entry_of_a_small_change_is_small() {
+    let server = Server::start();
+    let connection = warm(&server);
+    connection.execute("UPDATE item SET price = 7777 WHERE id = 500", []).unwrap();
+    let entries: Vec<(String, BTreeMap<String, redis::Value>)> = redis::cmd("XREVRANGE")
+        .arg("sqlite:{shop}:log")
+        .arg(&["+", "-", "COUNT", "1"])
+        .query(&mut server.redis())
+        .unwrap();
+    let (_, fields) = &entries[0];
+    let redis::Value::BulkString(undo) = &fields["undo"] else { panic!("{fields:?}") };
+    assert!(!undo.is_empty() && undo.len() < 100, "{} bytes to put one row back", undo.len());
+    assert!(fields.len() <= 6, "{fields:?}");
+}
+
+#[test]
+fn the_cache_stays_within_its_size() {
+    let server = Server::start();
+    let connection = server.open("big");
+    connection
+        .execute_batch(
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, content BLOB);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+             INSERT INTO item SELECT i, zeroblob(100000) FROM n",
+        )
+        .unwrap();
+    drop(connection);
+    let script = r#"
+def rss():
+    with open('/proc/self/status') as status:
+        return next(int(line.split()[1]) for line in status if line.startswith('VmRSS'))
+db = connect('file:big?vfs=redis&cache_size=1M')
+db.execute('PRAGMA cache_size=-1000')
+scan = "SELECT count(*) FROM item WHERE instr(content, x'01') = 0"
+db.execute('SELECT 1 FROM item LIMIT 1').fetchone()
+before = rss()
+say(db.execute(scan).fetchone()[0])
+say(rss() - before)
+"#;
+    let environment = [("SQLITE_REDIS_URL", server.url())];
+    let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let Some(said) = hosts::run_python(script, &environment) else { return };
+    let mut lines = said.out.lines();
+    assert_eq!(lines.next(), Some("1000"), "{said:?}");
+    let growth: u64 = lines.next().and_then(|growth| growth.parse().ok()).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(growth < 20_000, "100 MB were read and {growth} kB kept");
+}
+
+#[test]
+fn a_scan_larger_than_the_cache_fetches_again() {
+    let server = Server::start();
+    let connection = warm(&server);
+    drop(connection);
+    // Enough for two pages, in a cache of its own thanks to another setting.
+    let small = server.options("shop").log_commits(77).cache_size(8192).open().unwrap();
+    // SQLite itself keeps at least ten pages.
+    small.execute_batch("PRAGMA cache_size=1; INSERT INTO item SELECT id + 1000, name, price FROM item").unwrap();
+    small.execute_batch("INSERT INTO item SELECT id + 2000, name, price FROM item").unwrap();
+    let sum = (1..=4000).sum::<i64>();
+    for _ in 0..2 {
+        let calls = served(&server, || {
+            assert_eq!(number(&small, "SELECT sum(id) FROM item"), sum);
+        });
+        assert!(total(&calls) > 1, "{calls:?}");
+    }
+    check_integrity(&small);
+}
