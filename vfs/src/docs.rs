@@ -243,14 +243,16 @@ fn the_tests_that_the_documents_name_exist() {
             }
         }
     }
-    let document = read("failures.md");
-    let rows = table(&document, "events");
-    let tests: Vec<String> = rows
-        .iter()
-        .flat_map(|row| row[3].split(", ").map(|name| name.trim_matches('`').to_owned()).collect::<Vec<_>>())
-        .filter(|name| !name.is_empty())
-        .collect();
-    assert!(tests.len() >= 10);
+    let named = |document: &str, marker: &str, column: usize| -> Vec<String> {
+        let cells = table(&read(document), marker).into_iter().map(|row| row[column].clone());
+        cells
+            .flat_map(|cell| cell.split(", ").map(|name| name.trim_matches('`').to_owned()).collect::<Vec<_>>())
+            .collect()
+    };
+    let mut tests = named("failures.md", "events", 3);
+    tests.extend(named("design.md", "invariants", 1));
+    tests.retain(|name| !name.is_empty());
+    assert!(tests.len() >= 30);
     for test in tests {
         assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
     }
