@@ -5,6 +5,10 @@
 
 pub mod hosts;
 pub mod proxy;
+pub mod rows;
+pub mod soak;
+pub mod stored;
+pub mod twins;
 
 use std::fs;
 use std::net::TcpListener;
@@ -207,6 +211,18 @@ impl Server {
     /// When it can't be opened.
     pub fn open(&self, name: &str) -> Connection {
         let connection = self.options(name).open().unwrap_or_else(|error| panic!("{error}"));
+        connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
+        connection
+    }
+
+    /// A connection as another process would have it: with a cache and sockets that no connection
+    /// of [`Server::open`] shares, nor one of another `n`.
+    ///
+    /// # Panics
+    /// When it can't be opened.
+    pub fn open_apart(&self, name: &str, n: u64) -> Connection {
+        let options = self.options(name).timeout(Duration::from_millis(20_000 + n));
+        let connection = options.open().unwrap_or_else(|error| panic!("{error}"));
         connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
         connection
     }

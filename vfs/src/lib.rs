@@ -49,7 +49,7 @@ mod docs;
 pub use config::{PROCESS_SETTINGS, SETTINGS, Setting};
 pub use error::{Cause, Error, Result};
 pub use ffi::connection::last_error;
-pub use ffi::last_failure;
+pub use ffi::{forget_last_failure, last_failure};
 pub use options::Options;
 pub use store::server::Stats;
 pub use store::{CommitId, PageNo, Version};

@@ -120,7 +120,10 @@ fn check_sight(sight: &Sight<'_>, list: &[String]) -> Option<String> {
     if expected == Some(&sight.tail[..]) {
         return None;
     }
-    Some(format!("append: {} saw list {} end with {:?} at {length}, which it never did", sight.operation.id, sight.list, sight.tail))
+    Some(format!(
+        "append: {} saw list {} end with {:?} at {length}, which it never did",
+        sight.operation.id, sight.list, sight.tail
+    ))
 }
 
 /// What had ended before another began comes before it: whoever begins later sees it.
@@ -130,21 +133,35 @@ fn check_real_time(operations: &[Operation], lists: &HashMap<i64, Vec<String>>) 
         .filter(|one| one.outcome == Outcome::Acknowledged)
         .filter_map(|one| Some((one.id.as_str(), one.ended?)))
         .collect();
+    let earliest: HashMap<i64, Vec<Option<(u64, &String)>>> =
+        lists.iter().map(|(&number, list)| (number, earliest_ends(list, &ended))).collect();
     let mut violations = Vec::new();
     for operation in operations {
         for sight in sights(operation) {
-            let Some(list) = lists.get(&sight.list) else { continue };
-            // The first item that the transaction did not see.
-            let missed = usize::try_from(sight.length).ok().and_then(|length| list.get(length));
-            let Some(missed) = missed.filter(|missed| **missed != operation.id) else { continue };
-            if let Some(&ended) = ended.get(missed.as_str())
-                && ended < operation.began
+            let (Some(list), Some(earliest)) = (lists.get(&sight.list), earliest.get(&sight.list)) else { continue };
+            let Ok(mut unseen) = usize::try_from(sight.length) else { continue };
+            // What it appended itself it need not have seen.
+            unseen += usize::from(list.get(unseen) == Some(&operation.id));
+            if let Some(Some((ended, missed))) = earliest.get(unseen)
+                && *ended < operation.began
             {
                 violations.push(format!("append: {} did not see {missed}, which had ended before", operation.id));
             }
         }
     }
     violations
+}
+
+/// For each place in a list: which of the items from there on had ended first.
+fn earliest_ends<'a>(list: &'a [String], ended: &HashMap<&str, u64>) -> Vec<Option<(u64, &'a String)>> {
+    let mut earliest = vec![None; list.len()];
+    let mut first = None;
+    for (place, item) in list.iter().enumerate().rev() {
+        let this = ended.get(item.as_str()).map(|&at| (at, item));
+        first = first.into_iter().chain(this).min();
+        earliest[place] = first;
+    }
+    earliest
 }
 
 #[cfg(test)]

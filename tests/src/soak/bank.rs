@@ -77,7 +77,8 @@ fn wrong(db: &Connection) -> rusqlite::Result<Option<String>> {
 /// # Errors
 /// The database fails.
 pub fn check(db: &Connection, operations: &[Operation]) -> rusqlite::Result<Vec<String>> {
-    let mut violations: Vec<String> = wrong(db)?.map(|wrong| format!("bank: at the end, {wrong}")).into_iter().collect();
+    let mut violations: Vec<String> =
+        wrong(db)?.map(|wrong| format!("bank: at the end, {wrong}")).into_iter().collect();
     let mut statement = db.prepare("SELECT operation FROM transfer")?;
     let found: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     violations.extend(check_presence("bank", operations, &found));

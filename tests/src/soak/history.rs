@@ -1,8 +1,7 @@
-//! What workers did, as they wrote it down: one JSON object a line, on disk before the next step,
-//! so that it survives `kill -9` of the worker.
+//! What workers did, as they wrote it down: one JSON object a line, out of their hands before the
+//! next step, so that it survives `kill -9` of the worker.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
@@ -26,31 +25,28 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// Where one worker writes.
+/// What one worker writes: lines on its standard output. A pipe takes them whatever becomes of
+/// files, and gives up what was written before a `kill -9`.
 pub struct Writer {
-    file: File,
     worker: String,
     next: u64,
 }
 
 impl Writer {
-    /// Appends to a file. `worker` must differ between all processes of a run.
-    ///
-    /// # Errors
-    /// The file can't be opened.
-    pub fn open(path: &Path, worker: &str) -> Result<Writer> {
-        let file = OpenOptions::new().create(true).append(true).open(path).context("the history")?;
-        Ok(Writer { file, worker: worker.to_owned(), next: 0 })
+    /// `worker` must differ between all processes of a run.
+    pub fn new(worker: &str) -> Writer {
+        Writer { worker: worker.to_owned(), next: 0 }
     }
 
     fn line(&mut self, value: &Value) -> Result<()> {
-        self.file.write_all(format!("{value}\n").as_bytes()).context("the history")
+        let mut out = std::io::stdout().lock();
+        out.write_all(format!("{value}\n").as_bytes()).and_then(|()| out.flush()).context("the history")
     }
 
     /// Writes down that an operation begins; returns its id.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// Nobody takes the lines any more.
     pub fn begin(&mut self, what: &Value) -> Result<String> {
         let id = format!("{}.{}", self.worker, self.next);
         self.next += 1;
@@ -61,7 +57,7 @@ impl Writer {
     /// Writes down how it ended.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// Nobody takes the lines any more.
     pub fn end(&mut self, id: &str, outcome: Outcome, result: &Value) -> Result<()> {
         let outcome = match outcome {
             Outcome::Acknowledged => "ok",
@@ -74,7 +70,7 @@ impl Writer {
     /// Writes down something that must not be.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// Nobody takes the lines any more.
     pub fn violation(&mut self, what: &str) -> Result<()> {
         self.line(&json!({"violation": what, "at": now()}))
     }
@@ -158,7 +154,8 @@ pub fn check_presence(workload: &str, operations: &[Operation], found: &[String]
             Outcome::Unknown => there <= 1,
         };
         if !fine {
-            violations.push(format!("{workload}: {:?} operation {} is there {there} times", operation.outcome, operation.id));
+            violations
+                .push(format!("{workload}: {:?} operation {} is there {there} times", operation.outcome, operation.id));
         }
     }
     violations.extend(times.keys().map(|id| format!("{workload}: nobody began {id}")));
@@ -175,11 +172,8 @@ mod tests {
 
     #[test]
     fn presence_is_judged_by_outcome() {
-        let operations = [
-            operation("a", Outcome::Acknowledged),
-            operation("f", Outcome::Failed),
-            operation("u", Outcome::Unknown),
-        ];
+        let operations =
+            [operation("a", Outcome::Acknowledged), operation("f", Outcome::Failed), operation("u", Outcome::Unknown)];
         let check = |found: &[&str]| {
             let found: Vec<String> = found.iter().map(|id| (*id).to_owned()).collect();
             check_presence("test", &operations, &found).len()

@@ -1,11 +1,13 @@
 //! A run: a server, a proxy, workers, faults, and the verdict.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
@@ -55,6 +57,7 @@ pub struct Stage {
     directory: TempDir,
     program: PathBuf,
     workers: Vec<(Workload, u64, Child)>,
+    histories: Vec<JoinHandle<std::io::Result<u64>>>,
     started: u64,
 }
 
@@ -70,6 +73,7 @@ impl Stage {
             directory: tempfile::Builder::new().prefix("sqlite-redis-soak.").tempdir()?,
             program: plan.program.clone(),
             workers: Vec::new(),
+            histories: Vec::new(),
             started: 0,
         };
         for workload in Workload::ALL {
@@ -87,16 +91,20 @@ impl Stage {
     fn start(&mut self, workload: Workload, number: u64, seed: u64) -> Result<()> {
         self.started += 1;
         let id = format!("{}-{}", workload.name(), self.started);
-        let history = self.directory.path().join(format!("{id}.jsonl"));
-        let child = Command::new(&self.program)
+        let mut history = File::create(self.directory.path().join(format!("{id}.jsonl")))?;
+        // Past its limit on files a process gets a signal, unless it ignores that from the start.
+        let mut child = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
+            .arg(&self.program)
             .args(["work", workload.name(), &self.proxy.url(), &id])
-            .arg(history)
             .args([number.to_string(), seed.to_string(), self.lease.as_millis().to_string()])
             .env("TMPDIR", self.directory.path())
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .context("a worker")?;
+        let mut lines = child.stdout.take().context("its output")?;
+        self.histories.push(std::thread::spawn(move || std::io::copy(&mut lines, &mut history)));
         self.workers.push((workload, number, child));
         Ok(())
     }
@@ -134,6 +142,9 @@ impl Stage {
         }
         for (_, _, mut child) in self.workers.drain(..) {
             child.wait()?;
+        }
+        for history in self.histories.drain(..) {
+            history.join().map_err(|_| anyhow!("a history was not read"))??;
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! What all workers have in common.
 
 use std::io::Read;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -40,13 +39,13 @@ pub struct Worker {
 ///
 /// # Errors
 /// The history can't be written. Failures of the database are part of the work.
-pub fn work(workload: Workload, options: &Options, id: &str, history: &Path, number: u64, seed: u64) -> Result<()> {
+pub fn work(workload: Workload, options: &Options, id: &str, number: u64, seed: u64) -> Result<()> {
     std::thread::spawn(|| {
         // Nothing is ever sent; the end is the message, and so is a failure.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         STOP.store(true, Relaxed);
     });
-    let history = Writer::open(history, id)?;
+    let history = Writer::new(id);
     let Some(connection) = connect(options) else { return Ok(()) };
     let mut worker = Worker { connection, history, random: StdRng::seed_from_u64(seed), number };
     while !stopped() {
