@@ -17,6 +17,9 @@ use crate::store::{Commit, CommitId, PageNo, Snapshot, Undo, check_shape};
 
 /// Pages sent at once by an import.
 const BATCH: usize = 64;
+/// Fields that the server looks at to estimate the memory of a key. The default of 5 may hit
+/// metadata only, and take a database of megabytes for one of some hundred bytes.
+const SAMPLES: usize = 1000;
 /// How long the pages of an import that died stay in Redis.
 const STAGING_SECONDS: u64 = 600;
 
@@ -126,8 +129,8 @@ impl Admin {
         let keys = self.keys(name)?;
         let mut request = Request::default();
         request.push(&snapshot_command(&keys));
-        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.hash));
-        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.log));
+        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.hash).arg("SAMPLES").arg(SAMPLES));
+        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.log).arg("SAMPLES").arg(SAMPLES));
         request.push(cmd("XLEN").arg(&keys.log));
         request.push(cmd("GET").arg(&keys.lock));
         request.push(cmd("PTTL").arg(&keys.lock));

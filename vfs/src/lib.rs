@@ -43,6 +43,8 @@ mod lease;
 mod store;
 pub mod admin;
 mod error;
+#[cfg(test)]
+mod docs;
 
 pub use config::{PROCESS_SETTINGS, SETTINGS, Setting};
 pub use error::{Cause, Error, Result};

@@ -18,6 +18,10 @@ use crate::store::{
 /// Pages in one `HSET` of a commit, and entries in one `XRANGE`.
 const BATCH: usize = 256;
 
+/// Bytes of undo data in one log entry at most, whatever `log_bytes` allows: a server takes no
+/// value larger than its `proto-max-bulk-len`, by default 512 MB.
+const MOST_UNDO: u64 = 256 << 20;
+
 /// Lua without the comment lines, which nobody reads on the wire.
 static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/release.lua")));
 static RENEW: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/renew.lua")));
@@ -494,7 +498,7 @@ impl RedisStore {
     fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark) -> Request {
         let mut request = Request::default();
         let Commit { base, snapshot, .. } = commit;
-        let share = self.log_bytes / 2;
+        let share = (self.log_bytes / 2).min(MOST_UNDO);
         let deltas = match &commit.undo {
             Undo::Deltas(deltas) if deltas.len() as u64 <= share => Some(deltas.as_slice()),
             Undo::Deltas(_) | Undo::Barrier => None,
