@@ -6,6 +6,11 @@
 pub mod failures;
 pub mod hosts;
 pub mod proxy;
+pub mod queries;
+pub mod rows;
+pub mod soak;
+pub mod stored;
+pub mod twins;
 
 use std::fs;
 use std::net::TcpListener;
@@ -55,21 +60,17 @@ impl Start {
     }
 
     fn try_start(self) -> Result<Server> {
-        let directory = tempfile::Builder::new().prefix("sqlite-redis-test.").tempdir()?;
-        for _ in 0..10 {
+        loop {
+            let directory = tempfile::Builder::new().prefix("sqlite-redis-test.").tempdir()?;
             let port = if self.tcp { Some(free_port()?) } else { None };
             let child = spawn(directory.path(), port, &self.arguments)?;
             let mut server = Server { child, directory, arguments: self.arguments.clone(), port };
             match server.wait_until_up() {
-                Ok(()) => return Ok(server),
                 // Another test took the port between the look for a free one and its use.
-                Err(_) if self.tcp && server.log().contains("Address already in use") => {
-                    return Start { arguments: self.arguments, tcp: true }.try_start();
-                }
-                Err(error) => return Err(error),
+                Err(_) if self.tcp && server.log().contains("Address already in use") => {}
+                outcome => return outcome.map(|()| server),
             }
         }
-        bail!("no free port")
     }
 }
 
@@ -216,6 +217,18 @@ impl Server {
         connection
     }
 
+    /// A connection as another process would have it: with a cache and sockets that no connection
+    /// of [`Server::open`] shares, nor one of another `n`.
+    ///
+    /// # Panics
+    /// When it can't be opened.
+    pub fn open_apart(&self, name: &str, n: u64) -> Connection {
+        let options = self.options(name).timeout(Duration::from_millis(20_000 + n));
+        let connection = options.open().unwrap_or_else(|error| panic!("{error}"));
+        connection.busy_timeout(Duration::from_secs(30)).expect("a busy timeout");
+        connection
+    }
+
     /// Sends it a signal, such as `STOP`.
     ///
     /// # Panics
@@ -317,11 +330,14 @@ pub fn chinook() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// A file that the build has made, such as the extension or the shell.
+/// A file that the build has made, such as the extension or the shell: the newest, since
+/// `cargo test` puts the extension among the test programs, `cargo build` one directory up.
 ///
 /// # Panics
 /// When the test program is not where cargo puts it.
 pub fn built(name: &str) -> PathBuf {
     let program = std::env::current_exe().expect("the test program");
-    program.ancestors().nth(2).expect("the target directory").join(name)
+    let places = program.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    let age = |path: &PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+    places.max_by_key(age).expect("the target directory")
 }

@@ -172,6 +172,15 @@ impl Proxy {
         self.decide(Verdict::Cut, false);
     }
 
+    /// Lets all that is held go, or cuts it, and forgets it.
+    pub fn settle(&self, go: bool) {
+        let verdict = if go { Verdict::Go } else { Verdict::Cut };
+        for held in &mut self.shared.lock().held {
+            held.verdict.get_or_insert(verdict);
+        }
+        self.shared.changed.notify_all();
+    }
+
     fn decide(&self, verdict: Verdict, last: bool) {
         let mut state = self.shared.lock();
         let mut held = state.held.iter_mut().filter(|held| held.verdict.is_none());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Value, cmd};
+use redis::{Cmd, Value, cmd};
 
 use crate::config::Config;
 use crate::database;
@@ -11,11 +11,15 @@ use crate::options::Options;
 use crate::process::Process;
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
+use crate::store::redis::{LogMark, RedisStore, metadata};
 use crate::store::server::{Request, Server, checked};
-use crate::store::{CommitId, FORMAT, PageNo, Snapshot, check_shape};
+use crate::store::{Commit, CommitId, PageNo, Snapshot, Undo, check_shape};
 
 /// Pages sent at once by an import.
 const BATCH: usize = 64;
+/// Fields that the server looks at to estimate the memory of a key. The default of 5 may hit
+/// metadata only, and take a database of megabytes for one of some hundred bytes.
+const SAMPLES: usize = 1000;
 /// How long the pages of an import that died stay in Redis.
 const STAGING_SECONDS: u64 = 600;
 
@@ -124,14 +128,9 @@ impl Admin {
     fn describe(&self, name: &str) -> Result<Option<Info>> {
         let keys = self.keys(name)?;
         let mut request = Request::default();
-        let mut hmget = cmd("HMGET");
-        hmget.arg(&keys.hash);
-        for field in keys::SNAPSHOT {
-            hmget.arg(field);
-        }
-        request.push(&hmget);
-        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.hash));
-        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.log));
+        request.push(&snapshot_command(&keys));
+        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.hash).arg("SAMPLES").arg(SAMPLES));
+        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.log).arg("SAMPLES").arg(SAMPLES));
         request.push(cmd("XLEN").arg(&keys.log));
         request.push(cmd("GET").arg(&keys.lock));
         request.push(cmd("PTTL").arg(&keys.lock));
@@ -222,6 +221,16 @@ impl Admin {
     }
 }
 
+/// Asks for the snapshot of a database.
+fn snapshot_command(keys: &Keys) -> Cmd {
+    let mut hmget = cmd("HMGET");
+    hmget.arg(&keys.hash);
+    for field in keys::SNAPSHOT {
+        hmget.arg(field);
+    }
+    hmget
+}
+
 /// A number among the replies; nothing counts as 0.
 fn count(value: &Value) -> u64 {
     match value {
@@ -306,41 +315,35 @@ impl Import<'_> {
         let Import { keys, staging, .. } = &*self;
         let mut link = self.admin.server.link()?;
         let mut watch = Request::one(cmd("WATCH").arg(&keys.hash).arg(staging));
-        watch.push(cmd("HGET").arg(&keys.hash).arg(keys::VERSION));
+        watch.push(&snapshot_command(keys));
         watch.push(cmd("EXISTS").arg(&keys.hash));
         watch.push(cmd("HLEN").arg(staging));
         // A server that refuses this one would take what follows command by command.
         watch.push(&cmd("MULTI"));
-        let replies = link.exchange(&watch)?;
-        let connection = link.detach();
-        let replies: Vec<Value> = replies.into_iter().map(checked).collect::<Result<_>>()?;
-        let [_, version, exists, staged, _] = replies.as_slice() else {
-            return Err(Cause::BadReply("WATCH".into()).into());
-        };
-        // From here on, a failure closes the connection, and with it watch and transaction.
-        if count(exists) > 0 && !self.overwrite {
-            return Err(Cause::Exists.into());
+        let replies: Result<Vec<Value>> = link.exchange(&watch)?.into_iter().map(checked).collect();
+        // Unless it comes to the end of this, the connection is no use to others.
+        let ready = replies.and_then(|replies| self.ready(&replies));
+        if ready.is_err() {
+            link.close();
         }
-        if count(staged) != u64::from(self.page_count) {
-            return Err(Cause::Damaged(format!("{} pages arrived of {}", count(staged), self.page_count)).into());
-        }
+        let base = ready?;
         // Readers of what was there before must see that the version is another one.
-        let version = text(version).and_then(|version| version.parse::<u64>().ok()).unwrap_or(0) + 1;
-        let commit = CommitId::random();
+        let snapshot = Snapshot {
+            version: base.version.next(),
+            commit: CommitId::random(),
+            page_size: self.page_size,
+            page_count: self.page_count,
+        };
+        let (commit, version) = (snapshot.commit, snapshot.version.0);
+        let entry = Commit { base, snapshot, pages: Vec::new(), undo: Undo::Barrier };
         let mut publish = Request::default();
-        let mut hset = cmd("HSET");
-        hset.arg(staging).arg(keys::VERSION).arg(version).arg(keys::COMMIT).arg(commit.to_string());
-        hset.arg(keys::PAGE_SIZE).arg(self.page_size).arg(keys::PAGE_COUNT).arg(self.page_count);
-        hset.arg(keys::FORMAT).arg(FORMAT);
-        publish.push(&hset);
+        publish.push(&metadata(staging, &snapshot, LogMark { begins: version, bytes: 0 }));
         publish.push(cmd("PERSIST").arg(staging));
         publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log));
         publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));
+        let store = RedisStore::new(self.admin.server.clone(), &self.admin.config, keys::database_name(&self.name)?);
+        publish.push(&store.xadd(&entry, None));
         publish.push(&cmd("EXEC"));
-        let mut link = match connection {
-            Some(connection) => self.admin.server.attach(connection),
-            None => return Err(Cause::ConnectionLost("it is closed".into()).into()),
-        };
         let mut replies = match link.exchange(&publish) {
             Ok(replies) => replies,
             Err(error) => return self.was_published(commit, version, error),
@@ -354,6 +357,22 @@ impl Import<'_> {
             Value::Nil => Err(Cause::Exists.into()),
             other => Err(bad_reply("EXEC", &other).into()),
         }
+    }
+
+    /// Checks the replies to what is asked before publishing; returns what is to be replaced.
+    fn ready(&self, replies: &[Value]) -> Result<Snapshot> {
+        let [_, snapshot, exists, staged, _] = replies else {
+            return Err(Cause::BadReply("to WATCH".into()).into());
+        };
+        if count(exists) > 0 && !self.overwrite {
+            return Err(Cause::Exists.into());
+        }
+        if count(staged) != u64::from(self.page_count) {
+            return Err(Cause::Damaged(format!("{} pages arrived of {}", count(staged), self.page_count)).into());
+        }
+        // A damaged database may be replaced too.
+        let fields = array("HMGET", snapshot.clone())?;
+        Ok(protocol::snapshot(&fields).unwrap_or(Snapshot::EMPTY))
     }
 
     /// After a lost reply: whether the database is in its place.

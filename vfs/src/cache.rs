@@ -295,7 +295,8 @@ mod tests {
             };
             assert_ne!(epoch, before);
             assert_eq!(cache.get(no(1), to.version, epoch), None, "{to:?}");
-            assert_eq!(cache.get(no(1), Version(5), before), None, "{to:?}");
+            cache.insert(epoch, to.version, &[to], [(no(1), page(8))]);
+            assert_eq!(cache.get(no(1), Version(9), before), None, "a reader from before, {to:?}");
         }
     }
 

@@ -70,6 +70,9 @@ pub(crate) const DEFAULT_VFS: Setting = Setting {
 
 /// URI parameters that belong to SQLite itself, which hands them over all the same.
 const SQLITE_PARAMETERS: &[&str] = &["vfs", "mode", "cache", "psow", "modeof"];
+/// Start of the parameters that drivers take for themselves and leave in the name all the same,
+/// such as `_busy_timeout` of Go's mattn/go-sqlite3 or `_pragma` of modernc.org/sqlite.
+const DRIVER_PARAMETERS: char = '_';
 /// Those of SQLite that a shared database can't honour.
 const REFUSED_PARAMETERS: &[&str] = &["nolock", "immutable"];
 
@@ -119,7 +122,7 @@ impl Config {
             }
             if SETTINGS.iter().any(|setting| setting.parameter == name) {
                 given.push((name, value));
-            } else if !SQLITE_PARAMETERS.contains(&name) {
+            } else if !SQLITE_PARAMETERS.contains(&name) && !name.starts_with(DRIVER_PARAMETERS) {
                 return Err(Cause::UnknownParameters(name.to_owned()).into());
             }
         }
@@ -292,6 +295,11 @@ mod tests {
     fn an_unknown_parameter_is_named() {
         let error = config(&[("cashe_size", "1")]).unwrap_err().to_string();
         assert!(error.contains("cashe_size") && error.contains("cache_size"), "{error}");
+    }
+
+    #[test]
+    fn parameters_of_drivers_are_left_to_them() {
+        assert!(config(&[("_busy_timeout", "5000"), ("_pragma", "foreign_keys(1)")]).is_ok());
     }
 
     #[test]

@@ -269,7 +269,11 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         },
         Cause::Stale { .. } | Cause::SnapshotGone { .. } => code::BUSY_SNAPSHOT,
         Cause::OutcomeUnknown { .. } => code::IOERR_FSYNC,
-        Cause::Forked => code::BUSY_SNAPSHOT,
+        // Only after an I/O error does SQLite drop its page cache, which holds the parent's writes.
+        Cause::Forked => match during {
+            During::Read | During::Write => io_code(during),
+            _ => code::BUSY_SNAPSHOT,
+        },
         Cause::NoSuchPage(_) => io_code(during),
         Cause::Host(_) => code::ERROR,
         Cause::Internal(_) => code::INTERNAL,

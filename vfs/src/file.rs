@@ -151,6 +151,7 @@ impl File {
             return self.read_unlocked(offset, buffer);
         }
         self.need_snapshot()?;
+        self.refuse_parents_transaction()?;
         self.txn.read(&self.database, offset, buffer)?;
         let whole = offset + buffer.len() as u64 <= self.txn.size().unwrap_or(0);
         self.mind_pager(offset, buffer, whole);
@@ -244,6 +245,7 @@ impl File {
             self.txn = Txn::Begun;
             self.level = Level::Shared;
         }
+        self.refuse_parents_transaction()?;
         if level >= Level::Reserved && !matches!(self.txn, Txn::Writing(_)) {
             if self.read_only {
                 return Err(Cause::ReadOnly.into());
@@ -352,6 +354,15 @@ impl File {
         Ok(())
     }
 
+    /// In a child that was forked inside a write transaction, SQLite goes on with that until it
+    /// rolls back. It must not: what it had written so far only the parent has.
+    fn refuse_parents_transaction(&self) -> Result<()> {
+        if self.level >= Level::Reserved && !matches!(self.txn, Txn::Writing(_)) {
+            return Err(Cause::Forked.into());
+        }
+        Ok(())
+    }
+
     /// The end of it: whatever was not committed is gone.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.unlock(Level::None)
@@ -372,3 +383,6 @@ pub(crate) mod pragma {
     /// What has gone over the wire.
     pub const STATS: &str = "redis_stats";
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,11 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tempfile::SpooledTempFile;
 
 use crate::error::{Cause, Result};
+use crate::ffi::fork;
 
 /// Bytes of a journal kept in memory.
 const IN_MEMORY: usize = 4 << 20;
@@ -19,6 +20,9 @@ pub(crate) struct Journal {
     content: Arc<Mutex<SpooledTempFile>>,
     /// Set for a super-journal: its name.
     super_name: Option<String>,
+    /// The process that made it. A child that was forked shares the temporary file, and the
+    /// position in it, with its parent.
+    generation: fork::Generation,
 }
 
 fn cause(error: &io::Error) -> Cause {
@@ -31,12 +35,21 @@ fn empty() -> Arc<Mutex<SpooledTempFile>> {
 
 impl Journal {
     pub(crate) fn new() -> Self {
-        Journal { content: empty(), super_name: None }
+        Journal { content: empty(), super_name: None, generation: fork::generation() }
+    }
+
+    /// The content, unless it is in a file that is the parent's.
+    fn content(&self) -> Result<MutexGuard<'_, SpooledTempFile>> {
+        let content = self.content.lock();
+        if content.is_rolled() && self.generation != fork::generation() {
+            return Err(Cause::Forked.into());
+        }
+        Ok(content)
     }
 
     /// Fills the buffer; bytes past the end are zero. Returns how many were there.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let mut content = self.content.lock();
+        let mut content = self.content()?;
         let mut read = || {
             content.seek(SeekFrom::Start(offset))?;
             let mut done = 0;
@@ -58,7 +71,7 @@ impl Journal {
         if let Some(name) = &self.super_name {
             show_to_files(name, data)?;
         }
-        let mut content = self.content.lock();
+        let mut content = self.content()?;
         let mut write = || {
             content.seek(SeekFrom::Start(offset))?;
             content.write_all(data)
@@ -67,11 +80,11 @@ impl Journal {
     }
 
     pub(crate) fn truncate(&self, size: u64) -> Result<()> {
-        self.content.lock().set_len(size).map_err(|error| cause(&error).into())
+        self.content()?.set_len(size).map_err(|error| cause(&error).into())
     }
 
     pub(crate) fn size(&self) -> Result<u64> {
-        self.content.lock().seek(SeekFrom::End(0)).map_err(|error| cause(&error).into())
+        self.content()?.seek(SeekFrom::End(0)).map_err(|error| cause(&error).into())
     }
 }
 
@@ -101,7 +114,7 @@ impl SuperJournals {
             journals.entry(name.to_owned()).or_insert_with(empty);
         }
         let content = journals.get(name)?.clone();
-        Some(Journal { content, super_name: Some(name.to_owned()) })
+        Some(Journal { content, super_name: Some(name.to_owned()), generation: fork::generation() })
     }
 
     pub(crate) fn exists(&self, name: &str) -> bool {

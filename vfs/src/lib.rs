@@ -6,20 +6,7 @@
 //! over.
 //!
 //! ```no_run
-//! use sqlite_redis::Options;
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let db = Options::new("shop").server("redis://localhost:6379").open()?;
-//! db.busy_timeout(std::time::Duration::from_secs(5))?;
-//! db.execute_batch("CREATE TABLE IF NOT EXISTS item (name TEXT PRIMARY KEY, price REAL)")?;
-//! db.execute("INSERT OR REPLACE INTO item VALUES (?1, ?2)", ("tea", 3.5))?;
-//! let price: f64 = db.query_row("SELECT price FROM item WHERE name = 'tea'", [], |row| row.get(0))?;
-//! println!("{price}");
-//! if let Some(error) = sqlite_redis::last_error(&db) {
-//!     eprintln!("the last failure was: {error}");
-//! }
-//! # Ok(())
-//! # }
+#![doc = include_str!("../examples/shop.rs")]
 //! ```
 //!
 //! The same database opens from any SQLite host through the loadable extension that this crate
@@ -56,11 +43,13 @@ mod lease;
 mod store;
 pub mod admin;
 mod error;
+#[cfg(test)]
+mod docs;
 
 pub use config::{PROCESS_SETTINGS, SETTINGS, Setting};
 pub use error::{Cause, Error, Result};
 pub use ffi::connection::last_error;
-pub use ffi::last_failure;
+pub use ffi::{forget_last_failure, last_failure};
 pub use options::Options;
 pub use store::server::Stats;
 pub use store::{CommitId, PageNo, Version};

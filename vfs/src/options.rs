@@ -126,7 +126,7 @@ impl Options {
         // Checked here first, because a URI can't carry NUL and SQLite would not say why.
         crate::store::keys::database_name(&self.name)?;
         self.config()?;
-        crate::ffi::forget_failure();
+        crate::ffi::forget_last_failure();
         let access = match (self.read_only, self.create) {
             (true, _) => OpenFlags::SQLITE_OPEN_READ_ONLY,
             (false, true) => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,

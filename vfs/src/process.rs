@@ -48,13 +48,12 @@ impl Process {
             return process.clone();
         }
         let fresh = Arc::new(Process::new());
-        let previous = CURRENT.compare_and_swap(&current, Some(fresh));
+        CURRENT.compare_and_swap(&current, Some(fresh));
         if let Some(parents) = current {
             // Its locks may be held by threads that only the parent has, and its sockets are the
             // parent's: it must not be touched, so it is not freed either.
             std::mem::forget(parents);
         }
-        std::mem::forget(previous);
         Process::current()
     }
 

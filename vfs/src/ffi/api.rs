@@ -19,67 +19,89 @@ pub(crate) type ScalarFunction = unsafe extern "C" fn(*mut sqlite3_context, c_in
 /// What frees a value handed to SQLite.
 pub(crate) type Destructor = unsafe extern "C" fn(*mut c_void);
 
-/// The functions used here, each as <https://sqlite.org/c3ref/funclist.html> has it.
-pub(crate) struct Api {
-    pub vfs_find: unsafe extern "C" fn(*const c_char) -> *mut sqlite3_vfs,
-    pub vfs_register: unsafe extern "C" fn(*mut sqlite3_vfs, c_int) -> c_int,
-    pub malloc64: unsafe extern "C" fn(u64) -> *mut c_void,
-    pub uri_parameter: unsafe extern "C" fn(*const c_char, *const c_char) -> *const c_char,
-    pub uri_key: unsafe extern "C" fn(*const c_char, c_int) -> *const c_char,
-    pub log: unsafe extern "C" fn(c_int, *const c_char, ...),
-    pub auto_extension: unsafe extern "C" fn(Option<EntryPoint>) -> c_int,
-    pub create_function_v2: unsafe extern "C" fn(
-        *mut sqlite3,
-        *const c_char,
-        c_int,
-        c_int,
-        *mut c_void,
-        Option<ScalarFunction>,
-        Option<ScalarFunction>,
-        Option<unsafe extern "C" fn(*mut sqlite3_context)>,
-        Option<Destructor>,
-    ) -> c_int,
-    pub result_text: unsafe extern "C" fn(*mut sqlite3_context, *const c_char, c_int, Option<Destructor>),
+/// Declares the table: for each function its place in `sqlite3_api_routines`, its name and its
+/// type. Places are counted from 0. SQLite only ever appends to that structure (`sqlite3ext.h`),
+/// so they hold for every version that has them.
+macro_rules! functions {
+    ($($slot:literal $field:ident = $linked:expr, $type:ty;)*) => {
+        /// The functions used here, each as <https://sqlite.org/c3ref/funclist.html> has it.
+        pub(crate) struct Api {
+            $(pub $field: $type,)*
+        }
+
+        impl Api {
+            /// The functions of the SQLite that this crate is linked with.
+            pub(crate) fn linked() -> &'static Api {
+                static LINKED: Api = Api { $($field: $linked,)* };
+                &LINKED
+            }
+
+            /// # Safety
+            /// `routines` is a `sqlite3_api_routines` of a version that has all of the slots.
+            unsafe fn read(routines: *const *const c_void) -> Result<Api> {
+                $(
+                    // SAFETY: by contract the slot exists.
+                    let pointer = unsafe { *routines.add($slot) };
+                    if pointer.is_null() {
+                        let name = stringify!($field);
+                        return Err(Cause::Host(format!("this SQLite was built without sqlite3_{name}")).into());
+                    }
+                    // SAFETY: by contract the slot holds a function of this type.
+                    let $field = unsafe { std::mem::transmute::<*const c_void, $type>(pointer) };
+                )*
+                Ok(Api { $($field,)* })
+            }
+        }
+    };
 }
 
-/// Places of functions in `sqlite3_api_routines`, counted from 0. SQLite only ever appends to
-/// that structure (`sqlite3ext.h`), so they hold for every version that has them.
-mod slot {
-    pub const LIBVERSION_NUMBER: usize = 67;
-    pub const RESULT_TEXT: usize = 85;
-    pub const VFS_FIND: usize = 141;
-    pub const VFS_REGISTER: usize = 142;
-    pub const CREATE_FUNCTION_V2: usize = 162;
-    pub const LOG: usize = 167;
-    pub const URI_PARAMETER: usize = 189;
-    pub const AUTO_EXTENSION: usize = 192;
-    pub const MALLOC64: usize = 197;
-    pub const URI_KEY: usize = 245;
+functions! {
+    85 result_text = ffi::sqlite3_result_text,
+        unsafe extern "C" fn(*mut sqlite3_context, *const c_char, c_int, Option<Destructor>);
+    141 vfs_find = ffi::sqlite3_vfs_find,
+        unsafe extern "C" fn(*const c_char) -> *mut sqlite3_vfs;
+    142 vfs_register = ffi::sqlite3_vfs_register,
+        unsafe extern "C" fn(*mut sqlite3_vfs, c_int) -> c_int;
+    162 create_function_v2 = ffi::sqlite3_create_function_v2,
+        unsafe extern "C" fn(
+            *mut sqlite3,
+            *const c_char,
+            c_int,
+            c_int,
+            *mut c_void,
+            Option<ScalarFunction>,
+            Option<ScalarFunction>,
+            Option<unsafe extern "C" fn(*mut sqlite3_context)>,
+            Option<Destructor>,
+        ) -> c_int;
+    167 log = ffi::sqlite3_log,
+        unsafe extern "C" fn(c_int, *const c_char, ...);
+    189 uri_parameter = ffi::sqlite3_uri_parameter,
+        unsafe extern "C" fn(*const c_char, *const c_char) -> *const c_char;
+    192 auto_extension = auto_extension_linked,
+        unsafe extern "C" fn(Option<EntryPoint>) -> c_int;
+    197 malloc64 = ffi::sqlite3_malloc64,
+        unsafe extern "C" fn(u64) -> *mut c_void;
+    245 uri_key = ffi::sqlite3_uri_key,
+        unsafe extern "C" fn(*const c_char, c_int) -> *const c_char;
+}
+
+/// Place of `sqlite3_libversion_number`, which is as old as the structure.
+const LIBVERSION_NUMBER: usize = 67;
+
+/// `sqlite3_auto_extension` as declared for [`Api`].
+unsafe extern "C" fn auto_extension_linked(entry_point: Option<EntryPoint>) -> c_int {
+    // SAFETY: the last parameter of an entry point is `*const sqlite3_api_routines` there and
+    // `*const c_void` here, which is the same to C.
+    unsafe {
+        ffi::sqlite3_auto_extension(std::mem::transmute::<
+            Option<EntryPoint>,
+            Option<unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const ffi::sqlite3_api_routines) -> c_int>,
+        >(entry_point))
+    }
 }
 
 impl Api {
-    /// The functions of the SQLite that this crate is linked with.
-    pub(crate) fn linked() -> &'static Api {
-        // SAFETY: `sqlite3_auto_extension` is declared with an entry point whose last parameter
-        // is `*const sqlite3_api_routines`; ours has `*const c_void`, the same to C.
-        static LINKED: std::sync::LazyLock<Api> = std::sync::LazyLock::new(|| unsafe {
-            Api {
-                vfs_find: ffi::sqlite3_vfs_find,
-                vfs_register: ffi::sqlite3_vfs_register,
-                malloc64: ffi::sqlite3_malloc64,
-                uri_parameter: ffi::sqlite3_uri_parameter,
-                uri_key: ffi::sqlite3_uri_key,
-                log: ffi::sqlite3_log,
-                auto_extension: std::mem::transmute::<*const c_void, unsafe extern "C" fn(Option<EntryPoint>) -> c_int>(
-                    ffi::sqlite3_auto_extension as *const c_void,
-                ),
-                create_function_v2: ffi::sqlite3_create_function_v2,
-                result_text: ffi::sqlite3_result_text,
-            }
-        });
-        &LINKED
-    }
-
     /// The functions of the host that loads the extension. The same table gives the same `Api`.
     ///
     /// # Errors
@@ -94,34 +116,14 @@ impl Api {
         if let Some((_, api)) = known.iter().find(|(address, _)| *address == routines as usize) {
             return Ok(api);
         }
-        // SAFETY: by contract.
-        let api = Box::leak(Box::new(unsafe { Api::read(routines.cast())? }));
-        known.push((routines as usize, api));
-        Ok(api)
-    }
-
-    /// # Safety
-    /// As for [`Api::of_host`].
-    unsafe fn read(routines: *const *const c_void) -> Result<Api> {
         if routines.is_null() {
             return Err(Cause::Host("this SQLite does not load extensions".into()).into());
         }
-        /// A function pointer of the type that is expected where it is used.
-        macro_rules! function {
-            ($slot:expr) => {{
-                // SAFETY: the version was checked to have this slot (the first one is as old as
-                // the structure), and the slot holds a function of this type or null.
-                let pointer = unsafe { *routines.add($slot) };
-                if pointer.is_null() {
-                    return Err(Cause::Host(format!("this SQLite was built without function {}", $slot)).into());
-                }
-                // SAFETY: as above.
-                unsafe { std::mem::transmute::<*const c_void, _>(pointer) }
-            }};
-        }
-        let libversion_number: unsafe extern "C" fn() -> c_int = function!(slot::LIBVERSION_NUMBER);
-        // SAFETY: takes nothing, returns a number.
-        let version = unsafe { libversion_number() };
+        // SAFETY: by contract the slot holds this function, which takes nothing.
+        let version = unsafe {
+            let pointer = *routines.cast::<*const c_void>().add(LIBVERSION_NUMBER);
+            std::mem::transmute::<*const c_void, unsafe extern "C" fn() -> c_int>(pointer)()
+        };
         if version < OLDEST {
             let (major, minor) = (version / 1_000_000, version / 1000 % 1000);
             return Err(Cause::Host(format!(
@@ -129,17 +131,10 @@ impl Api {
             ))
             .into());
         }
-        Ok(Api {
-            vfs_find: function!(slot::VFS_FIND),
-            vfs_register: function!(slot::VFS_REGISTER),
-            malloc64: function!(slot::MALLOC64),
-            uri_parameter: function!(slot::URI_PARAMETER),
-            uri_key: function!(slot::URI_KEY),
-            log: function!(slot::LOG),
-            auto_extension: function!(slot::AUTO_EXTENSION),
-            create_function_v2: function!(slot::CREATE_FUNCTION_V2),
-            result_text: function!(slot::RESULT_TEXT),
-        })
+        // SAFETY: by contract, and the version was checked.
+        let api = Box::leak(Box::new(unsafe { Api::read(routines.cast())? }));
+        known.push((routines as usize, api));
+        Ok(api)
     }
 
     /// A copy of some text that SQLite will free.
@@ -168,7 +163,7 @@ mod tests {
             3_034_001
         }
         let mut routines = vec![std::ptr::null::<c_void>(); 300];
-        routines[slot::LIBVERSION_NUMBER] = old as extern "C" fn() -> c_int as *const c_void;
+        routines[LIBVERSION_NUMBER] = old as extern "C" fn() -> c_int as *const c_void;
         // SAFETY: only the version is called, and it is there.
         let error = unsafe { Api::of_host(routines.as_ptr().cast()) }.err().unwrap().to_string();
         assert!(error.contains("3.38") && error.contains("3.34"), "{error}");
@@ -180,7 +175,7 @@ mod tests {
             3_045_000
         }
         let mut routines = vec![std::ptr::null::<c_void>(); 300];
-        routines[slot::LIBVERSION_NUMBER] = new as extern "C" fn() -> c_int as *const c_void;
+        routines[LIBVERSION_NUMBER] = new as extern "C" fn() -> c_int as *const c_void;
         // SAFETY: only the version is called, and it is there.
         assert!(unsafe { Api::of_host(routines.as_ptr().cast()) }.is_err());
     }

@@ -55,8 +55,8 @@ pub fn last_failure() -> Option<Error> {
     LAST_FAILURE.with(|last| last.borrow().clone())
 }
 
-/// Forgets the newest failure, so that the next one can be told from it.
-pub(crate) fn forget_failure() {
+/// Forgets the newest failure on this thread, so that a later one can be told from it.
+pub fn forget_last_failure() {
     LAST_FAILURE.with(|last| *last.borrow_mut() = None);
 }
 
@@ -74,3 +74,6 @@ fn log_as(code: c_int, message: &str) {
     // NUL-terminated and outlive the call.
     unsafe { (api.log)(code, c"sqlite-redis: %s".as_ptr(), message.as_ptr()) };
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,16 @@ impl MemoryStore {
         self.state.lock().holder = None;
     }
 
+    /// Replaces the last commit by another of the same number, as a failover does that lost it.
+    pub(crate) fn replace_history(&self) {
+        let mut state = self.state.lock();
+        let replaced = crate::store::CommitId(state.now.commit.0 ^ 1);
+        state.now.commit = replaced;
+        if let Some(last) = state.log.last_mut() {
+            last.commit = replaced;
+        }
+    }
+
     fn enter(&self) -> Result<parking_lot::MutexGuard<'_, State>> {
         let mut state = self.state.lock();
         match state.fail_next.take() {

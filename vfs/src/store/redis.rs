@@ -18,6 +18,10 @@ use crate::store::{
 /// Pages in one `HSET` of a commit, and entries in one `XRANGE`.
 const BATCH: usize = 256;
 
+/// Bytes of undo data in one log entry at most, whatever `log_bytes` allows: a server takes no
+/// value larger than its `proto-max-bulk-len`, by default 512 MB.
+const MOST_UNDO: u64 = 256 << 20;
+
 /// Lua without the comment lines, which nobody reads on the wire.
 static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/release.lua")));
 static RENEW: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/renew.lua")));
@@ -137,7 +141,7 @@ impl Store for RedisStore {
             life,
             connection: None,
             leased: false,
-            watching: false,
+            open: false,
             log_mark: LogMark::default(),
         };
         match writer.begin()? {
@@ -178,7 +182,7 @@ struct RedisWriter {
     /// Whether `connection` watches the hash and has a transaction open for the commit. `MULTI`
     /// goes ahead of the commit, because pages must never be sent to a server that has refused
     /// it: it would take each command by itself, past the watch.
-    watching: bool,
+    open: bool,
     /// The log's size as it was when the hash was watched.
     log_mark: LogMark,
 }
@@ -186,11 +190,11 @@ struct RedisWriter {
 /// Bounds the log's bytes, which a stream can't do by itself. The log has two halves; when the
 /// younger has got its share, the older is dropped and the younger takes its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct LogMark {
+pub(crate) struct LogMark {
     /// Version with which the younger half begins.
-    begins: u64,
+    pub begins: u64,
     /// Bytes of undo data in the younger half.
-    bytes: u64,
+    pub bytes: u64,
 }
 
 impl LogMark {
@@ -273,7 +277,7 @@ impl RedisWriter {
             // Closed, and with it the watch.
             drop(connection);
         } else {
-            (self.connection, self.watching) = (connection, true);
+            (self.connection, self.open) = (connection, true);
         }
         match taken {
             Ok(Value::Okay) => self.leased = true,
@@ -312,10 +316,10 @@ impl RedisWriter {
     /// Closes the transaction that was opened for the commit, and asks for one thing more, which
     /// may be asked twice, in the same trip.
     fn leave(&mut self, last: Option<&Cmd>) -> Result<Value> {
-        let watching = std::mem::take(&mut self.watching);
+        let open = std::mem::take(&mut self.open);
         if let Some(connection) = self.connection.take() {
             let mut request = Request::default();
-            let discard = watching.then(|| cmd("DISCARD"));
+            let discard = open.then(|| cmd("DISCARD"));
             for command in discard.iter().chain(last) {
                 request.push(command);
             }
@@ -335,7 +339,7 @@ impl RedisWriter {
 
     /// Makes sure that the hash is watched and is at the version the commit was made from.
     fn watch(&mut self, base: &Snapshot) -> Result<()> {
-        if self.watching && self.connection.is_some() {
+        if self.open && self.connection.is_some() {
             return Ok(());
         }
         match self.begin()? {
@@ -354,7 +358,7 @@ impl RedisWriter {
         let mut link = self.link()?;
         let replies = link.exchange(&request);
         let connection = link.detach();
-        self.watching = false;
+        self.open = false;
         let mut replies = match replies {
             Ok(replies) => replies,
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
@@ -469,7 +473,7 @@ impl Writer for RedisWriter {
     }
 
     fn release(&mut self) -> Result<()> {
-        if !self.leased && !self.watching {
+        if !self.leased && !self.open {
             return Ok(());
         }
         let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token));
@@ -482,7 +486,7 @@ impl Drop for RedisWriter {
         // A connection in a transaction is not for others.
         if let Some(connection) = self.connection.take() {
             let mut link = self.server.attach(connection);
-            if self.watching {
+            if self.open {
                 link.close();
             }
         }
@@ -494,21 +498,14 @@ impl RedisStore {
     fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark) -> Request {
         let mut request = Request::default();
         let Commit { base, snapshot, .. } = commit;
-        let share = self.log_bytes / 2;
+        let share = (self.log_bytes / 2).min(MOST_UNDO);
         let deltas = match &commit.undo {
             Undo::Deltas(deltas) if deltas.len() as u64 <= share => Some(deltas.as_slice()),
             Undo::Deltas(_) | Undo::Barrier => None,
         };
         let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
         let (log_mark, trim) = log_mark.add(snapshot.version, deltas.map_or(0, <[u8]>::len) as u64, share);
-        let mut hset = cmd("HSET");
-        hset.arg(&self.keys.hash);
-        hset.arg(keys::VERSION).arg(snapshot.version.0);
-        hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
-        hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
-        hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
-        hset.arg(keys::FORMAT).arg(FORMAT);
-        hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
+        let mut hset = metadata(&self.keys.hash, snapshot, log_mark);
         for (n, (page, bytes)) in commit.pages.iter().enumerate() {
             if n % BATCH == BATCH - 1 {
                 request.push(&hset);
@@ -539,7 +536,7 @@ impl RedisStore {
         request
     }
 
-    fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
+    pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
         let mut command = cmd("XADD");
         command.arg(&self.keys.log).arg("MAXLEN").arg("~").arg(self.log_commits);
         command.arg(format!("{}-0", commit.snapshot.version));
@@ -578,6 +575,19 @@ impl RedisStore {
             None => Err(Cause::BadReply("EXEC was answered with nothing".into()).into()),
         }
     }
+}
+
+/// Sets the fields of a hash that are not pages; pages can be added to the command.
+pub(crate) fn metadata(hash: &str, snapshot: &Snapshot, log_mark: LogMark) -> Cmd {
+    let mut hset = cmd("HSET");
+    hset.arg(hash);
+    hset.arg(keys::VERSION).arg(snapshot.version.0);
+    hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
+    hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
+    hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
+    hset.arg(keys::FORMAT).arg(FORMAT);
+    hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
+    hset
 }
 
 fn now_ms() -> u64 {

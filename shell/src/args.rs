@@ -1,0 +1,274 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::output::Mode;
+
+const EXAMPLES: &str = "\
+DATABASE is a name in Redis. A `file:` URI opens what it says: `file:shop?vfs=redis`
+the database `shop` in Redis, `file:/tmp/x.db` a file. `:memory:` is a database in memory.
+A database that is called like a command opens as `file:ls?vfs=redis` or after `--`.
+
+Without --redis and SQLITE_REDIS_URL, a private redis-server keeps the databases in your
+data directory. It runs while shells are open and starts again with the next one.
+
+Long options work with one dash too, as in sqlite3: -csv, -header, -cmd.
+
+Examples:
+  sqlite-redis shop                              a shell on the database `shop`
+  sqlite-redis shop 'SELECT count(*) FROM items' one statement, result to stdout
+  sqlite-redis --csv --header shop < report.sql > report.csv
+  sqlite-redis --redis rediss://user:password@db.example.org/0 shop
+  sqlite-redis import chinook.sqlite music       a file into Redis
+  sqlite-redis export music music.sqlite         and back
+  sqlite-redis ls                                what is there
+  sqlite-redis info music --json                 pages, bytes, version, lease
+  sqlite-redis rm music --yes";
+
+/// SQLite databases that live in Redis
+#[derive(Debug, Parser)]
+#[command(name = "sqlite-redis", version = version(), after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do instead of opening a shell
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// The server
+    #[command(flatten)]
+    pub server: ServerArgs,
+
+    /// How the shell behaves
+    #[command(flatten)]
+    pub shell: ShellArgs,
+
+    /// Name of the database in Redis, a file: URI, or :memory:
+    pub database: Option<String>,
+
+    /// SQL or dot commands to run instead of reading standard input
+    pub sql: Vec<String>,
+}
+
+/// Which Redis.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Redis server: redis://, rediss:// (TLS) or unix://
+    #[arg(long, value_name = "URL", global = true, env = "SQLITE_REDIS_URL", hide_env_values = true)]
+    pub redis: Option<String>,
+
+    /// Prefix of all keys [default: sqlite]
+    #[arg(long, value_name = "TEXT", global = true, env = "SQLITE_REDIS_PREFIX")]
+    pub prefix: Option<String>,
+}
+
+/// What the options of sqlite3 do.
+#[derive(Args, Debug)]
+pub struct ShellArgs {
+    /// Open the database read-only
+    #[arg(long)]
+    pub readonly: bool,
+
+    /// box, column, csv, insert, json, line, list, markdown, quote, table or tabs; also -box, -csv ...
+    #[arg(long, value_enum, hide_possible_values = true, overrides_with = "mode")]
+    pub mode: Option<ModeArg>,
+
+    /// Column names before the rows; also -header and -noheader
+    #[arg(long, value_name = "on|off", value_parser = on_off, overrides_with = "headers")]
+    pub headers: Option<bool>,
+
+    /// Separator of columns in list and csv mode
+    #[arg(long, value_name = "TEXT")]
+    pub separator: Option<String>,
+
+    /// Separator of rows
+    #[arg(long, value_name = "TEXT")]
+    pub newline: Option<String>,
+
+    /// Text that stands for NULL
+    #[arg(long, value_name = "TEXT")]
+    pub nullvalue: Option<String>,
+
+    /// Run this before anything else (repeatable)
+    #[arg(long, value_name = "COMMAND")]
+    pub cmd: Vec<String>,
+
+    /// Read commands from this file first
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+
+    /// Stop at the first error
+    #[arg(long)]
+    pub bail: bool,
+
+    /// Print what is run
+    #[arg(long)]
+    pub echo: bool,
+
+    /// No prompts, even on a terminal
+    #[arg(long)]
+    pub batch: bool,
+
+    /// Prompts and editing, even when not on a terminal
+    #[arg(long, conflicts_with = "batch")]
+    pub interactive: bool,
+}
+
+/// Commands beside the shell.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy an SQLite file into Redis, whole or not at all
+    Import {
+        /// The SQLite file; it may be in use
+        file: PathBuf,
+        /// Name of the new database
+        name: String,
+        /// Replace a database of that name
+        #[arg(long)]
+        force: bool,
+    },
+    /// Copy a database from Redis into an SQLite file
+    Export {
+        /// Name of the database
+        name: String,
+        /// The new file
+        file: PathBuf,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the databases
+    Ls {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show pages, bytes in Redis, version, lease and log of a database
+    Info {
+        /// Name of the database
+        name: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a database
+    Rm {
+        /// Name of the database
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// [`Mode`] as a value on the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct ModeArg(pub Mode);
+
+impl ValueEnum for ModeArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<ModeArg>> =
+            LazyLock::new(|| Mode::NAMES.iter().map(|(_, mode)| ModeArg(*mode)).collect());
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.0.name()))
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    parse_switch(text).ok_or_else(|| "on or off".to_owned())
+}
+
+/// A switch as `sqlite3` reads it.
+pub fn parse_switch(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "on" | "yes" | "true" | "1" => Some(true),
+        "off" | "no" | "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// `0.1.0 (SQLite 3.54.1)`
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(version_text);
+    &VERSION
+}
+
+fn version_text() -> String {
+    format!("{} (SQLite {})", env!("CARGO_PKG_VERSION"), rusqlite::version())
+}
+
+/// Reads the command line of this process; ends it on `--help` and mistakes.
+pub fn parse() -> Cli {
+    Cli::parse_from(normalise(std::env::args_os()))
+}
+
+/// Turns the spellings of `sqlite3` into ours: `-csv` and `--csv` into `--mode=csv`, `-cmd` into
+/// `--cmd`. What follows a command or `--` stays as it is.
+fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut literal = false;
+    args.map(|arg| {
+        literal |= arg == "--" || Cli::command().find_subcommand(&arg).is_some();
+        match arg.to_str() {
+            Some(text) if !literal => ours(text).map_or(arg, OsString::from),
+            _ => arg,
+        }
+    })
+    .collect()
+}
+
+fn ours(text: &str) -> Option<String> {
+    let option = text.strip_prefix("--").or_else(|| text.strip_prefix('-'))?;
+    let name = option.split('=').next()?;
+    match option {
+        "header" | "headers" => Some("--headers=on".to_owned()),
+        "noheader" | "noheaders" => Some("--headers=off".to_owned()),
+        mode if Mode::NAMES.iter().any(|(name, _)| *name == mode) => Some(format!("--mode={mode}")),
+        _ if is_long(name) => Some(format!("--{option}")),
+        _ => None,
+    }
+}
+
+fn is_long(name: &str) -> bool {
+    let mut command = Cli::command();
+    // `--help` and `--version` are only there when built.
+    command.build();
+    command.get_arguments().any(|argument| argument.get_long() == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cli(args: &[&str]) -> Cli {
+        let all = std::iter::once("sqlite-redis").chain(args.iter().copied());
+        Cli::try_parse_from(normalise(all.map(OsString::from))).unwrap()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_taken_as_sqlite3_spells_them() {
+        let cli = cli(&["-csv", "-header", "-nullvalue", "-", "shop", "-json", "select 1"]);
+        assert_eq!(cli.shell.mode.map(|m| m.0), Some(Mode::Json));
+        assert_eq!(cli.shell.headers, Some(true));
+        assert_eq!(cli.shell.nullvalue.as_deref(), Some("-"));
+        assert_eq!(cli.database.as_deref(), Some("shop"));
+        assert_eq!(cli.sql, ["select 1"]);
+    }
+
+    #[test]
+    fn a_database_called_like_a_command_opens_after_two_dashes() {
+        let opened = cli(&["--", "ls", "select 1"]);
+        assert!(opened.command.is_none());
+        assert_eq!(opened.database.as_deref(), Some("ls"));
+        assert!(matches!(cli(&["-redis", "unix:///x", "ls", "--json"]).command, Some(Command::Ls { json: true })));
+    }
+}

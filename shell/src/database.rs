@@ -1,0 +1,256 @@
+//! Opening databases, in Redis and elsewhere. The only place (with
+//! [`crate::admin`]) that knows the crate `sqlite-redis`.
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, ffi};
+use sqlite_redis::Options;
+use sqlite_redis::admin::Admin;
+
+use crate::args::ServerArgs;
+use crate::server;
+
+/// What a name on the command line or after `.open` means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A database in memory.
+    Memory,
+    /// A `file:` URI, passed to SQLite as it is.
+    Uri(String),
+    /// A database in Redis.
+    Redis(String),
+}
+
+impl Location {
+    /// Reads a name as people write it.
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "" | ":memory:" => Location::Memory,
+            uri if uri.starts_with("file:") => Location::Uri(uri.to_owned()),
+            name => Location::Redis(name.to_owned()),
+        }
+    }
+
+    /// The name as it is shown.
+    pub fn name(&self) -> &str {
+        match self {
+            Location::Memory => ":memory:",
+            Location::Uri(name) | Location::Redis(name) => name,
+        }
+    }
+}
+
+/// Whether opening or running this text may reach for Redis.
+fn mentions_redis(text: &str) -> bool {
+    let marker = b"vfs=redis";
+    text.as_bytes().windows(marker.len()).any(|w| w.eq_ignore_ascii_case(marker))
+}
+
+/// The Redis that databases come from: the one given, or the private one.
+pub struct Server {
+    /// Unknown only for a private server without a home directory to be in.
+    url: Option<String>,
+    prefix: Option<String>,
+    private: bool,
+    /// Whether people read along, who want to know where their data is.
+    talkative: bool,
+}
+
+impl Server {
+    /// Settles which server it is, without reaching for it. Names without
+    /// parameters (`ATTACH 'other'`) must lead to the same server, so it goes
+    /// into the environment too: call this before any thread exists.
+    pub fn choose(args: &ServerArgs, talkative: bool) -> Self {
+        let given = args.redis.clone().filter(|url| !url.is_empty());
+        let private = given.is_none();
+        // Whoever needs no Redis needs no place for it either.
+        let url = given.or_else(|| server::url().ok());
+        if let Some(url) = &url {
+            // SAFETY: the caller promises that no other thread runs yet.
+            unsafe { std::env::set_var("SQLITE_REDIS_URL", url) };
+        }
+        if let Some(prefix) = &args.prefix {
+            // SAFETY: as above.
+            unsafe { std::env::set_var("SQLITE_REDIS_PREFIX", prefix) };
+        }
+        Server { url, prefix: args.prefix.clone(), private, talkative }
+    }
+
+    /// Makes sure that a private server runs.
+    pub fn ensure(&self) -> Result<()> {
+        if !self.private {
+            return Ok(());
+        }
+        let joined = server::join()?;
+        if joined.first && (joined.started || self.talkative) {
+            note!("Private Redis in {} (unix socket; use --redis URL for another)", joined.directory);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a private server runs if `sql` attaches from Redis.
+    pub fn ensure_for(&self, sql: &str) -> Result<()> {
+        if mentions_redis(sql) { self.ensure() } else { Ok(()) }
+    }
+
+    /// Opens a database as the `sqlite3` program would: same defaults.
+    pub fn open(&self, location: &Location, readonly: bool) -> Result<Connection> {
+        let db = match location {
+            Location::Memory => Connection::open_in_memory()?,
+            Location::Uri(uri) => {
+                self.ensure_for(uri)?;
+                open_uri(uri, readonly)?
+            }
+            Location::Redis(name) => {
+                self.ensure()?;
+                self.options(name).read_only(readonly).open()?
+            }
+        };
+        // The bundled SQLite turns foreign keys on, stock SQLite has them off.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+        Ok(db)
+    }
+
+    /// What lists, imports and removes databases.
+    pub fn admin(&self) -> Result<Admin> {
+        self.ensure()?;
+        Ok(Admin::connect(&self.options(""))?)
+    }
+
+    fn options(&self, name: &str) -> Options {
+        let mut options = Options::new(name);
+        if let Some(url) = &self.url {
+            options = options.server(url);
+        }
+        if let Some(prefix) = &self.prefix {
+            options = options.prefix(prefix);
+        }
+        options
+    }
+
+    /// Where a given server is, without user and password; nothing of a
+    /// private one, which was announced.
+    pub fn given(&self) -> Option<String> {
+        let admin = Admin::connect(&self.options("")).ok().filter(|_| !self.private)?;
+        Some(admin.server_name())
+    }
+
+    /// The error that says which database is not where.
+    pub fn missing(&self, name: &str) -> anyhow::Error {
+        anyhow::anyhow!("there is no database {name} in this Redis; `sqlite-redis ls` lists all")
+    }
+}
+
+fn open_uri(uri: &str, readonly: bool) -> Result<Connection> {
+    let mut flags = OpenFlags::default();
+    if readonly {
+        flags.remove(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE);
+        flags.insert(OpenFlags::SQLITE_OPEN_READ_ONLY);
+    }
+    Ok(Connection::open_with_flags(uri, flags)?)
+}
+
+/// Makes the VFS `redis` known to this process.
+pub fn register() -> Result<()> {
+    Ok(sqlite_redis::register()?)
+}
+
+/// Tells which failures in Redis belong to an SQL error.
+///
+/// The crate remembers the newest failure only, also one that SQLite got over
+/// (it waited for a lock), so a cause counts if it came up while the failing
+/// command ran, or if it was told before for the same result code.
+#[derive(Default)]
+pub struct Causes {
+    before: Option<String>,
+    told: Option<(String, i32)>,
+}
+
+impl Causes {
+    /// Remembers what was known before a command.
+    pub fn mark(&mut self) {
+        self.before = newest();
+    }
+
+    /// What is behind the failure of that command with this result code.
+    pub fn behind(&mut self, code: i32) -> Option<String> {
+        // Errors of the statement itself, whatever Redis did.
+        if matches!(code, ffi::SQLITE_CONSTRAINT | ffi::SQLITE_INTERRUPT | ffi::SQLITE_MISMATCH) {
+            return None;
+        }
+        let cause = newest()?;
+        let again = self.told.as_ref().is_some_and(|(text, earlier)| *text == cause && *earlier == code);
+        if self.before.as_ref() == Some(&cause) && !again {
+            return None;
+        }
+        self.told = Some((cause.clone(), code));
+        Some(cause)
+    }
+}
+
+fn newest() -> Option<String> {
+    sqlite_redis::last_failure().map(|error| error.to_string())
+}
+
+/// The name of the VFS that a database is on.
+pub fn vfs_name(db: &Connection, schema: &str) -> Option<String> {
+    let schema = std::ffi::CString::new(schema).ok()?;
+    let mut name: *mut std::ffi::c_char = std::ptr::null_mut();
+    // SAFETY: the handle is that of an open connection, and this file control
+    // puts a pointer to a string, which becomes ours, into `name`.
+    let rc = unsafe {
+        ffi::sqlite3_file_control(db.handle(), schema.as_ptr(), ffi::SQLITE_FCNTL_VFSNAME, (&raw mut name).cast())
+    };
+    if rc != ffi::SQLITE_OK || name.is_null() {
+        return None;
+    }
+    // SAFETY: SQLite made a NUL-terminated string, to be freed by sqlite3_free.
+    unsafe {
+        let text = std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned();
+        ffi::sqlite3_free(name.cast());
+        Some(text)
+    }
+}
+
+/// Whether people sit at both ends.
+pub fn on_a_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
+}
+
+/// SQLite's primary result code of an error.
+pub fn code(error: &rusqlite::Error) -> i32 {
+    error.sqlite_error().map_or(ffi::SQLITE_ERROR, |error| error.extended_code & 0xff)
+}
+
+/// SQLite's words for an error, without what rusqlite adds.
+pub fn message(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        rusqlite::Error::NulError(_) => "a NUL byte in the text".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_to_redis_unless_they_say_otherwise() {
+        assert_eq!(Location::parse("shop"), Location::Redis("shop".to_owned()));
+        assert_eq!(Location::parse(":memory:"), Location::Memory);
+        assert_eq!(Location::parse("file:x?vfs=redis"), Location::Uri("file:x?vfs=redis".to_owned()));
+        assert!(mentions_redis("ATTACH 'file:x?VFS=Redis' AS x"));
+        assert!(!mentions_redis("select 1"));
+    }
+
+    #[test]
+    fn foreign_keys_are_off_as_in_stock_sqlite() {
+        let db = Connection::open_in_memory().unwrap();
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false).unwrap();
+        assert_eq!(db.query_row("PRAGMA foreign_keys", [], |r| r.get::<_, i64>(0)), Ok(0));
+    }
+}

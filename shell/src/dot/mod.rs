@@ -1,0 +1,278 @@
+//! Dot commands: one table that dispatch, `.help` and completion read.
+
+mod csv;
+mod files;
+mod help;
+mod schema;
+mod settings;
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::session::{Flow, Shell};
+
+/// A dot command.
+pub struct Command {
+    /// Its name without the dot.
+    pub name: &'static str,
+    /// Its arguments, in the notation of `sqlite3`.
+    pub usage: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// What else there is to know, for `.help NAME`.
+    pub more: &'static str,
+    /// How many arguments it takes.
+    pub arity: (usize, usize),
+    /// What completion offers for its arguments.
+    pub completes: Completes,
+    /// Runs it.
+    pub run: fn(&mut Shell, &[String]) -> Result<Flow>,
+}
+
+/// What can be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completes {
+    /// Names of files.
+    Files,
+    /// Tables and views.
+    Tables,
+    /// Result modes.
+    Modes,
+    /// On and off.
+    Switch,
+    /// Nothing.
+    Nothing,
+}
+
+use Completes::{Files, Modes, Nothing, Switch, Tables};
+
+const fn command(
+    name: &'static str,
+    usage: &'static str,
+    about: &'static str,
+    arity: (usize, usize),
+    completes: Completes,
+    run: fn(&mut Shell, &[String]) -> Result<Flow>,
+) -> Command {
+    Command { name, usage, about, more: "", arity, completes, run }
+}
+
+impl Command {
+    const fn more(mut self, more: &'static str) -> Self {
+        self.more = more;
+        self
+    }
+}
+
+const MANY: usize = usize::MAX;
+
+/// All dot commands in alphabetical order. Abbreviations lead to the first
+/// that fits.
+pub static COMMANDS: &[Command] = &[
+    command("backup", "?DB? FILE", "Backup DB (default \"main\") to FILE", (1, 2), Files, files::backup),
+    command("bail", "on|off", "Stop after hitting an error.  Default OFF", (1, 1), Switch, settings::bail),
+    command("changes", "on|off", "Show number of rows changed by SQL", (1, 1), Switch, settings::changes),
+    command("databases", "", "List names and files of attached databases", (0, 0), Nothing, schema::databases),
+    command("dump", "?OBJECTS?", "Render database content as SQL", (0, MANY), Tables, schema::dump)
+        .more("   OBJECTS are LIKE patterns of tables to dump; without, everything is."),
+    command("echo", "on|off", "Turn command echo on or off", (1, 1), Switch, settings::echo),
+    command("exit", "?CODE?", "Exit this program with return-code CODE", (0, 1), Nothing, settings::exit),
+    command("headers", "on|off", "Turn display of headers on or off", (1, 1), Switch, settings::headers),
+    command("help", "?PATTERN?", "Show help text for PATTERN", (0, 1), Nothing, help::help),
+    command("import", "?OPTIONS? FILE TABLE", "Import data from FILE into TABLE", (2, 6), Files, csv::import).more(
+        "   --csv          Comma-separated values, whatever the mode is\n   \
+            --schema S     The table is in the attached database S\n   \
+            --skip N       Skip the first N lines\n   \
+            A missing TABLE is made, its columns named by the first line of FILE.",
+    ),
+    command("indexes", "?TABLE?", "Show names of indexes", (0, 1), Tables, schema::indexes),
+    command("mode", "?MODE? ?OPTIONS?", "Set output mode", (0, 6), Modes, settings::mode).more(
+        "   MODE is one of:\n     \
+              box         Tables using unicode box-drawing characters\n     \
+              csv         Comma-separated values\n     \
+              column      Output in columns\n     \
+              insert      SQL insert statements for TABLE\n     \
+              json        Results in a JSON array\n     \
+              line        One value per line\n     \
+              list        Values delimited by \"|\"\n     \
+              markdown    Markdown table format\n     \
+              quote       Escape answers as for SQL\n     \
+              table       ASCII-art table\n     \
+              tabs        Tab-separated values\n   \
+            OPTIONS:\n     \
+              --wrap N    Wrap long values to N characters (aligned modes; 0 for never)\n     \
+              TABLE       The name of SQL table used for \"insert\" mode",
+    ),
+    command("nullvalue", "STRING", "Use STRING in place of NULL values", (1, 1), Nothing, settings::nullvalue),
+    command("once", "FILE", "Output for the next command only to FILE", (1, 1), Files, files::once)
+        .more("   FILE may be \"|program\", which then reads it."),
+    command("open", "?OPTIONS? ?NAME?", "Close existing database and open NAME", (0, 2), Nothing, files::open).more(
+        "   NAME is a database in Redis, a file: URI, or :memory:\n   \
+            --readonly     Open it read-only",
+    ),
+    command("output", "?FILE?", "Send output to FILE or stdout if FILE is omitted", (0, 1), Files, files::output)
+        .more("   FILE may be \"|program\", which then reads it."),
+    command("print", "STRING...", "Print literal STRING", (0, MANY), Nothing, settings::print),
+    command("quit", "", "Exit this program", (0, MANY), Nothing, settings::quit),
+    command("read", "FILE", "Read input from FILE", (1, 1), Files, files::read),
+    command(
+        "restore",
+        "?DB? FILE",
+        "Restore content of DB (default \"main\") from FILE",
+        (1, 2),
+        Files,
+        files::restore,
+    ),
+    command("schema", "?PATTERN?", "Show the CREATE statements matching PATTERN", (0, 1), Tables, schema::schema),
+    command("separator", "COL ?ROW?", "Change the column and row separators", (1, 2), Nothing, settings::separator),
+    command("show", "", "Show the current values for various settings", (0, 0), Nothing, settings::show),
+    command("tables", "?TABLE?", "List names of tables matching LIKE pattern TABLE", (0, 1), Tables, schema::tables),
+    command("timeout", "MS", "Try opening locked tables for MS milliseconds", (1, 1), Nothing, settings::timeout),
+    command("timer", "on|off", "Turn SQL timer on or off", (1, 1), Switch, settings::timer),
+    command("vfsname", "?DB?", "Print the name of the VFS", (0, 1), Nothing, schema::vfsname),
+];
+
+/// Runs the dot command in `line`.
+pub fn run(shell: &mut Shell, line: &str) -> Result<Flow> {
+    let words = split(line.trim_start_matches('.'));
+    let Some((name, arguments)) = words.split_first() else {
+        bail!("a command is missing after the dot; \".help\" lists all");
+    };
+    let command = find(name)?;
+    let (least, most) = command.arity;
+    if arguments.len() < least || arguments.len() > most {
+        return Err(usage(command));
+    }
+    (command.run)(shell, arguments)
+}
+
+/// The error that shows how a command is used.
+pub fn usage(command: &Command) -> anyhow::Error {
+    anyhow!("{}", format!("usage: .{} {}", command.name, command.usage).trim_end())
+}
+
+/// The usage error of the command with that name.
+fn misuse(name: &str) -> anyhow::Error {
+    find(name).map_or_else(|error| error, usage)
+}
+
+/// The command of that name or abbreviation.
+pub fn find(name: &str) -> Result<&'static Command> {
+    let exact = COMMANDS.iter().find(|command| command.name == name);
+    let abbreviated = || {
+        // One letter is too easy to mistype for that; `sqlite3` takes some.
+        let short = name.len() < 2 && !matches!(name, "h" | "q" | "e");
+        let fits = |command: &&Command| command.name.starts_with(name);
+        COMMANDS.iter().find(fits).filter(|_| !short)
+    };
+    exact.or_else(abbreviated).ok_or_else(|| match nearest(name) {
+        Some(other) => {
+            anyhow!("unknown command: .{name}; did you mean .{other}? \".help\" lists all")
+        }
+        None => anyhow!("unknown command: .{name}; \".help\" lists all"),
+    })
+}
+
+fn nearest(name: &str) -> Option<&'static str> {
+    let far = |other: &str| strsim::damerau_levenshtein(name, other);
+    let best = COMMANDS.iter().map(|command| command.name).min_by_key(|other| far(other))?;
+    (far(best) <= (name.len() / 2).clamp(1, 3)).then_some(best)
+}
+
+/// Splits a line into words. Single quotes keep everything, double quotes
+/// know backslash escapes.
+fn split(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = line.trim();
+    while let Some(first) = rest.chars().next() {
+        let word;
+        (word, rest) = match first {
+            '\'' => {
+                let inner = &rest[1..];
+                inner.split_once('\'').map_or((inner.to_owned(), ""), |(w, r)| (w.to_owned(), r))
+            }
+            '"' => double_quoted(&rest[1..]),
+            _ => {
+                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                (unescape(&rest[..end]), &rest[end..])
+            }
+        };
+        words.push(word);
+        rest = rest.trim_start();
+    }
+    words
+}
+
+fn double_quoted(text: &str) -> (String, &str) {
+    let mut escaped = false;
+    for (i, c) in text.char_indices() {
+        match c {
+            '"' if !escaped => return (unescape(&text[..i]), &text[i + 1..]),
+            '\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    (unescape(text), "")
+}
+
+/// Resolves `\n`, `\t`, `\\`, `\"`, `\101` and so on.
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let Some(next) = chars.peek().copied().filter(|_| c == '\\') else {
+            out.push(c);
+            continue;
+        };
+        chars.next();
+        out.push(match next {
+            'a' => '\x07',
+            'b' => '\x08',
+            't' => '\t',
+            'n' => '\n',
+            'v' => '\x0b',
+            'f' => '\x0c',
+            'r' => '\r',
+            '0'..='7' => {
+                let mut code = next.to_digit(8).unwrap_or(0);
+                for _ in 0..2 {
+                    let Some(digit) = chars.peek().and_then(|c| c.to_digit(8)) else {
+                        break;
+                    };
+                    chars.next();
+                    code = code * 8 + digit;
+                }
+                char::from_u32(code & 0xff).unwrap_or('\0')
+            }
+            other => other,
+        });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_split_as_in_sqlite3() {
+        assert_eq!(split("read 'a b' \"c\\td\" e"), ["read", "a b", "c\td", "e"]);
+        assert_eq!(split("separator \\t '\\n'"), ["separator", "\t", "\\n"]);
+        assert_eq!(split("x \"a\\\"b\" ''"), ["x", "a\"b", ""]);
+        assert_eq!(split("x \\101"), ["x", "A"]);
+        assert!(split("  ").is_empty());
+    }
+
+    #[test]
+    fn commands_are_found_by_abbreviation_and_guessed_by_likeness() {
+        assert_eq!(find("tab").unwrap().name, "tables");
+        assert_eq!(find("q").unwrap().name, "quit");
+        let message = |name| find(name).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(message("tabels").contains(".tables?"), "{}", message("tabels"));
+        assert!(!message("zzzzzz").contains("mean"));
+    }
+
+    #[test]
+    fn the_table_is_sorted() {
+        assert!(COMMANDS.is_sorted_by_key(|command| command.name));
+    }
+}

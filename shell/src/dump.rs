@@ -1,0 +1,217 @@
+//! `.dump`: a database as SQL that any `sqlite3` can read back.
+//!
+//! The text is that of `sqlite3`: virtual tables are written into the schema
+//! table, as creating them would make their shadow tables a second time, and
+//! the content of these follows as ordinary rows.
+
+use std::io::{self, Write};
+
+use anyhow::{Result, anyhow};
+use rusqlite::{Connection, params_from_iter};
+
+use crate::names;
+use crate::output::value;
+
+/// Writes the tables that fit one of the LIKE patterns; without patterns,
+/// everything.
+pub fn dump(db: &Connection, patterns: &[String], out: &mut dyn Write) -> Result<()> {
+    writeln!(out, "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;")?;
+    // One version of the database for all of it. With writable_schema, SQLite
+    // reads as much as it can of a schema that is damaged.
+    db.execute_batch("SAVEPOINT dump; PRAGMA writable_schema=ON")?;
+    let mut dump = Dump { db, out, writable_schema: false, errors: Vec::new() };
+    let result = dump.all(patterns);
+    let Dump { writable_schema, errors, .. } = dump;
+    db.execute_batch("PRAGMA writable_schema=OFF; RELEASE dump")?;
+    result?;
+    if writable_schema {
+        writeln!(out, "PRAGMA writable_schema=OFF;")?;
+    }
+    match errors.first() {
+        None => writeln!(out, "COMMIT;")?,
+        Some(error) => {
+            writeln!(out, "ROLLBACK; -- due to errors")?;
+            return Err(anyhow!("the dump is not complete: {error}"));
+        }
+    }
+    Ok(())
+}
+
+struct Dump<'a> {
+    db: &'a Connection,
+    out: &'a mut dyn Write,
+    /// Whether the reader was told to make the schema table writable.
+    writable_schema: bool,
+    errors: Vec<String>,
+}
+
+impl Dump<'_> {
+    fn all(&mut self, patterns: &[String]) -> Result<()> {
+        let filter = filter(patterns.len());
+        let tables = self.objects(
+            &format!(
+                "SELECT name, sql FROM sqlite_schema AS o
+                 WHERE {filter} AND type = 'table' AND sql NOT NULL
+                 ORDER BY tbl_name = 'sqlite_sequence', rowid"
+            ),
+            patterns,
+        )?;
+        for (name, sql) in tables {
+            self.table(&name, &sql)?;
+        }
+        let others = self.objects(
+            &format!(
+                "SELECT name, sql FROM sqlite_schema AS o
+                 WHERE {filter} AND sql NOT NULL AND type IN ('index', 'trigger', 'view')"
+            ),
+            patterns,
+        )?;
+        for (_, sql) in others {
+            writeln!(self.out, "{sql};")?;
+        }
+        Ok(())
+    }
+
+    fn objects(&self, sql: &str, patterns: &[String]) -> rusqlite::Result<Vec<(String, String)>> {
+        let mut statement = self.db.prepare(sql)?;
+        let rows = statement.query_map(params_from_iter(patterns), |row| Ok((row.get(0)?, row.get(1)?)))?;
+        rows.collect()
+    }
+
+    fn table(&mut self, name: &str, sql: &str) -> Result<()> {
+        if name == "sqlite_sequence" {
+            writeln!(self.out, "DELETE FROM sqlite_sequence;")?;
+        } else if name == "sqlite_stat4" {
+            // Only SQLites that were compiled for it have this table; ANALYZE makes it again.
+            return Ok(());
+        } else if name.starts_with("sqlite_stat") {
+            writeln!(self.out, "ANALYZE sqlite_schema;")?;
+        } else if name.starts_with("sqlite_") {
+            return Ok(());
+        } else if sql.starts_with("CREATE VIRTUAL TABLE") {
+            return Ok(self.virtual_table(name, sql)?);
+        } else {
+            writeln!(self.out, "{};", if_not_exists(sql))?;
+        }
+        match self.rows(name) {
+            Err(error) if error.is::<rusqlite::Error>() => {
+                let message = crate::session::describe(&error);
+                writeln!(self.out, "/****** ERROR: {message} *******/")?;
+                self.errors.push(format!("{name}: {message}"));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn virtual_table(&mut self, name: &str, sql: &str) -> io::Result<()> {
+        if !self.writable_schema {
+            writeln!(self.out, "PRAGMA writable_schema=ON;")?;
+            self.writable_schema = true;
+        }
+        let name = name.replace('\'', "''");
+        let sql = sql.replace('\'', "''");
+        writeln!(
+            self.out,
+            "INSERT INTO sqlite_schema(type,name,tbl_name,rootpage,sql)\
+             VALUES('table','{name}','{name}',0,'{sql}');"
+        )
+    }
+
+    fn rows(&mut self, table: &str) -> Result<()> {
+        // Generated columns are not among these, and must not be.
+        let columns = columns(self.db, "main", table)?;
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let list: Vec<_> = columns.iter().map(|name| names::quoted(name)).collect();
+        let sql = format!("SELECT {} FROM main.{}", list.join(","), names::quoted(table));
+        let mut statement = self.db.prepare(&sql)?;
+        let mut rows = statement.raw_query();
+        let head = format!("INSERT INTO {} VALUES(", names::quoted_if_needed(table));
+        while let Some(row) = rows.next()? {
+            self.out.write_all(head.as_bytes())?;
+            for i in 0..columns.len() {
+                self.out.write_all(if i > 0 { b"," } else { b"" })?;
+                self.out.write_all(&value::literal(row.get_ref(i)?))?;
+            }
+            self.out.write_all(b");\n")?;
+        }
+        Ok(())
+    }
+}
+
+/// The condition that picks objects by patterns; the shadow tables of a
+/// virtual table come with it.
+fn filter(patterns: usize) -> String {
+    if patterns == 0 {
+        return "true".to_owned();
+    }
+    let one = |i| {
+        format!(
+            "name LIKE ?{i} ESCAPE '\\' OR EXISTS (SELECT 1 FROM sqlite_schema
+               WHERE name LIKE ?{i} ESCAPE '\\' AND sql LIKE 'CREATE VIRTUAL TABLE%'
+                 AND substr(o.name, 1, length(name) + 1) == (name || '_'))"
+        )
+    };
+    let all: Vec<_> = (1..=patterns).map(one).collect();
+    format!("({})", all.join(" OR "))
+}
+
+/// The columns of a table that can be inserted into.
+pub fn columns(db: &Connection, schema: &str, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = db.prepare("SELECT name FROM pragma_table_info(?1, ?2)")?;
+    statement.query_map([table, schema], |row| row.get(0))?.collect()
+}
+
+/// Tables with quoted names may be shadow tables, which the virtual table
+/// that owns them may have made already.
+pub fn if_not_exists(sql: &str) -> String {
+    match sql.strip_prefix("CREATE TABLE ") {
+        Some(rest) if rest.starts_with(['\'', '"']) => format!("CREATE TABLE IF NOT EXISTS {rest}"),
+        _ => sql.to_owned(),
+    }
+}
+
+/// The dump of a database as text, for tests.
+#[cfg(test)]
+fn text(db: &Connection) -> String {
+    let mut out = Vec::new();
+    dump(db, &[], &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dump_reads_back_as_the_same_database() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(
+            "CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b, c AS (a + 1) STORED);
+             CREATE TABLE \"or der\"(\"se lect\" UNIQUE);
+             CREATE VIEW v AS SELECT * FROM t;
+             CREATE INDEX i ON t(b);
+             CREATE TRIGGER tr AFTER INSERT ON t BEGIN SELECT 1; END;
+             CREATE VIRTUAL TABLE f USING fts5(text);
+             CREATE VIRTUAL TABLE r USING rtree(id, x0, x1);
+             INSERT INTO t(b) VALUES ('it''s' || char(10)), (x'00ff'), (0.1), (NULL), (char(97, 0, 98));
+             INSERT INTO \"or der\" VALUES (1e999);
+             INSERT INTO f VALUES ('hello world');
+             INSERT INTO r VALUES (1, 2, 3);",
+        )
+        .unwrap();
+        let copy = Connection::open_in_memory().unwrap();
+        copy.execute_batch(&text(&db)).unwrap();
+        assert_eq!(text(&copy), text(&db));
+        // The schema written by hand counts only for who reads it anew.
+        copy.execute_batch("PRAGMA writable_schema=RESET").unwrap();
+        let found =
+            |db: &Connection| db.query_row("SELECT count(*) FROM f WHERE f MATCH 'world'", [], |r| r.get::<_, i64>(0));
+        assert_eq!(found(&copy), Ok(1));
+        let odd = "SELECT hex(b), typeof(b) FROM t WHERE a = 5";
+        let value = |db: &Connection| db.query_row(odd, [], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)));
+        assert_eq!(value(&copy), Ok(("610062".to_owned(), "text".to_owned())));
+    }
+}

@@ -1,0 +1,89 @@
+//! Where output goes: the terminal or a pipe, a file, another program.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::process::{Child, Command, Stdio};
+
+/// The current target of results.
+pub enum Sink {
+    /// Standard output.
+    Stdout(BufWriter<io::Stdout>),
+    /// A file.
+    File(BufWriter<File>, String),
+    /// The input of a program, as `.output |less` makes it.
+    Program(Option<Box<Child>>, String),
+}
+
+impl Sink {
+    /// Standard output.
+    pub fn stdout() -> Self {
+        Sink::Stdout(BufWriter::new(io::stdout()))
+    }
+
+    /// What `.output` and `.once` name: a file, `|program`, or `stdout`.
+    pub fn open(target: &str) -> io::Result<Self> {
+        if let Some(command) = target.strip_prefix('|') {
+            let child = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
+            return Ok(Sink::Program(Some(Box::new(child)), target.to_owned()));
+        }
+        match target {
+            "stdout" => Ok(Sink::stdout()),
+            "off" => Ok(Sink::File(BufWriter::new(File::create("/dev/null")?), target.to_owned())),
+            path => Ok(Sink::File(BufWriter::new(File::create(path)?), target.to_owned())),
+        }
+    }
+
+    /// Its name, as `.show` prints it.
+    pub fn name(&self) -> &str {
+        match self {
+            Sink::Stdout(_) => "stdout",
+            Sink::File(_, name) | Sink::Program(_, name) => name,
+        }
+    }
+
+    /// Writes out what is buffered, and waits for a program to end.
+    pub fn close(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.wait()
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        if let Sink::Program(child, _) = self
+            && let Some(mut child) = child.take()
+        {
+            // Its input must end, or it would wait for more.
+            drop(child.stdin.take());
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        // Only reached with a program still running when `close` was not
+        // called because of an earlier failure.
+        let _ = self.wait();
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Sink::Stdout(out) => out.write(buf),
+            Sink::File(out, _) => out.write(buf),
+            Sink::Program(child, _) => match child.as_mut().and_then(|child| child.stdin.as_mut()) {
+                Some(input) => input.write(buf),
+                None => Ok(buf.len()),
+            },
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Stdout(out) => out.flush(),
+            Sink::File(out, _) => out.flush(),
+            Sink::Program(..) => Ok(()),
+        }
+    }
+}

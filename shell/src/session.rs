@@ -1,0 +1,318 @@
+//! A session: input becomes statements and dot commands, these become output.
+
+use std::io::Write;
+use std::rc::Rc;
+
+use anyhow::Result;
+use rusqlite::Connection;
+
+use crate::database::{self, Causes, Location, Server};
+use crate::execute::{self, SqlFailure};
+use crate::input::{Line, Lines};
+use crate::output::{Settings, Sink};
+use crate::{dot, names, signals};
+
+/// Everything that statements and dot commands work on.
+pub struct Shell {
+    /// The open database. Shared with completion while a line is edited.
+    pub db: Rc<Connection>,
+    /// Which one that is.
+    pub location: Location,
+    /// Where databases in Redis come from.
+    pub server: Server,
+    /// How results look.
+    pub settings: Settings,
+    /// Where results go.
+    pub out: Sink,
+    /// Whether `out` goes back to stdout after the next command (`.once`).
+    pub once: bool,
+    /// Open read-only from now on.
+    pub readonly: bool,
+    /// Stop at the first error.
+    pub bail: bool,
+    /// Print what is run.
+    pub echo: bool,
+    /// Print how long statements take.
+    pub timer: bool,
+    /// Print how many rows statements changed.
+    pub changes: bool,
+    /// Somebody types.
+    pub interactive: bool,
+    /// How deep `.read` is nested.
+    pub depth: usize,
+    /// Which failures in Redis were told already.
+    causes: Causes,
+}
+
+/// An error whose message is out already.
+#[derive(Debug)]
+pub struct AlreadyReported;
+
+impl std::fmt::Display for AlreadyReported {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("reported above")
+    }
+}
+
+impl std::error::Error for AlreadyReported {}
+
+/// Whether a session goes on after a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// It does.
+    Continue,
+    /// It ends, with this exit code if one was asked for.
+    Exit(Option<i32>),
+}
+
+/// How reading some input went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Something failed.
+    pub failed: bool,
+    /// The session is to end, with this code if one was asked for.
+    pub exit: Option<Option<i32>>,
+}
+
+impl Outcome {
+    /// The exit code of the process.
+    pub fn code(self) -> i32 {
+        self.exit.flatten().unwrap_or(i32::from(self.failed))
+    }
+}
+
+/// Where a command came from, for messages.
+#[derive(Clone, Copy)]
+pub enum Origin {
+    /// An argument of the command line.
+    Argument,
+    /// Somebody typed it.
+    Typed,
+    /// A line of a file or a pipe.
+    Line(usize),
+}
+
+impl Shell {
+    /// A session on that database.
+    pub fn new(
+        server: Server,
+        location: Location,
+        settings: Settings,
+        readonly: bool,
+        interactive: bool,
+    ) -> Result<Self> {
+        let db = server.open(&location, readonly)?;
+        signals::interrupt_with(&db);
+        Ok(Shell {
+            db: Rc::new(db),
+            location,
+            server,
+            settings,
+            out: Sink::stdout(),
+            once: false,
+            readonly,
+            bail: false,
+            echo: false,
+            timer: false,
+            changes: false,
+            interactive,
+            depth: 0,
+            causes: Causes::default(),
+        })
+    }
+
+    /// Goes on with another database; the old one stays if that fails.
+    pub fn open(&mut self, location: Location, readonly: bool) -> Result<()> {
+        let db = self.server.open(&location, readonly)?;
+        signals::interrupt_with(&db);
+        self.db = Rc::new(db);
+        self.location = location;
+        Ok(())
+    }
+
+    /// Runs input to its end, to `.quit`, or with `bail` to the first error.
+    pub fn run(&mut self, input: &mut dyn Lines) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut sql = String::new();
+        let mut start = 0;
+        while outcome.exit.is_none() && !(outcome.failed && self.bail) {
+            // Ctrl-C stops a file that is read, not only its current statement.
+            if self.depth > 0 && signals::stop() {
+                outcome.failed = true;
+                return outcome;
+            }
+            let line = match input.next(!sql.is_empty(), &self.db) {
+                Ok(Line::Text(line)) => line,
+                Ok(Line::Interrupted) => {
+                    sql.clear();
+                    continue;
+                }
+                Ok(Line::End) => break,
+                Err(error) => {
+                    self.report(&error, Origin::Line(input.number()));
+                    outcome.failed = true;
+                    break;
+                }
+            };
+            let origin = |number| {
+                if self.interactive { Origin::Typed } else { Origin::Line(number) }
+            };
+            if sql.is_empty() {
+                if line.starts_with('#') || names::is_blank(&line) {
+                    self.echo(&line, &mut outcome);
+                    continue;
+                }
+                start = input.number();
+                if line.starts_with('.') {
+                    let origin = origin(start);
+                    self.step(&line, origin, &mut outcome);
+                    continue;
+                }
+            }
+            if !sql.is_empty() {
+                sql.push('\n');
+            }
+            sql.push_str(&line);
+            if line.contains(';') && names::is_complete(&sql) {
+                let origin = origin(start);
+                self.step(&std::mem::take(&mut sql), origin, &mut outcome);
+            } else if names::is_blank(&sql) {
+                sql.clear();
+            }
+        }
+        if outcome.exit.is_none() && !(outcome.failed && self.bail) && !names::is_blank(&sql) {
+            self.step(&sql, Origin::Line(start), &mut outcome);
+        }
+        outcome
+    }
+
+    /// Runs one argument of the command line.
+    pub fn run_argument(&mut self, text: &str) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.step(text, Origin::Argument, &mut outcome);
+        outcome
+    }
+
+    fn echo(&mut self, text: &str, outcome: &mut Outcome) {
+        if self.echo
+            && let Err(error) = writeln!(self.out, "{}", text.trim_end())
+        {
+            self.settle(Err(error.into()), Origin::Typed, outcome);
+        }
+    }
+
+    /// Runs statements or a dot command, and reports how that went.
+    fn step(&mut self, text: &str, origin: Origin, outcome: &mut Outcome) {
+        self.echo(text, outcome);
+        let busy = signals::busy();
+        if self.depth == 0 {
+            signals::begin();
+        }
+        self.causes.mark();
+        let once = self.once;
+        let result = if text.starts_with('.') {
+            dot::run(self, text)
+        } else {
+            execute::sql(self, text).map(|()| Flow::Continue)
+        };
+        let result = result.and_then(|flow| self.out.flush().map(|()| flow).map_err(Into::into));
+        self.settle(result, origin, outcome);
+        if once && self.once {
+            let closed = self.redirect(Sink::stdout());
+            self.settle(closed.map(|()| Flow::Continue), origin, outcome);
+        }
+        if let Some(code) = signals::ending() {
+            outcome.exit = Some(Some(code));
+        }
+        drop(busy);
+    }
+
+    fn settle(&mut self, result: Result<Flow>, origin: Origin, outcome: &mut Outcome) {
+        match result {
+            Ok(Flow::Continue) => {}
+            Ok(Flow::Exit(code)) => outcome.exit = Some(code),
+            Err(error) if is_broken_pipe(&error) => {
+                if matches!(self.out, Sink::Program(..)) {
+                    // `.output |head` has seen enough.
+                    self.out = Sink::stdout();
+                    self.once = false;
+                } else {
+                    // What SIGPIPE would do, but with the database closed.
+                    outcome.exit = Some(Some(128 + libc::SIGPIPE));
+                }
+            }
+            Err(error) if error.is::<AlreadyReported>() => outcome.failed = true,
+            Err(error) => {
+                // Results before messages, where both go to one terminal.
+                let _ = self.out.flush();
+                self.report(&error, origin);
+                outcome.failed = true;
+            }
+        }
+    }
+
+    /// Sends output elsewhere, after what is buffered was written out.
+    pub fn redirect(&mut self, sink: Sink) -> Result<()> {
+        self.once = false;
+        match std::mem::replace(&mut self.out, sink).close() {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints an error, and the cause behind it where one is known.
+    pub fn report(&mut self, error: &anyhow::Error, origin: Origin) {
+        if let Some(code) = signals::ending()
+            && code == 130
+        {
+            return;
+        }
+        let place = match origin {
+            Origin::Line(number) => format!(" near line {number}"),
+            _ => String::new(),
+        };
+        match error.downcast_ref::<SqlFailure>() {
+            Some(failure) if matches!(origin, Origin::Argument) => {
+                note!("Error: {}, {}", failure.phase.word(), failure.text);
+            }
+            Some(failure) => note!("{}{place}: {}", failure.phase.title(), failure.text),
+            None => note!("Error{place}: {}", describe(error)),
+        }
+        let code = match error.downcast_ref::<SqlFailure>() {
+            Some(failure) => failure.code,
+            None => error.downcast_ref().map_or(0, database::code),
+        };
+        if let Some(cause) = self.causes.behind(code)
+            && !describe(error).contains(&cause)
+        {
+            note!("  cause: {cause}");
+        }
+    }
+}
+
+/// The text of an error and what led to it.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for part in error.chain() {
+        match part.downcast_ref::<rusqlite::Error>() {
+            // What is below are result codes, which its message spells out.
+            Some(error) => {
+                parts.push(database::message(error));
+                break;
+            }
+            None => parts.push(part.to_string()),
+        }
+    }
+    // An error often repeats the one that it wraps.
+    let mut told: Vec<String> = Vec::new();
+    for part in parts {
+        if !told.iter().any(|earlier| earlier.contains(&part)) {
+            told.push(part);
+        }
+    }
+    told.join(": ")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

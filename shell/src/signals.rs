@@ -1,0 +1,133 @@
+//! Ctrl-C and the signals that end a process.
+//!
+//! One thread waits for signals. In an interactive shell, Ctrl-C interrupts
+//! the statement that runs. Everything else ends the process with `128 + n`:
+//! the statement is interrupted, so that the main thread can close its
+//! connection, give leases back and leave the private server. Where the main
+//! thread can't (it waits for input), this thread ends the process itself.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, InterruptHandle};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::server;
+
+/// What Ctrl-C interrupts.
+static RUNNING: Mutex<Option<InterruptHandle>> = Mutex::new(None);
+/// Whether the main thread will look at [`ending`] by itself.
+static BUSY: AtomicBool = AtomicBool::new(false);
+/// Whether somebody at the keyboard wants the current command to stop.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// The signal that ends the process; 0 for none.
+static ENDING: AtomicI32 = AtomicI32::new(0);
+/// How long the main thread may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+
+fn running() -> MutexGuard<'static, Option<InterruptHandle>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes Ctrl-C interrupt this connection from now on.
+pub fn interrupt_with(db: &Connection) {
+    *running() = Some(db.get_interrupt_handle());
+}
+
+/// While this lives, the main thread ends soon after a signal by itself.
+pub struct Busy(());
+
+/// Marks the main thread as at work.
+pub fn busy() -> Busy {
+    BUSY.store(true, Ordering::SeqCst);
+    Busy(())
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Forgets earlier interruptions, as a new command begins.
+pub fn begin() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+}
+
+/// Whether work that takes many steps is to stop.
+pub fn stop() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst) || ending().is_some()
+}
+
+/// The exit code, when a signal asked the process to end.
+pub fn ending() -> Option<i32> {
+    match ENDING.load(Ordering::SeqCst) {
+        0 => None,
+        signal => Some(128 + signal),
+    }
+}
+
+/// Starts to watch for signals.
+pub fn watch(interactive: bool) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let terminal = interactive.then(Terminal::remember).flatten();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in &mut signals {
+            if signal == SIGINT && interactive {
+                interrupt();
+            } else {
+                end(signal, terminal.as_ref());
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn interrupt() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+    if let Some(handle) = running().as_ref() {
+        handle.interrupt();
+    }
+}
+
+fn end(signal: i32, terminal: Option<&Terminal>) {
+    ENDING.store(signal, Ordering::SeqCst);
+    interrupt();
+    let mut waited = Duration::ZERO;
+    while BUSY.load(Ordering::SeqCst) && waited < GRACE {
+        thread::sleep(Duration::from_millis(20));
+        waited += Duration::from_millis(20);
+    }
+    // The main thread is either on its way out, which takes this lock too,
+    // or it waits for input that may never come.
+    thread::sleep(Duration::from_millis(50));
+    if let Some(terminal) = terminal {
+        terminal.restore();
+    }
+    server::leave_within(GRACE);
+    std::process::exit(128 + signal);
+}
+
+/// The terminal as it was before line editing changed it.
+struct Terminal(libc::termios);
+
+impl Terminal {
+    fn remember() -> Option<Self> {
+        let mut state = std::mem::MaybeUninit::<libc::termios>::uninit();
+        // SAFETY: the pointer is valid for a termios, which the call fills
+        // whenever it answers 0.
+        unsafe {
+            (libc::tcgetattr(io::stdin().as_raw_fd(), state.as_mut_ptr()) == 0).then(|| Terminal(state.assume_init()))
+        }
+    }
+
+    fn restore(&self) {
+        // SAFETY: reads a termios that tcgetattr filled.
+        unsafe { libc::tcsetattr(io::stdin().as_raw_fd(), libc::TCSANOW, &raw const self.0) };
+    }
+}

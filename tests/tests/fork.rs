@@ -1,0 +1,253 @@
+//! A process that forks with connections open, in Debian's Python: a Rust test has threads, and
+//! must not fork.
+
+use std::path::Path;
+use std::process::Command;
+
+use sqlite_redis_tests::{Server, check_integrity, number};
+
+/// Opens `shop` as `open()`; `child(body)` forks, runs `body` there and returns its exit status.
+const PRELUDE: &str = "
+import os, sqlite3, sys, traceback
+loader = sqlite3.connect(':memory:')
+loader.enable_load_extension(True)
+loader.load_extension(sys.argv[1])
+def open(**options):
+    return sqlite3.connect(sys.argv[2], uri=True, isolation_level=None, **options)
+def count(db):
+    return db.execute('SELECT count(*) FROM t').fetchone()[0]
+def child(body):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return pid
+def join(pid):
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, 'the child failed'
+def refused(db, sql):
+    try:
+        db.execute(sql)
+    except sqlite3.OperationalError as error:
+        return str(error)
+    raise AssertionError(sql + ' was not refused')
+db = open(timeout=30)
+db.execute('CREATE TABLE t (a, b)')
+";
+
+fn python(server: &Server, script: &str) {
+    let extension = ["libsqlite_redis.so", "libsqlite_redis.dylib"].map(sqlite_redis_tests::built);
+    let Some(extension) = extension.iter().find(|path| path.exists()) else {
+        eprintln!("skipped: the extension is not built (cargo build --workspace builds it)");
+        return;
+    };
+    let python = "/usr/bin/python3";
+    if !Path::new(python).exists() {
+        eprintln!("skipped: there is no {python}");
+        return;
+    }
+    let mut command = Command::new(python);
+    command.args(["-c", &format!("{PRELUDE}{script}")]).arg(extension).arg(server.options("shop").uri());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let db = server.open("shop");
+    assert!(number(&db, "SELECT count(*) FROM t") >= 0);
+    check_integrity(&db);
+    server.check_stored("shop");
+}
+
+#[test]
+fn child_and_parent_both_go_on_with_a_connection() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+def body():
+    for n in range(50):
+        db.execute('INSERT INTO t VALUES (?, ?)', ('child', n))
+    assert db.execute(\"SELECT count(*) FROM t WHERE a = 'child'\").fetchone()[0] == 50
+db.execute('INSERT INTO t VALUES (0, 0)')
+pid = child(body)
+for n in range(50):
+    db.execute('INSERT INTO t VALUES (?, ?)', ('parent', n))
+join(pid)
+assert count(db) == 101
+",
+    );
+    assert_eq!(number(&server.open("shop"), "SELECT count(DISTINCT a || b) FROM t"), 101);
+}
+
+#[test]
+fn a_write_transaction_open_at_the_fork_is_the_parents() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+import pathlib
+db.execute('BEGIN IMMEDIATE')
+db.execute(\"INSERT INTO t VALUES ('parent', 1)\")
+def body():
+    refused(db, 'COMMIT')
+    if db.in_transaction:
+        db.execute('ROLLBACK')
+    assert count(db) == 0
+    other = open(timeout=0)
+    assert 'locked' in refused(other, 'BEGIN IMMEDIATE'), 'the parent still holds the lease'
+join(child(body))
+db.execute(\"INSERT INTO t VALUES ('parent', 2)\")
+db.execute('COMMIT')
+assert count(db) == 2
+assert count(open()) == 2
+join(child(lambda: db.execute(\"INSERT INTO t VALUES ('child', 3)\")))
+assert count(db) == 3
+",
+    );
+}
+
+#[test]
+fn a_write_transaction_open_at_the_fork_is_refused_to_the_child_also_after_the_parents_end() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+# So small a cache that most of the transaction is no longer in SQLite's own.
+db.execute('PRAGMA cache_size=5')
+db.execute('CREATE INDEX i ON t (b)')
+for mode, rows, end in [(mode, rows, end) for mode in ('delete', 'truncate', 'persist', 'memory')
+                        for rows in (1, 2000) for end in ('ROLLBACK', 'COMMIT')]:
+    db.execute('PRAGMA journal_mode=' + mode)
+    before = count(db)
+    db.execute('BEGIN IMMEDIATE')
+    db.executemany('INSERT INTO t VALUES (?, randomblob(500))', [(n,) for n in range(rows)])
+    ended, end_it = os.pipe()
+    def body():
+        assert os.read(ended, 1)
+        refused(db, 'COMMIT')
+        if db.in_transaction:
+            db.execute('ROLLBACK')
+        assert count(db) == count(open())
+        assert db.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
+        db.execute(\"INSERT INTO t VALUES ('child', 1)\")
+    pid = child(body)
+    db.execute(end)
+    os.write(end_it, b'x')
+    join(pid)
+    assert count(db) == before + (rows + 1 if end == 'COMMIT' else 1)
+    assert db.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
+",
+    );
+}
+
+#[test]
+fn a_child_that_exits_in_the_middle_of_it_leaves_the_parents_transaction_alone() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+for mode in ('delete', 'memory', 'truncate'):
+    db.execute('PRAGMA journal_mode=' + mode)
+    db.execute('PRAGMA cache_size=5')
+    before = count(db)
+    db.execute('BEGIN IMMEDIATE')
+    db.executemany('INSERT INTO t VALUES (?, randomblob(1000))', [(n,) for n in range(200)])
+    def body():
+        db.close()
+    join(child(body))
+    join(child(lambda: None))
+    db.executemany('INSERT INTO t VALUES (?, randomblob(1000))', [(n,) for n in range(200)])
+    assert count(db) == before + 400
+    db.execute('COMMIT')
+    assert count(db) == before + 400
+    assert db.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
+",
+    );
+}
+
+#[test]
+fn a_journal_that_has_grown_into_a_file_stays_the_parents() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+db.execute('PRAGMA cache_size=20')
+db.executemany('INSERT INTO t VALUES (?, hex(zeroblob(500)))', [(n,) for n in range(8000)])
+for mode in ('delete', 'truncate', 'persist'):
+    db.execute('PRAGMA journal_mode=' + mode)
+    db.execute('BEGIN')
+    db.execute(\"UPDATE t SET b = 'x' || b\")
+    def body():
+        # One statement may be told that the transaction could not be rolled back by its journal.
+        try:
+            db.execute('ROLLBACK')
+            count(db)
+        except sqlite3.OperationalError:
+            pass
+        assert not db.in_transaction
+        assert db.execute(\"SELECT count(*) FROM t WHERE b LIKE 'x%'\").fetchone()[0] == 0
+    join(child(body))
+    db.execute('ROLLBACK')
+    assert db.execute(\"SELECT count(*) FROM t WHERE b LIKE 'x%'\").fetchone()[0] == 0
+    assert db.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
+    db.execute('UPDATE t SET a = a + 1 WHERE a % 100 = 0')
+    assert db.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
+",
+    );
+}
+
+#[test]
+fn a_snapshot_open_at_the_fork_is_read_on_by_both() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+db.execute('PRAGMA cache_size=3')
+db.executemany('INSERT INTO t VALUES (?, hex(zeroblob(500)))', [(n,) for n in range(1000)])
+db.execute('BEGIN')
+assert count(db) == 1000
+def body():
+    writer = open(timeout=30)
+    writer.execute(\"UPDATE t SET b = 'changed'\")
+    writer.execute('DELETE FROM t WHERE a > 500')
+    assert count(writer) == 501
+    assert db.execute('SELECT count(*), sum(length(b)) FROM t').fetchone() == (1000, 1000000)
+    refused(db, 'DELETE FROM t')
+    db.execute('ROLLBACK')
+    assert count(db) == 501
+    db.execute(\"INSERT INTO t VALUES ('child', 1)\")
+join(child(body))
+assert db.execute('SELECT count(*), sum(length(b)) FROM t').fetchone() == (1000, 1000000)
+refused(db, 'DELETE FROM t')
+db.execute('ROLLBACK')
+assert count(db) == 502
+db.execute(\"INSERT INTO t VALUES ('parent', 1)\")
+assert count(db) == 503
+",
+    );
+}
+
+#[test]
+fn forks_of_forks_and_many_children_write_at_once() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+def write(name, depth):
+    if depth:
+        inner = child(lambda: write(name + '+', depth - 1))
+    for n in range(10):
+        db.execute('INSERT INTO t VALUES (?, ?)', (name, n))
+    if depth:
+        join(inner)
+pids = [child(lambda: write(str(n), 1)) for n in range(4)]
+for n in range(10):
+    db.execute('INSERT INTO t VALUES (?, ?)', ('parent', n))
+for pid in pids:
+    join(pid)
+assert count(db) == 90
+",
+    );
+    assert_eq!(number(&server.open("shop"), "SELECT count(DISTINCT a || '/' || b) FROM t"), 90);
+}

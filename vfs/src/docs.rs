@@ -1,0 +1,268 @@
+//! Compares the tables in `docs/` with the code that they describe.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::delta::{self, UndoBuilder};
+use crate::error::{Cause, During, code, sqlite_code};
+use crate::store::keys::{self, Keys};
+use crate::store::{CommitId, PageNo, Version};
+use crate::{PROCESS_SETTINGS, SETTINGS};
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The cells of the table behind `<!-- marker -->`, row by row, without its head.
+fn table(document: &str, marker: &str) -> Vec<Vec<String>> {
+    let start = document.find(&format!("<!-- {marker} -->")).unwrap_or_else(|| panic!("no table `{marker}`"));
+    let rows = document[start..].lines().skip(1).take_while(|line| line.starts_with('|'));
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect();
+    rows.skip(2).map(cells).collect()
+}
+
+/// The text between backticks that a cell begins with.
+fn first_code(cell: &str) -> &str {
+    cell.strip_prefix('`').and_then(|rest| rest.split_once('`')).map_or(cell, |(code, _)| code)
+}
+
+#[test]
+fn the_tables_of_settings_are_those_of_the_code() {
+    let document = read("configuration.md");
+    let expected: Vec<Vec<String>> = SETTINGS
+        .iter()
+        .map(|s| {
+            vec![
+                format!("`{}`", s.parameter),
+                format!("`{}`", s.environment),
+                format!("`{}`", s.default),
+                s.meaning.to_owned(),
+            ]
+        })
+        .collect();
+    assert_eq!(table(&document, "settings"), expected);
+    let expected: Vec<Vec<String>> = PROCESS_SETTINGS
+        .iter()
+        .map(|s| vec![format!("`{}`", s.environment), format!("`{}`", s.default), s.meaning.to_owned()])
+        .collect();
+    assert_eq!(table(&document, "process settings"), expected);
+}
+
+#[test]
+fn the_tables_of_keys_and_fields_are_those_of_the_code() {
+    let document = read("formats.md");
+    let keys = Keys::new("sqlite", "shop");
+    let staging = keys.staging("<token>");
+    let named =
+        |marker| -> Vec<String> { table(&document, marker).iter().map(|row| first_code(&row[0]).to_owned()).collect() };
+    assert_eq!(named("keys"), [keys.hash, keys.log, keys.lock, staging]);
+    let mut fields = vec![keys::page(PageNo::FIRST)];
+    fields.extend(keys::SNAPSHOT.map(str::to_owned));
+    fields.push(keys::LOG_MARK.to_owned());
+    assert_eq!(named("fields"), fields);
+    use keys::log::{BASE, COMMIT, PAGE_COUNT, PAGE_SIZE, TIME, UNDO};
+    assert_eq!(named("log"), [COMMIT, BASE, TIME, PAGE_SIZE, PAGE_COUNT, UNDO]);
+    assert!(document.contains(&format!("| `format` | `{}` |", crate::store::FORMAT)));
+    assert!(document.contains(&format!("1 to {} bytes of UTF-8", keys::MAX_NAME)));
+}
+
+#[test]
+fn the_example_of_undo_data_is_what_the_code_makes() {
+    let document = read("formats.md");
+    let rows = table(&document, "undo example");
+    let hex = rows.iter().flat_map(|row| first_code(&row[0]).split(' ').map(str::to_owned).collect::<Vec<_>>());
+    let bytes: Vec<u8> = hex.map(|byte| u8::from_str_radix(&byte, 16).expect("hexadecimal")).collect();
+
+    let new = vec![0x55; 4096];
+    let mut two = new.clone();
+    (two[100], two[101], two[300]) = (0xaa, 0xbb, 0xcc);
+    let mut three_hundred = new.clone();
+    three_hundred[0] = 1;
+    let mut undo = UndoBuilder::default();
+    undo.page(PageNo::new(2).unwrap(), &two, &new);
+    undo.page(PageNo::new(300).unwrap(), &three_hundred, &new);
+    assert_eq!(bytes, undo.finish());
+
+    let pages = delta::parse_undo(&bytes).unwrap();
+    let mut restored = new.clone();
+    delta::apply(pages[0].1, &mut restored).unwrap();
+    assert_eq!(restored, two);
+}
+
+/// A cause of each kind, with the name of its kind. The match makes the compiler ask for new ones.
+fn causes() -> Vec<(&'static str, Cause)> {
+    let text = || "x".to_owned();
+    let all = vec![
+        Cause::BadName { name: text(), reason: "x" },
+        Cause::BadSetting { setting: text(), value: text(), reason: text() },
+        Cause::UnknownParameters(text()),
+        Cause::Host(text()),
+        Cause::Unreachable(text()),
+        Cause::Authentication(text()),
+        Cause::Permission(text()),
+        Cause::ConnectionLost(text()),
+        Cause::Loading(text()),
+        Cause::ReadOnlyServer(text()),
+        Cause::ReadOnly,
+        Cause::ServerFull(text()),
+        Cause::Eviction(text()),
+        Cause::ServerTooOld(text()),
+        Cause::Server(text()),
+        Cause::BadReply(text()),
+        Cause::Missing,
+        Cause::Exists,
+        Cause::ForeignKey { key: text(), found: text(), expected: "hash" },
+        Cause::Damaged(text()),
+        Cause::UnknownFormat(text()),
+        Cause::Busy(text()),
+        Cause::Stale { snapshot: Version(1), found: Version(2) },
+        Cause::SnapshotGone { snapshot: Version(1), reason: text() },
+        Cause::OutcomeUnknown { version: Version(2), commit: CommitId(2), reason: text() },
+        Cause::Forked,
+        Cause::Journal { message: text(), full: false },
+        Cause::Journal { message: text(), full: true },
+        Cause::Unsupported(text()),
+        Cause::NoSuchPage(PageNo::FIRST),
+        Cause::Internal(text()),
+    ];
+    let name = |cause: &Cause| match cause {
+        Cause::BadName { .. } => "BadName",
+        Cause::BadSetting { .. } => "BadSetting",
+        Cause::UnknownParameters(_) => "UnknownParameters",
+        Cause::Host(_) => "Host",
+        Cause::Unreachable(_) => "Unreachable",
+        Cause::Authentication(_) => "Authentication",
+        Cause::Permission(_) => "Permission",
+        Cause::ConnectionLost(_) => "ConnectionLost",
+        Cause::Loading(_) => "Loading",
+        Cause::ReadOnlyServer(_) => "ReadOnlyServer",
+        Cause::ReadOnly => "ReadOnly",
+        Cause::ServerFull(_) => "ServerFull",
+        Cause::Eviction(_) => "Eviction",
+        Cause::ServerTooOld(_) => "ServerTooOld",
+        Cause::Server(_) => "Server",
+        Cause::BadReply(_) => "BadReply",
+        Cause::Missing => "Missing",
+        Cause::Exists => "Exists",
+        Cause::ForeignKey { .. } => "ForeignKey",
+        Cause::Damaged(_) => "Damaged",
+        Cause::UnknownFormat(_) => "UnknownFormat",
+        Cause::Busy(_) => "Busy",
+        Cause::Stale { .. } => "Stale",
+        Cause::SnapshotGone { .. } => "SnapshotGone",
+        Cause::OutcomeUnknown { .. } => "OutcomeUnknown",
+        Cause::Forked => "Forked",
+        Cause::Journal { full: false, .. } => "Journal",
+        Cause::Journal { full: true, .. } => "Journal, disk full",
+        Cause::Unsupported(_) => "Unsupported",
+        Cause::NoSuchPage(_) => "NoSuchPage",
+        Cause::Internal(_) => "Internal",
+    };
+    all.into_iter().map(|cause| (name(&cause), cause)).collect()
+}
+
+fn name_of(code: i32) -> &'static str {
+    match code {
+        code::ERROR => "ERROR",
+        code::INTERNAL => "INTERNAL",
+        code::PERM => "PERM",
+        code::BUSY => "BUSY",
+        code::READONLY => "READONLY",
+        code::IOERR => "IOERR",
+        code::CORRUPT => "CORRUPT",
+        code::FULL => "FULL",
+        code::CANTOPEN => "CANTOPEN",
+        code::AUTH => "AUTH",
+        code::IOERR_READ => "IOERR_READ",
+        code::IOERR_WRITE => "IOERR_WRITE",
+        code::IOERR_FSYNC => "IOERR_FSYNC",
+        code::IOERR_FSTAT => "IOERR_FSTAT",
+        code::IOERR_UNLOCK => "IOERR_UNLOCK",
+        code::IOERR_DELETE => "IOERR_DELETE",
+        code::IOERR_ACCESS => "IOERR_ACCESS",
+        code::IOERR_LOCK => "IOERR_LOCK",
+        code::BUSY_SNAPSHOT => "BUSY_SNAPSHOT",
+        other => panic!("code {other} has no name here"),
+    }
+}
+
+#[test]
+fn the_table_of_codes_is_what_the_code_decides() {
+    let document = read("failures.md");
+    let rows = table(&document, "codes");
+    let causes = causes();
+    let listed: Vec<&str> = rows.iter().map(|row| first_code(&row[0])).collect();
+    let known: Vec<&str> = causes.iter().map(|(name, _)| *name).collect();
+    assert_eq!(listed.iter().collect::<BTreeSet<_>>(), known.iter().collect());
+    assert_eq!(listed.len(), known.len(), "a cause is listed twice");
+    for (name, cause) in &causes {
+        let row = rows.iter().find(|row| first_code(&row[0]) == *name).unwrap();
+        let codes: Vec<&str> = [During::Open, During::Read, During::Lock, During::Commit]
+            .map(|during| name_of(sqlite_code(cause, during)))
+            .to_vec();
+        assert_eq!(row[2..6].iter().map(String::as_str).collect::<Vec<_>>(), codes, "{name}");
+    }
+}
+
+#[test]
+fn the_table_of_io_errors_is_what_the_code_decides() {
+    let document = read("failures.md");
+    let actions = [
+        During::Open,
+        During::Read,
+        During::Write,
+        During::Lock,
+        During::Unlock,
+        During::Commit,
+        During::Size,
+        During::Delete,
+        During::Access,
+        During::Control,
+    ];
+    let cause = Cause::ConnectionLost("x".into());
+    let expected: Vec<Vec<String>> = actions
+        .map(|during| vec![format!("{during:?}").to_lowercase(), name_of(sqlite_code(&cause, during)).to_owned()])
+        .to_vec();
+    assert_eq!(table(&document, "io"), expected);
+}
+
+#[test]
+fn the_tests_that_the_documents_name_exist() {
+    let mut sources = String::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    directories.extend(["../tests", "../shell"].map(|part| Path::new(env!("CARGO_MANIFEST_DIR")).join(part)));
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                sources.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let named = |document: &str, marker: &str, column: usize| -> Vec<String> {
+        let cells = table(&read(document), marker).into_iter().map(|row| row[column].clone());
+        cells
+            .flat_map(|cell| cell.split(", ").map(|name| name.trim_matches('`').to_owned()).collect::<Vec<_>>())
+            .collect()
+    };
+    let mut tests = named("failures.md", "events", 3);
+    tests.extend(named("design.md", "invariants", 1));
+    tests.retain(|name| !name.is_empty());
+    assert!(tests.len() >= 30);
+    for test in tests {
+        assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
+    }
+}
+
+#[test]
+fn a_message_names_its_cause_and_what_to_do() {
+    let place: Arc<str> = "database `shop` on redis://h:1".into();
+    for (name, cause) in causes() {
+        let message = crate::Error::from(cause).at(&place).to_string();
+        assert!(message.starts_with("database `shop` on redis://h:1: "), "{name}: {message}");
+    }
+}

@@ -1,0 +1,476 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::memory::MemoryStore;
+use crate::store::{PageNo, Store, Undo};
+
+const SIZE: usize = 512;
+
+/// A server in memory, and files open on it through one cache or several.
+struct Stand {
+    store: Arc<MemoryStore>,
+}
+
+impl Stand {
+    fn new() -> Self {
+        Stand { store: Arc::new(MemoryStore::default()) }
+    }
+
+    /// A database as one process knows it.
+    fn process(&self, cache_size: u64) -> Arc<Database> {
+        Database::on(self.store.clone(), cache_size)
+    }
+
+    fn file(&self) -> File {
+        File::on(self.process(1 << 20), false)
+    }
+}
+
+/// Page 1 of a database with this change counter and page count.
+fn page_one(counter: u32, page_count: u32, page_size: u32) -> Vec<u8> {
+    let mut page = vec![0; page_size as usize];
+    page[..16].copy_from_slice(b"SQLite format 3\0");
+    page[16..18].copy_from_slice(&(if page_size == 65536 { 1 } else { page_size as u16 }).to_be_bytes());
+    page[18..20].fill(1);
+    page[24..28].copy_from_slice(&counter.to_be_bytes());
+    page[28..32].copy_from_slice(&page_count.to_be_bytes());
+    page[92..96].copy_from_slice(&counter.to_be_bytes());
+    page
+}
+
+fn page(byte: u8) -> Vec<u8> {
+    vec![byte; SIZE]
+}
+
+/// What SQLite does at the start of a read transaction.
+fn begin(file: &mut File) -> Result<[u8; 16]> {
+    file.lock(Level::Shared)?;
+    let mut bytes = [0; 16];
+    file.read(24, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn begin_writing(file: &mut File) -> Result<()> {
+    begin(file)?;
+    file.lock(Level::Reserved)?;
+    file.lock(Level::Exclusive)
+}
+
+fn put(file: &mut File, number: u32, content: &[u8]) {
+    file.write(u64::from(number - 1) * content.len() as u64, content).unwrap();
+}
+
+fn get(file: &mut File, number: u32) -> Result<Vec<u8>> {
+    let mut content = vec![0; SIZE];
+    file.read(u64::from(number - 1) * SIZE as u64, &mut content)?;
+    Ok(content)
+}
+
+/// Commits pages `2..` with these bytes.
+fn commit(file: &mut File, counter: u32, pages: &[u8]) -> Result<()> {
+    begin_writing(file)?;
+    put(file, 1, &page_one(counter, pages.len() as u32 + 1, SIZE as u32));
+    for (n, &byte) in pages.iter().enumerate() {
+        put(file, n as u32 + 2, &page(byte));
+    }
+    let done = file.sync(false);
+    file.unlock(Level::None)?;
+    done
+}
+
+fn content(store: &MemoryStore) -> Vec<u8> {
+    let now = store.now();
+    let pages: Vec<_> = PageNo::range(2, now.page_count).collect();
+    let fetched = store.fetch(&pages).unwrap();
+    fetched.pages.into_iter().map(|page| page.unwrap()[0]).collect()
+}
+
+#[test]
+fn nothing_is_asked_before_the_first_read() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    file.lock(Level::Shared).unwrap();
+    assert!(stand.store.fetches().is_empty());
+    assert_eq!(file.size().unwrap(), 0);
+    assert_eq!(stand.store.fetches().len(), 1);
+}
+
+#[test]
+fn a_warm_read_transaction_asks_once_and_for_no_page() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2, 3]).unwrap();
+    let before = stand.store.fetches().len();
+    begin(&mut file).unwrap();
+    assert_eq!(get(&mut file, 3).unwrap(), page(3));
+    file.unlock(Level::None).unwrap();
+    assert_eq!(stand.store.fetches()[before..], [vec![]]);
+}
+
+#[test]
+fn a_reader_keeps_its_snapshot() {
+    let stand = Stand::new();
+    let mut writer = stand.file();
+    commit(&mut writer, 1, &[2, 3, 4]).unwrap();
+    for cache in [0, 1 << 20] {
+        let mut reader = File::on(stand.process(cache), false);
+        begin(&mut reader).unwrap();
+        let counter = stand.store.now().version.0 as u32;
+        commit(&mut writer, counter + 1, &[20]).unwrap();
+        commit(&mut writer, counter + 2, &[20, 30, 40, 50]).unwrap();
+        assert_eq!(reader.size().unwrap(), 4 * SIZE as u64);
+        for (number, byte) in [(2, 2), (3, 3), (4, 4)] {
+            assert_eq!(get(&mut reader, number).unwrap(), page(byte), "page {number}");
+        }
+        reader.unlock(Level::None).unwrap();
+        commit(&mut writer, counter + 3, &[2, 3, 4]).unwrap();
+    }
+}
+
+#[test]
+fn a_reader_behind_the_log_fails_rather_than_mixing_versions() {
+    let stand = Stand::new();
+    let (mut writer, mut reader) = (stand.file(), File::on(stand.process(0), false));
+    commit(&mut writer, 1, &[2, 3]).unwrap();
+    begin(&mut reader).unwrap();
+    commit(&mut writer, 2, &[20, 30]).unwrap();
+    stand.store.trim();
+    let error = get(&mut reader, 3).unwrap_err();
+    assert!(matches!(error.cause, Cause::SnapshotGone { .. }), "{error}");
+    reader.unlock(Level::None).unwrap();
+    begin(&mut reader).unwrap();
+    assert_eq!(get(&mut reader, 3).unwrap(), page(30));
+}
+
+#[test]
+fn a_reader_never_follows_into_another_history() {
+    let stand = Stand::new();
+    let (mut writer, mut reader) = (stand.file(), File::on(stand.process(0), false));
+    commit(&mut writer, 1, &[2, 3]).unwrap();
+    begin(&mut reader).unwrap();
+    stand.store.replace_history();
+    assert!(matches!(get(&mut reader, 3).unwrap_err().cause, Cause::SnapshotGone { .. }));
+    commit(&mut writer, 2, &[20, 30]).unwrap();
+    assert!(matches!(get(&mut reader, 3).unwrap_err().cause, Cause::SnapshotGone { .. }));
+}
+
+#[test]
+fn only_one_writes_and_not_from_an_old_snapshot() {
+    let stand = Stand::new();
+    let (mut one, mut two) = (stand.file(), stand.file());
+    commit(&mut one, 1, &[2]).unwrap();
+    begin(&mut two).unwrap();
+    begin_writing(&mut one).unwrap();
+    assert!(matches!(two.lock(Level::Reserved).unwrap_err().cause, Cause::Busy(_)));
+    assert!(two.reserved().unwrap());
+    put(&mut one, 1, &page_one(2, 2, SIZE as u32));
+    one.sync(false).unwrap();
+    one.unlock(Level::None).unwrap();
+    assert!(matches!(two.lock(Level::Reserved).unwrap_err().cause, Cause::Stale { .. }));
+    assert!(!two.reserved().unwrap(), "the lease was given back");
+    two.unlock(Level::None).unwrap();
+    commit(&mut two, 3, &[7]).unwrap();
+    assert_eq!(content(&stand.store), [7]);
+}
+
+#[test]
+fn an_overtaken_commit_is_refused_and_its_rollback_publishes_nothing() {
+    let stand = Stand::new();
+    let (mut slow, mut fast) = (stand.file(), stand.file());
+    commit(&mut slow, 1, &[2]).unwrap();
+    begin_writing(&mut slow).unwrap();
+    put(&mut slow, 1, &page_one(2, 2, SIZE as u32));
+    put(&mut slow, 2, &page(66));
+    stand.store.expire();
+    commit(&mut fast, 2, &[77]).unwrap();
+    let error = slow.sync(false).unwrap_err();
+    assert!(matches!(error.cause, Cause::Stale { .. }), "{error}");
+    // SQLite writes the originals back, and syncs.
+    put(&mut slow, 2, &page(2));
+    put(&mut slow, 1, &page_one(1, 2, SIZE as u32));
+    slow.sync(false).unwrap();
+    slow.unlock(Level::None).unwrap();
+    assert_eq!((content(&stand.store), stand.store.now().version), (vec![77], Version(2)));
+    commit(&mut slow, 3, &[5]).unwrap();
+    assert_eq!(content(&stand.store), [5]);
+}
+
+#[test]
+fn a_rollback_after_a_spill_publishes_nothing() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2, 3]).unwrap();
+    begin_writing(&mut file).unwrap();
+    put(&mut file, 3, &page(99));
+    put(&mut file, 4, &page(98));
+    // Page 3 was free: its old content was not journaled and is not restored.
+    file.truncate(3 * SIZE as u64).unwrap();
+    file.sync(false).unwrap();
+    file.unlock(Level::None).unwrap();
+    assert_eq!((content(&stand.store), stand.store.now().version), (vec![2, 3], Version(1)));
+}
+
+#[test]
+fn a_commit_without_unlock_is_no_commit() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2]).unwrap();
+    begin_writing(&mut file).unwrap();
+    put(&mut file, 1, &page_one(2, 2, SIZE as u32));
+    put(&mut file, 2, &page(9));
+    file.unlock(Level::None).unwrap();
+    assert_eq!(content(&stand.store), [2]);
+    assert!(!stand.store.leased().unwrap());
+}
+
+#[test]
+fn a_shrinking_commit_goes_by_the_header() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2, 3, 4]).unwrap();
+    begin_writing(&mut file).unwrap();
+    put(&mut file, 1, &page_one(2, 2, SIZE as u32));
+    file.sync(false).unwrap();
+    file.truncate(2 * SIZE as u64).unwrap();
+    file.unlock(Level::None).unwrap();
+    assert_eq!((content(&stand.store), stand.store.now().version), (vec![2], Version(2)));
+}
+
+#[test]
+fn a_gap_is_committed_as_zeros() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2]).unwrap();
+    begin_writing(&mut file).unwrap();
+    put(&mut file, 1, &page_one(2, 5, SIZE as u32));
+    put(&mut file, 5, &page(5));
+    file.sync(false).unwrap();
+    file.unlock(Level::None).unwrap();
+    assert_eq!(content(&stand.store), [2, 0, 0, 5]);
+}
+
+#[test]
+fn another_page_size_cuts_everything_anew() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2, 3, 4]).unwrap();
+    let mut reader = File::on(stand.process(0), false);
+    begin(&mut reader).unwrap();
+    begin_writing(&mut file).unwrap();
+    // SQLite writes in chunks of the old size: here two of them make one page of the new.
+    let first = page_one(2, 2, 1024);
+    put(&mut file, 1, &first[..SIZE]);
+    put(&mut file, 2, &first[SIZE..]);
+    put(&mut file, 3, &page(8));
+    put(&mut file, 4, &page(9));
+    file.sync(false).unwrap();
+    file.unlock(Level::None).unwrap();
+    let now = stand.store.now();
+    assert_eq!((now.page_size, now.page_count), (1024, 2));
+    let second = stand.store.fetch(&[PageNo::new(2).unwrap()]).unwrap().pages.remove(0).unwrap();
+    assert_eq!(*second, [page(8), page(9)].concat());
+    assert_eq!(stand.store.log().last().unwrap().undo, Undo::Barrier);
+    assert!(matches!(get(&mut reader, 3).unwrap_err().cause, Cause::SnapshotGone { .. }));
+}
+
+#[test]
+fn unchanged_pages_are_not_sent() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2, 3]).unwrap();
+    commit(&mut file, 2, &[2, 9]).unwrap();
+    let log = stand.store.log();
+    let Undo::Deltas(deltas) = &log[1].undo else { panic!("{log:?}") };
+    let pages: Vec<_> = crate::delta::parse_undo(deltas).unwrap().iter().map(|(page, _)| page.get()).collect();
+    assert_eq!(pages, [1, 3]);
+}
+
+#[test]
+fn wal_in_the_header_becomes_a_rollback_journal() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    begin_writing(&mut file).unwrap();
+    let mut first = page_one(1, 1, SIZE as u32);
+    first[18..20].fill(2);
+    put(&mut file, 1, &first);
+    file.sync(false).unwrap();
+    file.unlock(Level::None).unwrap();
+    // SQLite has the page with 2 in its cache, and must drop it.
+    assert_ne!(begin(&mut file).unwrap()[..], first[24..40]);
+    assert_eq!(get(&mut file, 1).unwrap()[18..20], [1, 1]);
+    file.unlock(Level::None).unwrap();
+    assert_eq!(begin(&mut file).unwrap()[..], first[24..40], "once is enough");
+}
+
+#[test]
+fn sqlite_is_told_when_a_version_was_replaced_by_another_that_looks_the_same() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2]).unwrap();
+    let expected = page_one(1, 2, SIZE as u32);
+    assert_eq!(begin(&mut file).unwrap()[..], expected[24..40]);
+    file.unlock(Level::None).unwrap();
+    stand.store.replace_history();
+    assert_ne!(begin(&mut file).unwrap()[..], expected[24..40]);
+    assert_eq!(get(&mut file, 1).unwrap(), expected);
+    file.unlock(Level::None).unwrap();
+    assert_eq!(begin(&mut file).unwrap()[..], expected[24..40]);
+}
+
+#[test]
+fn exclusive_mode_keeps_the_lease_between_commits() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    file.pragma("locking_mode", Some("EXCLUSIVE")).unwrap();
+    begin_writing(&mut file).unwrap();
+    for (counter, byte) in [(1, 2), (2, 3)] {
+        put(&mut file, 1, &page_one(counter, 2, SIZE as u32));
+        put(&mut file, 2, &page(byte));
+        file.sync(false).unwrap();
+        assert!(stand.store.leased().unwrap());
+    }
+    // Later commits under one lock leave the change counter alone.
+    put(&mut file, 2, &page(4));
+    file.sync(false).unwrap();
+    assert_eq!((content(&stand.store), stand.store.now().version), (vec![4], Version(3)));
+    file.unlock(Level::None).unwrap();
+    assert!(!stand.store.leased().unwrap());
+}
+
+#[test]
+fn exclusive_mode_that_was_not_announced_takes_the_lease_again() {
+    let stand = Stand::new();
+    let (mut file, mut other) = (stand.file(), stand.file());
+    begin_writing(&mut file).unwrap();
+    put(&mut file, 1, &page_one(1, 2, SIZE as u32));
+    put(&mut file, 2, &page(2));
+    file.sync(false).unwrap();
+    put(&mut file, 2, &page(3));
+    file.sync(false).unwrap();
+    assert_eq!(content(&stand.store), [3]);
+    commit(&mut other, 2, &[9]).unwrap();
+    put(&mut file, 2, &page(4));
+    assert!(matches!(file.sync(false).unwrap_err().cause, Cause::Stale { .. }));
+    assert_eq!(content(&stand.store), [9]);
+}
+
+#[test]
+fn a_commit_over_several_databases_can_be_taken_back() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2]).unwrap();
+    begin_writing(&mut file).unwrap();
+    put(&mut file, 1, &page_one(2, 2, SIZE as u32));
+    put(&mut file, 2, &page(3));
+    file.sync(true).unwrap();
+    assert!(stand.store.leased().unwrap(), "until it is sure that the other databases commit too");
+    // Another database failed: SQLite puts the originals back.
+    put(&mut file, 1, &page_one(1, 2, SIZE as u32));
+    put(&mut file, 2, &page(2));
+    file.sync(true).unwrap();
+    file.unlock(Level::None).unwrap();
+    assert_eq!((content(&stand.store), stand.store.now().version), (vec![2], Version(3)));
+    assert!(!stand.store.leased().unwrap());
+}
+
+#[test]
+fn a_read_only_file_takes_no_lease() {
+    let stand = Stand::new();
+    let mut file = File::on(stand.process(1 << 20), true);
+    begin(&mut file).unwrap();
+    assert!(matches!(file.lock(Level::Reserved).unwrap_err().cause, Cause::ReadOnly));
+}
+
+#[test]
+fn a_failure_leaves_the_file_usable() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2]).unwrap();
+    for op in ["read", "lock", "commit"] {
+        if op == "read" {
+            stand.store.fail_next(Cause::ConnectionLost("test".into()));
+            assert!(begin(&mut file).is_err());
+        } else {
+            begin(&mut file).unwrap();
+            if op == "lock" {
+                stand.store.fail_next(Cause::ServerFull("test".into()));
+            }
+            let locked = file.lock(Level::Reserved);
+            assert_eq!(locked.is_err(), op == "lock");
+            if op == "commit" {
+                put(&mut file, 1, &page_one(2, 2, SIZE as u32));
+                put(&mut file, 2, &page(66));
+                stand.store.fail_next(Cause::ServerFull("test".into()));
+                assert!(matches!(file.sync(false).unwrap_err().cause, Cause::ServerFull(_)));
+            }
+        }
+        file.unlock(Level::None).unwrap();
+        begin(&mut file).unwrap();
+        assert_eq!(get(&mut file, 2).unwrap(), page(2), "after a failed {op}");
+        file.unlock(Level::None).unwrap();
+    }
+    commit(&mut file, 2, &[3]).unwrap();
+    assert_eq!(content(&stand.store), [3]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A process commits these pages, as many as it likes.
+    Commit(usize, Vec<u8>),
+    /// A reader begins, or begins anew.
+    Begin(usize),
+    /// A reader reads a page.
+    Read(usize, u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0usize..2, prop::collection::vec(0u8..6, 1..9)).prop_map(|(who, pages)| Step::Commit(who, pages)),
+        (0usize..4).prop_map(Step::Begin),
+        (0usize..4, 1u32..12).prop_map(|(who, page)| Step::Read(who, page)),
+        (0usize..4, 1u32..12).prop_map(|(who, page)| Step::Read(who, page)),
+    ]
+}
+
+proptest! {
+    /// Invariants 1 and 4: whatever is committed meanwhile, through whichever cache, a reader
+    /// sees the pages of one version.
+    #[test]
+    fn every_reader_sees_exactly_one_version(
+        cache_pages in 0u64..12,
+        steps in prop::collection::vec(step(), 1..60),
+    ) {
+        let stand = Stand::new();
+        let processes = [stand.process(cache_pages * SIZE as u64), stand.process(1 << 20)];
+        let mut writers = processes.each_ref().map(|process| File::on(process.clone(), false));
+        let mut readers = [0, 0, 1, 1].map(|n: usize| (File::on(processes[n].clone(), false), Vec::new()));
+        let mut counter = 0;
+        let mut now: Vec<Vec<u8>> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Commit(who, pages) => {
+                    counter += 1;
+                    commit(&mut writers[who], counter, &pages).unwrap();
+                    now = vec![page_one(counter, pages.len() as u32 + 1, SIZE as u32)];
+                    now.extend(pages.into_iter().map(page));
+                }
+                Step::Begin(who) => {
+                    let (file, seen) = &mut readers[who];
+                    file.unlock(Level::None).unwrap();
+                    begin(file).unwrap();
+                    *seen = now.clone();
+                }
+                Step::Read(who, number) => {
+                    let (file, seen) = &mut readers[who];
+                    if file.level() == Level::Shared {
+                        let expected = seen.get(number as usize - 1).cloned().unwrap_or_else(|| page(0));
+                        prop_assert_eq!(get(file, number).unwrap(), expected, "page {}", number);
+                        prop_assert_eq!(file.size().unwrap(), (seen.len() * SIZE) as u64);
+                    }
+                }
+            }
+        }
+    }
+}
