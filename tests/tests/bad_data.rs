@@ -218,9 +218,11 @@ fn a_reader_behind_reads_its_snapshot_with_the_log_and_not_without() {
     }
 }
 
+type Fields = Vec<(String, Vec<u8>)>;
+
 /// The fields of a log entry.
-fn entry(server: &Server, id: &str) -> Vec<(String, Vec<u8>)> {
-    let entries: Vec<(String, Vec<(String, Vec<u8>)>)> =
+fn entry(server: &Server, id: &str) -> Fields {
+    let entries: Vec<(String, Fields)> =
         redis::cmd("XRANGE").arg(LOG).arg(id).arg(id).query(&mut server.redis()).unwrap();
     entries.into_iter().next().unwrap().1
 }

@@ -14,8 +14,7 @@ struct Replica<'a>(&'a Server);
 impl<'a> Replica<'a> {
     fn take(server: &'a Server) -> Self {
         for key in [HASH, LOG] {
-            let copy: i32 =
-                redis::cmd("COPY").arg(key).arg(format!("copy:{key}")).query(&mut server.redis()).unwrap();
+            let copy: i32 = redis::cmd("COPY").arg(key).arg(format!("copy:{key}")).query(&mut server.redis()).unwrap();
             assert_eq!(copy, 1);
         }
         Replica(server)
