@@ -9,7 +9,9 @@ use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure, 
 use sqlite_redis_tests::{Server, check_integrity, eventually, number};
 
 fn table(server: &Server) -> Connection {
-    let connection = server.options("shop").timeout(Duration::from_millis(500)).lease(LEASE).open().unwrap();
+    let half = Duration::from_millis(500);
+    let options = server.options("shop").timeout(half).connect_timeout(half).lease(LEASE);
+    let connection = options.open().unwrap();
     connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
     connection
 }

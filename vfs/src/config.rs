@@ -247,14 +247,16 @@ impl Value {
     }
 }
 
-/// A URL fit for messages: what stands between `//` and `@` is left out.
+/// A URL fit for messages: what stands before `@` or behind `pass=` is left out.
 fn without_password(url: &str) -> String {
-    match (url.find("//"), url.rfind('@')) {
-        (Some(start), Some(end)) if start + 2 <= end => format!("{}…{}", &url[..start + 2], &url[end..]),
-        _ => match url.find("pass=") {
-            Some(start) => format!("{}…", &url[..start + 5]),
-            None => url.to_owned(),
-        },
+    let shown = match url.find("pass=") {
+        Some(start) => format!("{}…", &url[..start + 5]),
+        None => url.to_owned(),
+    };
+    let start = shown.find("//").map_or(0, |slashes| slashes + 2);
+    match shown.rfind('@') {
+        Some(end) if start <= end => format!("{}…{}", &shown[..start], &shown[end..]),
+        _ => shown,
     }
 }
 
@@ -328,8 +330,10 @@ mod tests {
 
     #[test]
     fn no_message_shows_a_password() {
-        let error = config(&[("redis", "redis://me:secret@host:notaport")]).unwrap_err().to_string();
-        assert!(!error.contains("secret"), "{error}");
+        for url in ["redis://me:secret@host:notaport", "me:secret@host", "unix:/a@b?pass=secret", "x?pass=secret@y"] {
+            let error = config(&[("redis", url)]).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
         let config = config(&[("redis", "redis://me:secret@host:7000/3")]).unwrap();
         assert_eq!(config.server_name(), "redis://host:7000/3");
     }

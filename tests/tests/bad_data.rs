@@ -1,0 +1,319 @@
+//! Keys that someone has damaged by hand: never a panic, never a torn read, and all is well again
+//! when the damage is undone.
+
+use rusqlite::Connection;
+use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure, run};
+use sqlite_redis_tests::{Server, check_integrity, number, text};
+
+const HASH: &str = "sqlite:{shop}";
+const LOG: &str = "sqlite:{shop}:log";
+
+fn redis(server: &Server, arguments: &[&str]) -> redis::Value {
+    redis::cmd(arguments[0]).arg(&arguments[1..]).query(&mut server.redis()).unwrap()
+}
+
+/// A database of some 200 pages, which are not fetched all at once.
+fn database() -> (Server, Connection) {
+    let server = Server::start();
+    let connection = server.open("shop");
+    connection
+        .execute_batch(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, x);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+             INSERT INTO t SELECT i, zeroblob(4000) FROM n",
+        )
+        .unwrap();
+    redis(&server, &["COPY", HASH, "backup:{shop}"]);
+    (server, connection)
+}
+
+/// Another cache than that of the connection that [`database`] returns.
+fn with_own_cache(server: &Server) -> Connection {
+    server.options("shop").log_commits(77).open().unwrap()
+}
+
+fn restore(server: &Server) {
+    redis(server, &["COPY", "backup:{shop}", HASH, "REPLACE"]);
+}
+
+const SCAN: &str = "SELECT sum(length(x)) FROM t";
+
+fn assert_good(connection: &Connection) {
+    assert_eq!(number(connection, SCAN), 800_000);
+    check_integrity(connection);
+}
+
+#[test]
+fn damaged_metadata_is_refused_with_its_field_until_it_is_repaired() {
+    let (server, connection) = database();
+    let other = with_own_cache(&server);
+    for (field, value, words) in [
+        ("version", "x", "version is `x`"),
+        ("version", "-1", "version is `-1`"),
+        ("version", "0", "version is `0`"),
+        ("version", "99999999999999999999999", "version is"),
+        ("commit", "not an id", "commit is `not an id`"),
+        ("page_size", "4095", "page size is 4095"),
+        ("page_size", "many", "page_size is `many`"),
+        ("page_count", "0", "page count is 0"),
+        ("page_count", "4294967296", "page count is 4294967296"),
+    ] {
+        redis(&server, &["HSET", HASH, field, value]);
+        assert_failure(open_failure(&server.options("shop")), code::CORRUPT, words);
+        assert_failure(failure(&connection, SCAN), code::CORRUPT, words);
+        assert_failure(failure(&connection, "INSERT INTO t (x) VALUES (1)"), code::CORRUPT, words);
+        assert_failure(failure(&other, SCAN), code::CORRUPT, words);
+        restore(&server);
+        assert_good(&connection);
+        assert_good(&other);
+    }
+    for field in ["version", "commit", "page_size", "page_count", "format"] {
+        redis(&server, &["HDEL", HASH, field]);
+        let words = format!("the hash field {field} is missing");
+        assert_failure(open_failure(&server.options("shop")), code::CORRUPT, &words);
+        assert_failure(failure(&connection, SCAN), code::CORRUPT, &words);
+        restore(&server);
+        assert_good(&connection);
+    }
+}
+
+#[test]
+fn another_format_is_left_alone() {
+    let (server, connection) = database();
+    for format in ["2", "", "one"] {
+        redis(&server, &["HSET", HASH, "format", format]);
+        assert_failure(open_failure(&server.options("shop")), code::CANTOPEN, "this version reads format 1");
+        assert_failure(failure(&connection, SCAN), code::CANTOPEN, "use a newer sqlite-redis");
+    }
+    restore(&server);
+    assert_good(&connection);
+}
+
+#[test]
+fn a_damaged_page_is_refused_with_its_number_until_it_is_repaired() {
+    let (server, _connection) = database();
+    let half = "x".repeat(100);
+    let double = "x".repeat(8192);
+    for page in ["page1", "page2", "page150"] {
+        for (damage, words) in [
+            (vec!["HDEL", HASH, page], "is missing"),
+            (vec!["HSET", HASH, page, &half], "has 100 bytes, not 4096"),
+            (vec!["HSET", HASH, page, &double], "has 8192 bytes, not 4096"),
+            (vec!["HSET", HASH, page, ""], "has 0 bytes, not 4096"),
+        ] {
+            redis(&server, &damage);
+            let words = format!("hash field {page} {words}");
+            // The version is the same, so what is cached would hide it.
+            let options = server.options("shop").log_commits(rand::random_range(1000..1_000_000));
+            if page == "page1" {
+                assert_failure(open_failure(&options), code::CORRUPT, &words);
+                restore(&server);
+                assert_good(&options.open().unwrap());
+            } else {
+                let connection = options.open().unwrap();
+                assert_failure(failure(&connection, SCAN), code::CORRUPT, &words);
+                restore(&server);
+                assert_good(&connection);
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_of_nonsense_are_sqlites_to_refuse() {
+    let (server, _connection) = database();
+    redis(&server, &["HSET", HASH, "page2", &"x".repeat(4096)]);
+    let connection = with_own_cache(&server);
+    assert!(run(&connection, SCAN).is_err());
+    redis(&server, &["HSET", HASH, "page1", &"x".repeat(4096)]);
+    let connection = server.options("shop").log_commits(78).open();
+    assert!(connection.is_err() || run(&connection.unwrap(), SCAN).is_err());
+}
+
+#[test]
+fn keys_of_another_type_are_left_alone() {
+    for (key, value) in [(HASH, "hash"), (LOG, "stream")] {
+        let server = Server::start();
+        redis(&server, &["SET", key, "mine"]);
+        let words = format!("the key `{key}` holds string, not {value}");
+        assert_failure(open_failure(&server.options("shop")), code::CANTOPEN, &words);
+        assert_eq!(server.redis_cli(&["GET", key]), "mine");
+        redis(&server, &["DEL", key]);
+        server.open("shop").execute_batch("CREATE TABLE t (x)").unwrap();
+    }
+    let (server, connection) = database();
+    redis(&server, &["SET", HASH, "mine"]);
+    assert_failure(failure(&connection, SCAN), code::CORRUPT, "holds something else");
+    assert_failure(failure(&connection, "INSERT INTO t (x) VALUES (1)"), code::CORRUPT, "WRONGTYPE");
+    connection.execute_batch("ROLLBACK").unwrap_err();
+    assert_eq!(server.redis_cli(&["GET", HASH]), "mine");
+    restore(&server);
+    assert_good(&connection);
+}
+
+#[test]
+fn a_hash_that_becomes_another_type_refuses_the_commit() {
+    let (server, connection) = database();
+    connection.execute_batch("BEGIN; INSERT INTO t (x) VALUES (zeroblob(10))").unwrap();
+    redis(&server, &["SET", HASH, "mine"]);
+    let (failed, _) = failure(&connection, "COMMIT");
+    assert!([code::BUSY_SNAPSHOT, code::CORRUPT].contains(&failed), "{failed}");
+    assert!(connection.is_autocommit());
+    assert_eq!(server.redis_cli(&["GET", HASH]), "mine");
+    restore(&server);
+    assert_good(&connection);
+}
+
+#[test]
+fn a_database_deleted_by_hand_is_empty_and_can_be_made_anew() {
+    let (server, connection) = database();
+    redis(&server, &["DEL", HASH]);
+    let error = run(&connection, SCAN).unwrap_err();
+    assert!(error.to_string().contains("no such table"), "{error}");
+    connection.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x); INSERT INTO t VALUES (1, 'new')").unwrap();
+    assert_eq!(text(&with_own_cache(&server), "SELECT x FROM t"), "new");
+    check_integrity(&connection);
+}
+
+#[test]
+fn a_database_deleted_under_a_transaction_refuses_its_commit() {
+    let (server, connection) = database();
+    connection.execute_batch("BEGIN; INSERT INTO t (x) VALUES (zeroblob(10))").unwrap();
+    redis(&server, &["DEL", HASH]);
+    assert_failure(failure(&connection, "COMMIT"), code::BUSY_SNAPSHOT, "roll back and run it again");
+    assert_eq!(server.redis_cli(&["EXISTS", HASH]), "0");
+    restore(&server);
+    assert_good(&connection);
+}
+
+/// A reader that has begun, whose pages are not cached, when another has committed.
+fn reader_behind(server: &Server, connection: &Connection) -> Connection {
+    let reader = with_own_cache(server);
+    reader.execute_batch("BEGIN").unwrap();
+    assert_eq!(number(&reader, "SELECT id FROM t WHERE id = 1"), 1);
+    connection.execute("UPDATE t SET x = zeroblob(4000) || id", []).unwrap();
+    connection.execute("UPDATE t SET x = zeroblob(4000)", []).unwrap();
+    reader
+}
+
+fn assert_snapshot_gone(reader: &Connection, words: &str) {
+    assert_failure(failure(reader, SCAN), code::BUSY_SNAPSHOT, words);
+    let _ = reader.execute_batch("ROLLBACK");
+    assert_good(reader);
+    reader.execute_batch("BEGIN IMMEDIATE; UPDATE t SET x = x WHERE id = 1; COMMIT").unwrap();
+    assert_good(reader);
+}
+
+#[test]
+fn a_reader_behind_reads_its_snapshot_with_the_log_and_not_without() {
+    let (server, connection) = database();
+    let reader = reader_behind(&server, &connection);
+    assert_eq!(number(&reader, SCAN), 800_000);
+    for damage in [vec!["DEL", LOG], vec!["XTRIM", LOG, "MAXLEN", "0"], vec!["XTRIM", LOG, "MAXLEN", "1"]] {
+        let (server, connection) = database();
+        let reader = reader_behind(&server, &connection);
+        redis(&server, &damage);
+        assert_snapshot_gone(&reader, "can't be read any more");
+        assert_good(&connection);
+    }
+}
+
+type Fields = Vec<(String, Vec<u8>)>;
+
+/// The fields of a log entry.
+fn entry(server: &Server, id: &str) -> Fields {
+    let entries: Vec<(String, Fields)> =
+        redis::cmd("XRANGE").arg(LOG).arg(id).arg(id).query(&mut server.redis()).unwrap();
+    entries.into_iter().next().unwrap().1
+}
+
+/// Makes the log anew with one field changed in the entry of `version`.
+fn forge(server: &Server, version: u64, field: &str, value: Option<&[u8]>) {
+    let entries: Vec<_> = [version, version + 1].map(|id| (id, entry(server, &format!("{id}-0")))).into();
+    redis(server, &["DEL", LOG]);
+    for (id, fields) in entries {
+        let mut add = redis::cmd("XADD");
+        add.arg(LOG).arg(format!("{id}-0")).arg("forged").arg(1);
+        for (name, old) in fields {
+            match value {
+                Some(new) if id == version && name == field => add.arg(name).arg(new),
+                None if id == version && name == field => continue,
+                _ => add.arg(name).arg(old),
+            };
+        }
+        add.exec(&mut server.redis()).unwrap();
+    }
+}
+
+#[test]
+fn log_entries_that_make_no_sense_cost_a_reader_its_snapshot_and_nothing_else() {
+    let id = b"0123456789abcdef".as_slice();
+    let nonsense: [(&str, Option<&[u8]>); 14] = [
+        ("commit", Some(b"x")),
+        ("commit", Some(id)),
+        ("commit", None),
+        ("base", Some(b"x")),
+        ("base", Some(id)),
+        ("base", None),
+        ("page_count", Some(b"many")),
+        ("page_count", Some(b"-1")),
+        ("page_count", None),
+        ("undo", None),
+        ("undo", Some(&[0x80])),
+        ("undo", Some(&[0xff; 20])),
+        ("undo", Some(&[0x96, 0x01, 3, 200, 200, 200])),
+        // Page 150: a run that reaches past its end.
+        ("undo", Some(&[0x96, 0x01, 5, 0xff, 0x1f, 2, 7, 7])),
+    ];
+    for (field, value) in nonsense {
+        let (server, connection) = database();
+        let version: u64 = text(&connection, "PRAGMA redis_version").parse().unwrap();
+        let reader = reader_behind(&server, &connection);
+        forge(&server, version + 1, field, value);
+        match run(&reader, SCAN) {
+            Err(_) => assert_snapshot_gone(&reader, ""),
+            // Valid undo data of something else is not nonsense that can be seen.
+            Ok(()) => panic!("{field}={value:?} was believed"),
+        }
+        assert_good(&connection);
+        connection.execute_batch("CREATE TABLE after (x)").unwrap();
+        assert_good(&reader);
+    }
+}
+
+#[test]
+fn a_log_that_is_ahead_does_not_keep_commits_from_being_made() {
+    let (server, connection) = database();
+    redis(&server, &["XADD", LOG, "999999-0", "commit", "x"]);
+    connection.execute("INSERT INTO t VALUES (1000, 'one')", []).unwrap();
+    assert_eq!(text(&connection, "SELECT x FROM t WHERE id = 1000"), "one");
+    assert_eq!(text(&with_own_cache(&server), "SELECT x FROM t WHERE id = 1000"), "one");
+    connection.execute("DELETE FROM t WHERE id = 1000", []).unwrap();
+    assert_good(&connection);
+    assert_eq!(server.redis_cli(&["XLEN", LOG]), "1", "it was begun anew");
+}
+
+#[test]
+fn a_log_that_becomes_another_type_does_not_keep_commits_from_being_made() {
+    let (server, connection) = database();
+    redis(&server, &["SET", LOG, "mine"]);
+    connection.execute("INSERT INTO t VALUES (1000, 'one')", []).unwrap();
+    connection.execute("DELETE FROM t WHERE id = 1000", []).unwrap();
+    assert_good(&connection);
+    assert_good(&with_own_cache(&server));
+}
+
+#[test]
+fn a_lock_of_another_kind_keeps_writers_waiting_as_any_lock_does() {
+    let (server, connection) = database();
+    connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+    redis(&server, &["SET", "sqlite:{shop}:lock", "someone"]);
+    assert_failure(failure(&connection, "INSERT INTO t (x) VALUES (1)"), code::BUSY, "lease held by someone");
+    redis(&server, &["DEL", "sqlite:{shop}:lock"]);
+    redis(&server, &["HSET", "sqlite:{shop}:lock", "a", "b"]);
+    let failed = failure(&connection, "INSERT INTO t (x) VALUES (1)");
+    assert_failure(failed, code::CORRUPT, "holds something else");
+    redis(&server, &["DEL", "sqlite:{shop}:lock"]);
+    connection.execute("UPDATE t SET x = x", []).unwrap();
+    assert_good(&connection);
+}
