@@ -99,8 +99,6 @@ impl Server {
         if link.fresh || !matches!(error.cause, Cause::ConnectionLost(_)) {
             return Err(error);
         }
-        drop(link);
-        self.idle.lock().clear();
         self.fresh_link()?.exchange(request)
     }
 
@@ -203,6 +201,10 @@ impl Link<'_> {
         };
         converse().map_err(|error| {
             self.connection = None;
+            if !self.fresh {
+                // What broke it has most likely broken those that were idle as long.
+                self.server.idle.lock().clear();
+            }
             Cause::ConnectionLost(in_words(&error)).into()
         })
     }
