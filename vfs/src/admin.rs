@@ -9,9 +9,10 @@ use crate::database;
 use crate::error::{Cause, Error, Result};
 use crate::options::Options;
 use crate::process::Process;
+use crate::store::commit::{LogMark, metadata};
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
-use crate::store::redis::{LogMark, RedisStore, metadata};
+use crate::store::redis::RedisStore;
 use crate::store::server::{Request, Server, checked};
 use crate::store::{Commit, CommitId, PageNo, Snapshot, Undo, check_shape};
 

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use crate::error::{Cause, Result};
 
+pub(crate) mod commit;
 pub(crate) mod keys;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod protocol;
 pub(crate) mod redis;
 pub(crate) mod server;
+pub(crate) mod writer;
 
 /// The format that this version writes, as the hash field `format`.
 pub const FORMAT: u32 = 1;

@@ -1,0 +1,169 @@
+//! What a commit sends: pages, metadata, and its entry in the log.
+
+use std::time::SystemTime;
+
+use redis::{Cmd, Value, cmd};
+
+use crate::error::{Cause, Result};
+use crate::store::protocol::text;
+use crate::store::redis::RedisStore;
+use crate::store::server::{Request, checked};
+use crate::store::{Commit, FORMAT, Snapshot, Undo, Version, keys};
+
+/// Pages in one `HSET` or `HDEL`.
+const BATCH: usize = 256;
+
+/// Bytes of undo data in one log entry at most, whatever `log_bytes` allows: a server takes no
+/// value larger than its `proto-max-bulk-len`, by default 512 MB.
+const MOST_UNDO: u64 = 256 << 20;
+/// Bounds the log's bytes, which a stream can't do by itself. The log has two halves; when the
+/// younger has got its share, the older is dropped and the younger takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct LogMark {
+    /// Version with which the younger half begins.
+    pub begins: u64,
+    /// Bytes of undo data in the younger half.
+    pub bytes: u64,
+}
+
+impl LogMark {
+    /// A mark that does not parse only costs a late trim, so it is no reason to refuse a commit.
+    pub(super) fn parse(value: &Value) -> LogMark {
+        let parse = || {
+            let text = text(value)?;
+            let (begins, bytes) = text.split_once(' ')?;
+            Some(LogMark { begins: begins.parse().ok()?, bytes: bytes.parse().ok()? })
+        };
+        parse().unwrap_or_default()
+    }
+
+    /// The mark after a commit, and the first version to keep if the older half is to go.
+    pub(super) fn add(self, version: Version, bytes: u64, share: u64) -> (LogMark, Option<u64>) {
+        let total = self.bytes.saturating_add(bytes);
+        if self.bytes > 0 && total > share {
+            (LogMark { begins: version.0, bytes }, Some(self.begins))
+        } else {
+            (LogMark { begins: self.begins.max(1), bytes: total }, None)
+        }
+    }
+}
+
+impl RedisStore {
+    /// What follows `MULTI` in a commit, up to `EXEC`.
+    pub(super) fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark) -> Request {
+        let mut request = Request::default();
+        let Commit { base, snapshot, .. } = commit;
+        let share = (self.log_bytes / 2).min(MOST_UNDO);
+        let deltas = match &commit.undo {
+            Undo::Deltas(deltas) if deltas.len() as u64 <= share => Some(deltas.as_slice()),
+            Undo::Deltas(_) | Undo::Barrier => None,
+        };
+        let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
+        let (log_mark, trim) = log_mark.add(snapshot.version, deltas.map_or(0, <[u8]>::len) as u64, share);
+        let mut hset = metadata(&self.keys.hash, snapshot, log_mark);
+        for (n, (page, bytes)) in commit.pages.iter().enumerate() {
+            if n % BATCH == BATCH - 1 {
+                request.push(&hset);
+                hset = cmd("HSET");
+                hset.arg(&self.keys.hash);
+            }
+            hset.arg(keys::page(*page)).arg(*bytes);
+        }
+        request.push(&hset);
+        let removed: Vec<_> = commit.removed().collect();
+        for batch in removed.chunks(BATCH) {
+            let mut hdel = cmd("HDEL");
+            hdel.arg(&self.keys.hash);
+            for &page in batch {
+                hdel.arg(keys::page(page));
+            }
+            request.push(&hdel);
+        }
+        if *base == Snapshot::EMPTY {
+            // What an earlier database of this name left, or its versions would be in the way.
+            request.push(cmd("DEL").arg(&self.keys.log));
+        }
+        if let Some(first) = trim {
+            request.push(cmd("XTRIM").arg(&self.keys.log).arg("MINID").arg(format!("{first}-0")));
+        }
+        request.push(&self.xadd(commit, deltas));
+        request.push(&cmd("EXEC"));
+        request
+    }
+
+    pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
+        let mut command = cmd("XADD");
+        command.arg(&self.keys.log).arg("MAXLEN").arg("~").arg(self.log_commits);
+        command.arg(format!("{}-0", commit.snapshot.version));
+        command.arg(keys::log::COMMIT).arg(commit.snapshot.commit.to_string());
+        command.arg(keys::log::BASE).arg(commit.base.commit.to_string());
+        command.arg(keys::log::TIME).arg(now_ms());
+        command.arg(keys::log::PAGE_SIZE).arg(commit.base.page_size);
+        command.arg(keys::log::PAGE_COUNT).arg(commit.base.page_count);
+        if let Some(deltas) = deltas {
+            command.arg(keys::log::UNDO).arg(deltas);
+        }
+        command
+    }
+
+    /// The results of an `EXEC` that was carried out. The last is the log's: if only that failed,
+    /// the commit stands (the hash alone is the database), and the log is begun anew so that
+    /// nobody takes what is in it for the history of this version.
+    pub(super) fn check_results(&self, commit: &Commit<'_>, mut results: Vec<Value>) -> Result<()> {
+        let logged = results.pop().map(checked);
+        for result in results {
+            checked(result)?;
+        }
+        match logged {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => {
+                crate::ffi::log(&format!(
+                    "version {} of {} is committed, but its log was damaged ({error}) and is begun anew",
+                    commit.snapshot.version, self.keys.hash
+                ));
+                let deleted = self.server.ask(&Request::one(cmd("DEL").arg(&self.keys.log)));
+                if let Err(error) = deleted.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
+                    crate::ffi::log(&format!("the damaged log of {} is still there: {error}", self.keys.hash));
+                }
+                Ok(())
+            }
+            None => Err(Cause::BadReply("EXEC was answered with nothing".into()).into()),
+        }
+    }
+}
+
+/// Sets the fields of a hash that are not pages; pages can be added to the command.
+pub(crate) fn metadata(hash: &str, snapshot: &Snapshot, log_mark: LogMark) -> Cmd {
+    let mut hset = cmd("HSET");
+    hset.arg(hash);
+    hset.arg(keys::VERSION).arg(snapshot.version.0);
+    hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
+    hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
+    hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
+    hset.arg(keys::FORMAT).arg(FORMAT);
+    hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
+    hset
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_keeps_between_half_and_all_of_its_bytes() {
+        let (mut mark, mut kept) = (LogMark::default(), std::collections::VecDeque::new());
+        for version in 1..1000 {
+            let (next, trim) = mark.add(Version(version), 7, 50);
+            kept.retain(|&(at, _)| trim.is_none_or(|first| at >= first));
+            kept.push_back((version, 7));
+            mark = next;
+            let bytes: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+            assert!(bytes <= 100 && (version < 20 || bytes >= 43), "{bytes} at {version}");
+        }
+        assert_eq!(LogMark::parse(&Value::BulkString(b"12 x".to_vec())), LogMark::default());
+    }
+}

@@ -1,0 +1,319 @@
+//! The one who writes: lease, watch, commit, and what became of a commit whose reply was lost.
+
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Connection, Value, cmd};
+
+use crate::error::{Cause, Result};
+use crate::store::commit::LogMark;
+use crate::store::protocol::{self, bad_reply, text};
+use crate::store::redis::{RedisStore, fetched};
+use crate::store::server::{Link, Request, Server, checked};
+use crate::store::{Commit, CommitId, Snapshot, Store, Writer, keys};
+
+/// The holder of the write lease, and the connection that watches the hash for it.
+pub(super) struct RedisWriter {
+    server: Arc<Server>,
+    store: RedisStore,
+    token: String,
+    life: Duration,
+    /// Kept from the `WATCH` to the `EXEC`, which belong to one connection.
+    connection: Option<Connection>,
+    /// Whether the lease was got, and not given back since.
+    leased: bool,
+    /// Whether `connection` watches the hash and has a transaction open for the commit. `MULTI`
+    /// goes ahead of the commit, because pages must never be sent to a server that has refused
+    /// it: it would take each command by itself, past the watch.
+    open: bool,
+    /// The log's size as it was when the hash was watched.
+    log_mark: LogMark,
+}
+
+/// How an attempt to commit ended short of a failure.
+enum Attempt {
+    Done,
+    /// The reply was lost.
+    Lost(String),
+}
+
+impl RedisWriter {
+    pub(super) fn new(store: &RedisStore, token: &str, life: Duration) -> Self {
+        RedisWriter {
+            server: store.server.clone(),
+            store: store.clone(),
+            token: token.to_owned(),
+            life,
+            connection: None,
+            leased: false,
+            open: false,
+            log_mark: LogMark::default(),
+        }
+    }
+
+    fn link(&mut self) -> Result<Link<'_>> {
+        match self.connection.take() {
+            Some(connection) => Ok(self.server.attach(connection)),
+            None => self.server.link(),
+        }
+    }
+
+    /// One round trip: take the lease unless it is held already, watch the hash, read the version,
+    /// open the transaction.
+    /// `Err(holder)` inside `Ok` when another holds the lease.
+    pub(super) fn begin(&mut self) -> Result<Result<Snapshot, String>> {
+        let outcome = match self.try_begin() {
+            // The idle connection had died; nothing was asked for that can't be asked again.
+            Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) => self.try_begin(),
+            outcome => outcome,
+        };
+        match outcome {
+            // The lease may be ours although its reply was lost, and would keep others waiting.
+            Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) && !self.leased => {
+                self.leased = true;
+                Err(self.give_up(error))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_begin(&mut self) -> Result<Result<Snapshot, String>> {
+        let mut request = Request::default();
+        let taking = !self.leased;
+        if taking {
+            let life = self.life.as_millis() as u64;
+            request.push(cmd("SET").arg(&self.store.keys.lock).arg(&self.token).arg("NX").arg("PX").arg(life));
+        }
+        request.push(cmd("WATCH").arg(&self.store.keys.hash));
+        request.push(&self.store.hmget(&[]));
+        request.push(cmd("HGET").arg(&self.store.keys.hash).arg(keys::LOG_MARK));
+        request.push(&cmd("MULTI"));
+        let mut link = self.link()?;
+        let mut replies = link.exchange(&request)?.into_iter();
+        let connection = link.detach();
+        let mut next = || replies.next().unwrap_or_default();
+        let taken = if taking { checked(next()) } else { Ok(Value::Okay) };
+        let watched = checked(next());
+        let snapshot = fetched(next(), &[]);
+        self.log_mark = LogMark::parse(&next());
+        let opened = checked(next());
+        if opened.is_err() {
+            // Closed, and with it the watch.
+            drop(connection);
+        } else {
+            (self.connection, self.open) = (connection, true);
+        }
+        match taken {
+            Ok(Value::Okay) => self.leased = true,
+            Ok(Value::Nil) => return self.refused(),
+            Ok(other) => return Err(bad_reply("SET", &other).into()),
+            Err(error) => return Err(self.give_up(error)),
+        }
+        match watched.and(opened).and(snapshot) {
+            Ok(fetched) => Ok(Ok(fetched.at)),
+            Err(error) => Err(self.give_up(error)),
+        }
+    }
+
+    /// Cleans up after a failure, which is the one to report whatever comes of this.
+    fn give_up(&mut self, error: crate::Error) -> crate::Error {
+        if let Err(second) = self.release() {
+            crate::ffi::log(&format!("after a failure ({error}), giving back the lease failed too: {second}"));
+        }
+        error
+    }
+
+    /// Another holds the lease, or an earlier try of ours whose reply was lost: then it is ours.
+    fn refused(&mut self) -> Result<Result<Snapshot, String>> {
+        let get = cmd("GET").arg(&self.store.keys.lock).to_owned();
+        let holder = self.leave(Some(&get))?;
+        match text(&holder) {
+            Some(token) if token == self.token => {
+                self.leased = true;
+                self.try_begin()
+            }
+            Some(token) => Ok(Err(token)),
+            None => Ok(Err("another, who has just given it back".to_owned())),
+        }
+    }
+
+    /// Closes the transaction that was opened for the commit, and asks for one thing more, which
+    /// may be asked twice, in the same trip.
+    fn leave(&mut self, last: Option<&Cmd>) -> Result<Value> {
+        let open = std::mem::take(&mut self.open);
+        if let Some(connection) = self.connection.take() {
+            let mut request = Request::default();
+            let discard = open.then(|| cmd("DISCARD"));
+            for command in discard.iter().chain(last) {
+                request.push(command);
+            }
+            let mut link = self.server.attach(connection);
+            if let Ok(mut replies) = link.exchange(&request) {
+                let reply = if last.is_some() { replies.pop() } else { None };
+                if replies.into_iter().all(|discarded| checked(discarded).is_ok()) {
+                    return checked(reply.unwrap_or_default());
+                }
+                // Forbidden: the transaction ends with the connection.
+                link.close();
+            }
+        }
+        let Some(last) = last else { return Ok(Value::Nil) };
+        checked(self.server.ask(&Request::one(last))?.pop().unwrap_or_default())
+    }
+
+    /// Makes sure that the hash is watched and is at the version the commit was made from.
+    fn watch(&mut self, base: &Snapshot) -> Result<()> {
+        if self.open && self.connection.is_some() {
+            return Ok(());
+        }
+        match self.begin()? {
+            Ok(found) if found.identity() == base.identity() => Ok(()),
+            Ok(found) => Err(Cause::Stale { snapshot: base.version, found: found.version }.into()),
+            Err(holder) => Err(Cause::Busy(holder).into()),
+        }
+    }
+
+    /// One round trip: the transaction, and the lease given back.
+    fn attempt(&mut self, commit: &Commit<'_>, release: bool) -> Result<Attempt> {
+        let mut request = self.store.transaction(commit, self.log_mark);
+        if release {
+            request.push(&self.store.release_command(&self.token));
+        }
+        let mut link = self.link()?;
+        let replies = link.exchange(&request);
+        let connection = link.detach();
+        self.open = false;
+        let mut replies = match replies {
+            Ok(replies) => replies,
+            Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
+        };
+        self.connection = connection;
+        if release {
+            self.leased = false;
+            if let Err(error) = checked(replies.pop().unwrap_or_default()) {
+                crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
+            }
+        }
+        let exec = replies.pop().unwrap_or_default();
+        // A command that was refused while it was queued says why; EXEC only says that one was.
+        for reply in replies {
+            checked(reply)?;
+        }
+        match checked(exec)? {
+            Value::Nil => Err(self.overtaken(commit)),
+            Value::Array(results) => self.store.check_results(commit, results).map(|()| Attempt::Done),
+            other => Err(bad_reply("EXEC", &other).into()),
+        }
+    }
+
+    /// Why `EXEC` was refused: someone changed the hash since it was watched.
+    fn overtaken(&self, commit: &Commit<'_>) -> crate::Error {
+        match self.store.fetch(&[]) {
+            Ok(now) => Cause::Stale { snapshot: commit.base.version, found: now.at.version }.into(),
+            Err(_) => Cause::Stale { snapshot: commit.base.version, found: commit.base.version.next() }.into(),
+        }
+    }
+
+    /// Finds out what became of a commit whose reply was lost: `true` it is there, `false` it is
+    /// not and nobody else's is, so that it can be tried again.
+    fn resolve(&self, commit: &Commit<'_>) -> Result<bool> {
+        let at = commit.snapshot.version;
+        let mut request = Request::one(&self.store.hmget(&[]));
+        request.push(&self.store.xrange(at, at));
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let now = fetched(replies.next().unwrap_or_default(), &[])?.at;
+        let logged = protocol::log_entries(checked(replies.next().unwrap_or_default())?)?;
+        let mine = |commit_id: CommitId| commit_id == commit.snapshot.commit;
+        if now.identity() == commit.snapshot.identity() || logged.iter().any(|entry| mine(entry.commit)) {
+            return Ok(true);
+        }
+        if now.identity() == commit.base.identity() {
+            return Ok(false);
+        }
+        if now.version > at && logged.is_empty() {
+            let reason = format!("version {} is current and the log does not reach back", now.version);
+            return Err(unknown(commit, reason));
+        }
+        Err(Cause::Stale { snapshot: commit.base.version, found: now.version }.into())
+    }
+
+    /// Repeats [`RedisWriter::resolve`] until the server answers or the time is up.
+    fn resolve_in_time(&self, commit: &Commit<'_>, lost: &str, deadline: Instant) -> Result<bool> {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let error = match self.resolve(commit) {
+                Ok(there) => return Ok(there),
+                Err(error) if matches!(error.cause, Cause::Stale { .. } | Cause::OutcomeUnknown { .. }) => {
+                    return Err(error);
+                }
+                Err(error) => error,
+            };
+            if !passes(&error.cause) || Instant::now() + pause >= deadline {
+                return Err(unknown(commit, format!("{lost}; and then: {}", error.cause)));
+            }
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+}
+
+/// Whether a failure may be over when the same is tried again.
+fn passes(cause: &Cause) -> bool {
+    matches!(cause, Cause::ConnectionLost(_) | Cause::Unreachable(_) | Cause::Loading(_))
+}
+
+fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
+    Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
+}
+
+impl Writer for RedisWriter {
+    /// As long as a try was not answered, it may still arrive. So from then on only the log and
+    /// the hash decide: a later try that is refused may have been refused because of the first.
+    fn commit(&mut self, commit: &Commit<'_>, release: bool) -> Result<()> {
+        let deadline = Instant::now() + self.store.timeout.max(self.life);
+        let mut lost = None;
+        loop {
+            let error = match self.watch(&commit.base).and_then(|()| self.attempt(commit, release)) {
+                Ok(Attempt::Done) => return Ok(()),
+                Ok(Attempt::Lost(reason)) => {
+                    lost = Some(reason);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            let Some(lost) = &lost else { return error.map_or(Ok(()), Err) };
+            // A commit that is still on its way from the lost connection can't follow a second
+            // one: the hash it watches will have changed.
+            if self.resolve_in_time(commit, lost, deadline)? {
+                if release && let Err(error) = self.release() {
+                    crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
+                }
+                return Ok(());
+            }
+            if let Some(error) = error.filter(|error| !passes(&error.cause) || Instant::now() >= deadline) {
+                return Err(unknown(commit, format!("{lost}; and when it was sent again: {}", error.cause)));
+            }
+        }
+    }
+
+    fn release(&mut self) -> Result<()> {
+        if !self.leased && !self.open {
+            return Ok(());
+        }
+        let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token));
+        self.leave(release.as_ref()).map(|_| ())
+    }
+}
+
+impl Drop for RedisWriter {
+    fn drop(&mut self) {
+        // A connection in a transaction is not for others.
+        if let Some(connection) = self.connection.take() {
+            let mut link = self.server.attach(connection);
+            if self.open {
+                link.close();
+            }
+        }
+    }
+}
