@@ -51,6 +51,10 @@ settings! {
         "commits kept in the log: how far behind a reader may stay";
     LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M",
         "reverse deltas kept in the log, bytes (k, M, G); the older half is dropped when they are more";
+    WAIT = "wait", "SQLITE_REDIS_WAIT", "0",
+        "replicas that must have a commit before it is reported as done";
+    WAIT_TIME = "wait_ms", "SQLITE_REDIS_WAIT_MS", "1000",
+        "time that `wait` gives the replicas, milliseconds, less than `timeout_ms`";
     READ_ONLY = "readonly", "SQLITE_REDIS_READONLY", "0",
         "1 opens without the right to write, as `mode=ro` does";
     ALLOW_EVICTION = "allow_eviction", "SQLITE_REDIS_ALLOW_EVICTION", "0",
@@ -81,6 +85,20 @@ pub(crate) fn known_parameters() -> String {
     names.join(", ")
 }
 
+/// What a commit waits for before it is reported as done (`WAIT`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// Replicas that must have it.
+    pub replicas: u32,
+    /// How long they are waited for.
+    pub time: Duration,
+}
+
+impl Wait {
+    /// For none.
+    pub(crate) const NONE: Wait = Wait { replicas: 0, time: Duration::from_secs(1) };
+}
+
 /// The settings of one database, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -100,6 +118,8 @@ pub struct Config {
     pub log_commits: u64,
     /// Bytes of reverse deltas kept in the log.
     pub log_bytes: u64,
+    /// What a commit waits for.
+    pub(crate) wait: Wait,
     /// No writes from here.
     pub read_only: bool,
     /// Open in spite of a policy that may drop pages.
@@ -127,15 +147,25 @@ impl Config {
             }
         }
         let value = |setting: &Setting| Value::of(setting, &given);
+        let wait = Wait { replicas: value(&WAIT).replicas()?, time: value(&WAIT_TIME).milliseconds(1)? };
+        let timeout = value(&TIMEOUT).milliseconds(1)?;
+        if wait.replicas > 0 && wait.time >= timeout {
+            return value(&WAIT_TIME).bad(format!(
+                "expected less than {} ({} ms)",
+                TIMEOUT.parameter,
+                timeout.as_millis()
+            ));
+        }
         Ok(Config {
             server: value(&SERVER).server()?,
             prefix: value(&PREFIX).prefix()?,
             cache_size: value(&CACHE_SIZE).bytes()?,
             lease: value(&LEASE).milliseconds(100)?,
             connect_timeout: value(&CONNECT_TIMEOUT).milliseconds(1)?,
-            timeout: value(&TIMEOUT).milliseconds(1)?,
+            timeout,
             log_commits: value(&LOG_COMMITS).number()?,
             log_bytes: value(&LOG_BYTES).bytes()?,
+            wait,
             read_only: value(&READ_ONLY).boolean()?,
             allow_eviction: value(&ALLOW_EVICTION).boolean()?,
         })
@@ -196,6 +226,13 @@ impl Value {
         match self.text.parse() {
             Ok(number) => Ok(number),
             Err(_) => self.bad("expected a whole number"),
+        }
+    }
+
+    fn replicas(self) -> Result<u32> {
+        match self.text.parse() {
+            Ok(number) if number <= 1000 => Ok(number),
+            _ => self.bad("expected a number of replicas"),
         }
     }
 
@@ -317,6 +354,8 @@ mod tests {
             ("lease_ms", "-5"),
             ("timeout_ms", ""),
             ("log_commits", "1.5"),
+            ("wait", "-1"),
+            ("wait", "all"),
             ("readonly", "maybe"),
             ("prefix", "a{b"),
             ("prefix", ""),
@@ -326,6 +365,13 @@ mod tests {
         ] {
             assert!(config(&[(name, value)]).is_err(), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn the_wait_for_replicas_ends_before_the_wait_for_the_reply() {
+        assert!(config(&[("wait", "1"), ("wait_ms", "500"), ("timeout_ms", "501")]).is_ok());
+        assert!(config(&[("wait", "1"), ("wait_ms", "500"), ("timeout_ms", "500")]).is_err());
+        assert!(config(&[("wait", "0"), ("timeout_ms", "500")]).is_ok());
     }
 
     #[test]

@@ -169,6 +169,17 @@ pub enum Cause {
         /// Why it can't be told.
         reason: String,
     },
+    /// A commit is done, but not on as many replicas as it should be.
+    #[error(
+        "version {version} is written and stands on the primary, but {reason}; \
+         a failover now could lose it, so don't run the transaction again without looking for its effects"
+    )]
+    NotReplicated {
+        /// The version that the commit made.
+        version: Version,
+        /// How many replicas have it, and how many should.
+        reason: String,
+    },
     /// A write transaction was open when the process forked.
     #[error("the process forked inside this write transaction; only the parent can commit it")]
     Forked,
@@ -268,7 +279,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
             _ => code::BUSY,
         },
         Cause::Stale { .. } | Cause::SnapshotGone { .. } => code::BUSY_SNAPSHOT,
-        Cause::OutcomeUnknown { .. } => code::IOERR_FSYNC,
+        Cause::OutcomeUnknown { .. } | Cause::NotReplicated { .. } => code::IOERR_FSYNC,
         // Only after an I/O error does SQLite drop its page cache, which holds the parent's writes.
         Cause::Forked => match during {
             During::Read | During::Write => io_code(during),

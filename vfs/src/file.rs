@@ -14,13 +14,13 @@
 use std::sync::Arc;
 
 use crate::cache::{Admission, Epoch};
-use crate::config::Config;
+use crate::config::{Config, Wait};
 use crate::database::Database;
 use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
 use crate::process::Process;
 use crate::reader::Reader;
-use crate::store::{CommitId, Snapshot, Version};
+use crate::store::{CommitId, Ending, Snapshot, Version};
 use crate::txn::{Committed, Txn};
 
 /// SQLite's lock levels (<https://sqlite.org/c3ref/c_lock_exclusive.html>).
@@ -73,6 +73,8 @@ pub(crate) struct File {
     read_only: bool,
     /// `PRAGMA locking_mode=EXCLUSIVE` was seen: the lease is kept between commits.
     exclusive: bool,
+    /// What a commit waits for.
+    wait: Wait,
     /// The journal mode in force, for the answer to `PRAGMA journal_mode=WAL`.
     journal_mode: String,
     pager: PagerCache,
@@ -101,6 +103,7 @@ impl File {
         }
         let read_only = read_only || address.config.read_only;
         let mut file = File::on(database, read_only);
+        file.wait = address.config.wait;
         file.address = Some(address);
         file.last = Some((opened.snapshot, opened.epoch));
         file.opened = Some(opened);
@@ -115,6 +118,7 @@ impl File {
             level: Level::None,
             read_only,
             exclusive: false,
+            wait: Wait::NONE,
             journal_mode: "delete".to_owned(),
             pager: PagerCache { identity: None, bytes: [0; 16] },
             last: None,
@@ -285,8 +289,8 @@ impl File {
         if self.level < Level::Reserved {
             return Ok(());
         }
-        let keep_lease = super_journal || self.exclusive;
-        let committed = self.txn.writing()?.commit(&self.database, keep_lease)?;
+        let ending = Ending { release: !super_journal && !self.exclusive, wait: self.wait };
+        let committed = self.txn.writing()?.commit(&self.database, ending)?;
         if let Committed::Version { altered } = committed {
             let snapshot = self.txn.snapshot();
             self.pager.identity = snapshot.filter(|_| !altered).map(|snapshot| snapshot.identity());
@@ -310,6 +314,19 @@ impl File {
                 }
                 Ok(Answer::NotOurs)
             }
+            (pragma::WAIT, None) => Ok(Answer::Text(self.wait.replicas.to_string())),
+            (pragma::WAIT, Some(replicas)) => match replicas.parse() {
+                Ok(replicas) => {
+                    self.wait.replicas = replicas;
+                    Ok(Answer::Text(replicas.to_string()))
+                }
+                Err(_) => Err(Cause::BadSetting {
+                    setting: pragma::WAIT.to_owned(),
+                    value: replicas.to_owned(),
+                    reason: "expected a number of replicas".to_owned(),
+                }
+                .into()),
+            },
             (pragma::VERSION, None) => self.version().map(|version| Answer::Text(version.to_string())),
             (pragma::LAST_ERROR, None) => {
                 Ok(Answer::Text(self.last_error.as_ref().map(Error::to_string).unwrap_or_default()))
@@ -376,6 +393,8 @@ const JOURNAL_MODES: &[&str] = &["delete", "truncate", "persist", "memory", "off
 pub(crate) mod pragma {
     pub const LOCKING_MODE: &str = "locking_mode";
     pub const JOURNAL_MODE: &str = "journal_mode";
+    /// Replicas that must have a commit of this connection.
+    pub const WAIT: &str = "redis_wait";
     /// The version of the database that the connection reads.
     pub const VERSION: &str = "redis_version";
     /// The last failure of the connection, in words.

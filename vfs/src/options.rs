@@ -79,6 +79,13 @@ impl Options {
         self.set(&config::LOG_BYTES, bytes)
     }
 
+    /// Replicas that must have a commit before it is reported as done, and how long to wait for
+    /// them. Fewer in time: the commit fails with [`Cause::NotReplicated`], and stands.
+    #[must_use]
+    pub fn wait(self, replicas: u32, time: Duration) -> Self {
+        self.set(&config::WAIT, replicas).set(&config::WAIT_TIME, time.as_millis())
+    }
+
     /// Open also where the server's maxmemory-policy may drop pages.
     #[must_use]
     pub fn allow_eviction(self, allow: bool) -> Self {

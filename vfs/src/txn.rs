@@ -6,7 +6,7 @@ use crate::delta::UndoBuilder;
 use crate::error::{Cause, Result};
 use crate::lease::Lease;
 use crate::reader::{Reader, WINDOW_PAGES};
-use crate::store::{Commit, CommitId, Page, PageNo, Snapshot, Undo};
+use crate::store::{Commit, CommitId, Ending, Page, PageNo, Snapshot, Undo};
 use crate::writes::{Base, WriteSet};
 
 /// Where a transaction stands.
@@ -231,8 +231,8 @@ impl Header {
 impl Writing {
     /// Makes the writes a new version. Called at `SQLITE_FCNTL_SYNC`, which SQLite sends for a
     /// rollback too; see [`Writing::is_rollback`].
-    pub(crate) fn commit(&mut self, database: &Database, keep_lease: bool) -> Result<Committed> {
-        let outcome = self.try_commit(database, keep_lease);
+    pub(crate) fn commit(&mut self, database: &Database, ending: Ending) -> Result<Committed> {
+        let outcome = self.try_commit(database, ending);
         if outcome.is_err() {
             self.refused = true;
             self.forget_writes();
@@ -240,7 +240,7 @@ impl Writing {
         outcome
     }
 
-    fn try_commit(&mut self, database: &Database, keep_lease: bool) -> Result<Committed> {
+    fn try_commit(&mut self, database: &Database, ending: Ending) -> Result<Committed> {
         if !self.writes.is_changed() {
             return Ok(Committed::Nothing);
         }
@@ -278,8 +278,8 @@ impl Writing {
             Some(lease) => lease,
             none => none.insert(lease_at(database, &base)?),
         };
-        lease.writer().commit(&commit, !keep_lease)?;
-        if !keep_lease {
+        lease.writer().commit(&commit, ending)?;
+        if ending.release {
             self.lease = None;
         }
         database.cache.committed(&base, &snapshot, pages.into_iter());

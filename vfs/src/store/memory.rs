@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::error::{Cause, Result};
-use crate::store::{Commit, Fetched, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer};
+use crate::store::{Commit, Ending, Fetched, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer};
 
 #[derive(Default)]
 struct State {
@@ -119,7 +119,7 @@ struct MemoryWriter {
 }
 
 impl Writer for MemoryWriter {
-    fn commit(&mut self, commit: &Commit<'_>, release: bool) -> Result<()> {
+    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
         let mut state = self.state.lock();
         if let Some(cause) = state.fail_next.take() {
             return Err(cause.into());
@@ -141,7 +141,7 @@ impl Writer for MemoryWriter {
             undo: commit.undo.clone(),
         });
         state.now = commit.snapshot;
-        if release && state.holder.as_ref() == Some(&self.token) {
+        if ending.release && state.holder.as_ref() == Some(&self.token) {
             state.holder = None;
         }
         Ok(())

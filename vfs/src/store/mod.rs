@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Wait;
 use crate::error::{Cause, Result};
 
 pub(crate) mod commit;
@@ -198,11 +199,19 @@ pub(crate) trait Store: Send + Sync {
     fn leased(&self) -> Result<bool>;
 }
 
+/// How a commit is to end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ending {
+    /// The lease is given back whatever comes of it.
+    pub release: bool,
+    /// What is waited for.
+    pub wait: Wait,
+}
+
 /// The one who holds the write lease.
 pub(crate) trait Writer: Send {
     /// Makes the next version, or not: never half of it, never twice, never over another's.
-    /// With `release` the lease is given back whatever comes of it.
-    fn commit(&mut self, commit: &Commit<'_>, release: bool) -> Result<()>;
+    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()>;
 
     /// Gives the lease back, if it is still held.
     fn release(&mut self) -> Result<()>;

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Connection, Value, cmd};
 
+use crate::config::Wait;
 use crate::error::{Cause, Result};
 use crate::store::commit::LogMark;
 use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{RedisStore, fetched};
 use crate::store::server::{Link, Request, Server, checked};
-use crate::store::{Commit, CommitId, Snapshot, Store, Writer, keys};
+use crate::store::{Commit, CommitId, Ending, Snapshot, Store, Writer, keys};
 
 /// The holder of the write lease, and the connection that watches the hash for it.
 pub(super) struct RedisWriter {
@@ -33,7 +34,8 @@ pub(super) struct RedisWriter {
 
 /// How an attempt to commit ended short of a failure.
 enum Attempt {
-    Done,
+    /// With what `WAIT` answered.
+    Done(Option<Value>),
     /// The reply was lost.
     Lost(String),
 }
@@ -175,10 +177,13 @@ impl RedisWriter {
     }
 
     /// One round trip: the transaction, and the lease given back.
-    fn attempt(&mut self, commit: &Commit<'_>, release: bool) -> Result<Attempt> {
+    fn attempt(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Attempt> {
         let mut request = self.store.transaction(commit, self.log_mark);
-        if release {
+        if ending.release {
             request.push(&self.store.release_command(&self.token));
+        }
+        if ending.wait.replicas > 0 {
+            request.push(&wait_command(ending.wait));
         }
         let mut link = self.link()?;
         let replies = link.exchange(&request);
@@ -189,7 +194,8 @@ impl RedisWriter {
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
         };
         self.connection = connection;
-        if release {
+        let waited = if ending.wait.replicas > 0 { replies.pop() } else { None };
+        if ending.release {
             self.leased = false;
             if let Err(error) = checked(replies.pop().unwrap_or_default()) {
                 crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
@@ -202,7 +208,7 @@ impl RedisWriter {
         }
         match checked(exec)? {
             Value::Nil => Err(self.overtaken(commit)),
-            Value::Array(results) => self.store.check_results(commit, results).map(|()| Attempt::Done),
+            Value::Array(results) => self.store.check_results(commit, results).map(|()| Attempt::Done(waited)),
             other => Err(bad_reply("EXEC", &other).into()),
         }
     }
@@ -238,6 +244,18 @@ impl RedisWriter {
         Err(Cause::Stale { snapshot: commit.base.version, found: now.version }.into())
     }
 
+    /// Waits for the replicas of a commit that turned out to be done. A server waits for all that
+    /// it had done by the connection's last command, so one command goes ahead of `WAIT`.
+    fn wait_again(&self, commit: &Commit<'_>, wait: Wait) -> Result<()> {
+        if wait.replicas == 0 {
+            return Ok(());
+        }
+        let mut request = Request::one(&self.store.hmget(&[]));
+        request.push(&wait_command(wait));
+        let waited = self.server.ask(&request).and_then(|mut replies| checked(replies.pop().unwrap_or_default()));
+        check_wait(commit, wait, Some(waited))
+    }
+
     /// Repeats [`RedisWriter::resolve`] until the server answers or the time is up.
     fn resolve_in_time(&self, commit: &Commit<'_>, lost: &str, deadline: Instant) -> Result<bool> {
         let mut pause = Duration::from_millis(5);
@@ -263,6 +281,25 @@ fn passes(cause: &Cause) -> bool {
     matches!(cause, Cause::ConnectionLost(_) | Cause::Unreachable(_) | Cause::Loading(_))
 }
 
+fn wait_command(wait: Wait) -> Cmd {
+    cmd("WAIT").arg(wait.replicas).arg(wait.time.as_millis() as u64).to_owned()
+}
+
+/// Whether enough replicas have a commit that is done.
+fn check_wait(commit: &Commit<'_>, wait: Wait, waited: Option<Result<Value>>) -> Result<()> {
+    let wanted = wait.replicas;
+    let reason = match waited {
+        None => return Ok(()),
+        Some(Ok(Value::Int(have))) if have >= i64::from(wanted) => return Ok(()),
+        Some(Ok(Value::Int(have))) => {
+            format!("only {have} of {wanted} replicas had it within {} ms", wait.time.as_millis())
+        }
+        Some(Ok(other)) => format!("WAIT was answered with {other:?}"),
+        Some(Err(error)) => format!("its replicas could not be asked: {error}"),
+    };
+    Err(Cause::NotReplicated { version: commit.snapshot.version, reason }.into())
+}
+
 fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
     Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
 }
@@ -270,12 +307,12 @@ fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
 impl Writer for RedisWriter {
     /// As long as a try was not answered, it may still arrive. So from then on only the log and
     /// the hash decide: a later try that is refused may have been refused because of the first.
-    fn commit(&mut self, commit: &Commit<'_>, release: bool) -> Result<()> {
+    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
         let deadline = Instant::now() + self.store.timeout.max(self.life);
         let mut lost = None;
         loop {
-            let error = match self.watch(&commit.base).and_then(|()| self.attempt(commit, release)) {
-                Ok(Attempt::Done) => return Ok(()),
+            let error = match self.watch(&commit.base).and_then(|()| self.attempt(commit, ending)) {
+                Ok(Attempt::Done(waited)) => return check_wait(commit, ending.wait, waited.map(checked)),
                 Ok(Attempt::Lost(reason)) => {
                     lost = Some(reason);
                     None
@@ -286,10 +323,12 @@ impl Writer for RedisWriter {
             // A commit that is still on its way from the lost connection can't follow a second
             // one: the hash it watches will have changed.
             if self.resolve_in_time(commit, lost, deadline)? {
-                if release && let Err(error) = self.release() {
+                if ending.release
+                    && let Err(error) = self.release()
+                {
                     crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
                 }
-                return Ok(());
+                return self.wait_again(commit, ending.wait);
             }
             if let Some(error) = error.filter(|error| !passes(&error.cause) || Instant::now() >= deadline) {
                 return Err(unknown(commit, format!("{lost}; and when it was sent again: {}", error.cause)));
