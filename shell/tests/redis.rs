@@ -226,3 +226,31 @@ fn readonly_shells_write_nothing() {
     let run = home.run(&["--readonly", "missing", "SELECT 1"], "");
     assert!(run.code == 1 && run.stderr.contains("no such database"), "{run:?}");
 }
+
+#[test]
+fn queries_on_an_imported_chinook_answer_as_on_the_file() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let chinook = root.join("../shared/data/chinook.sqlite");
+    if !chinook.exists() || !has_redis() {
+        eprintln!("SKIPPED: Chinook is not there");
+        return;
+    }
+    let home = Home::new();
+    // A copy: SQLite may want to write beside what it opens.
+    let file = home.path("chinook.sqlite");
+    fs::copy(chinook, &file).unwrap();
+    let file = file.display().to_string();
+    home.ok(&["import", &file, "music"], "");
+    let queries = fs::read_to_string(root.join("tests/queries/chinook.sql")).unwrap();
+    for mode in ["-box", "-csv", "-json"] {
+        let expected = home.ok(&[mode, &format!("file:{file}?vfs=unix")], &queries);
+        assert_eq!(home.ok(&[mode, "music"], &queries), expected);
+        assert!(expected.lines().count() > 100);
+    }
+    home.ok(&["export", "music", "back.sqlite"], "");
+    let dump = |database: &str| home.ok(&[database, ".dump"], "");
+    assert_eq!(
+        dump(&format!("file:{}?vfs=unix", home.path("back.sqlite").display())),
+        dump(&format!("file:{file}?vfs=unix"))
+    );
+}

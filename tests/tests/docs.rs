@@ -102,3 +102,94 @@ fn the_documented_access_rules_let_an_operator_administer() {
     assert!(admin.remove("copy").unwrap());
     assert_eq!(refused(&server), Vec::<String>::new());
 }
+
+/// A database with three rows, and a connection to it.
+fn shop(server: &Server) -> rusqlite::Connection {
+    let db = server.open("shop");
+    db.execute_batch("CREATE TABLE item (n INTEGER PRIMARY KEY); INSERT INTO item VALUES (1), (2), (3)").unwrap();
+    db
+}
+
+fn count(server: &Server, name: &str) -> i64 {
+    let db = server.open(name);
+    check_integrity(&db);
+    number(&db, "SELECT count(*) FROM item")
+}
+
+#[test]
+fn a_copy_of_the_hash_is_a_fork() {
+    let server = Server::start();
+    let db = shop(&server);
+    // What an earlier database of that name has left must not matter.
+    server.redis_cli(&["XADD", "sqlite:{test}:log", "900-0", "commit", "x"]);
+    assert_eq!(server.redis_cli(&["COPY", "sqlite:{shop}", "sqlite:{test}"]), "1");
+    db.execute("DELETE FROM item", []).unwrap();
+    let fork = server.open("test");
+    fork.execute("INSERT INTO item VALUES (4)", []).unwrap();
+    fork.execute("INSERT INTO item VALUES (5)", []).unwrap();
+    assert_eq!((count(&server, "shop"), count(&server, "test")), (0, 5));
+}
+
+#[test]
+fn a_renamed_hash_is_a_moved_database_and_its_writer_is_refused() {
+    let server = Server::start();
+    let db = shop(&server);
+    db.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (4)").unwrap();
+    assert_eq!(server.redis_cli(&["RENAME", "sqlite:{shop}", "sqlite:{store}"]), "OK");
+    assert_eq!(code(db.execute_batch("COMMIT")), rusqlite::ffi::SQLITE_BUSY_SNAPSHOT);
+    let moved = server.open("store");
+    moved.execute("INSERT INTO item VALUES (5)", []).unwrap();
+    assert_eq!(count(&server, "store"), 4);
+    assert_eq!(number(&server.open("shop"), "SELECT count(*) FROM sqlite_schema"), 0);
+}
+
+#[test]
+fn a_dump_of_the_hash_restores_on_another_server() {
+    let (server, other) = (Server::start(), Server::start());
+    shop(&server);
+    let dump: Vec<u8> = redis::cmd("DUMP").arg("sqlite:{shop}").query(&mut server.redis()).unwrap();
+    redis::cmd("RESTORE").arg("sqlite:{shop}").arg(0).arg(dump).exec(&mut other.redis()).unwrap();
+    other.open("shop").execute("INSERT INTO item VALUES (4)", []).unwrap();
+    assert_eq!((count(&server, "shop"), count(&other, "shop")), (3, 4));
+}
+
+#[test]
+fn the_pages_one_after_the_other_are_a_database_file() {
+    let server = Server::start();
+    shop(&server);
+    let mut redis = server.redis();
+    let pages: u32 = redis::cmd("HGET").arg("sqlite:{shop}").arg("page_count").query(&mut redis).unwrap();
+    let mut file = Vec::new();
+    for page in 1..=pages {
+        let field = format!("page{page}");
+        file.extend(redis::cmd("HGET").arg("sqlite:{shop}").arg(field).query::<Vec<u8>>(&mut redis).unwrap());
+    }
+    let path = server.directory().join("plain.sqlite");
+    std::fs::write(&path, file).unwrap();
+    let plain = rusqlite::Connection::open(path).unwrap();
+    check_integrity(&plain);
+    assert_eq!(number(&plain, "SELECT count(*) FROM item"), 3);
+}
+
+#[test]
+fn a_lease_taken_away_by_hand_costs_a_transaction_and_no_data() {
+    let server = Server::start();
+    let (one, two) = (shop(&server), server.open("shop"));
+    one.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (4)").unwrap();
+    assert_eq!(server.redis_cli(&["DEL", "sqlite:{shop}:lock"]), "1");
+    two.execute("INSERT INTO item VALUES (5)", []).unwrap();
+    assert_eq!(code(one.execute_batch("COMMIT")), rusqlite::ffi::SQLITE_BUSY_SNAPSHOT);
+    assert_eq!(count(&server, "shop"), 4);
+}
+
+#[test]
+fn a_lost_log_harms_no_database() {
+    let server = Server::start();
+    let (one, two) = (shop(&server), server.open("shop"));
+    assert_eq!(number(&two, "SELECT count(*) FROM item"), 3);
+    server.redis_cli(&["DEL", "sqlite:{shop}:log"]);
+    one.execute("INSERT INTO item VALUES (4)", []).unwrap();
+    assert_eq!(number(&two, "SELECT count(*) FROM item"), 4);
+    two.execute("INSERT INTO item VALUES (5)", []).unwrap();
+    assert_eq!(count(&server, "shop"), 5);
+}

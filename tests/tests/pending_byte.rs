@@ -1,0 +1,47 @@
+//! SQLite leaves one page unused: the one with the bytes that it locks in files, at 1 GiB. Here
+//! they are moved to 1 MiB, for all connections of this process.
+
+use sqlite_redis_tests::{Server, check_integrity, number};
+
+const PENDING_BYTE: i32 = 0x10_0000;
+
+#[test]
+fn a_database_grows_and_shrinks_past_the_page_that_sqlite_never_writes() {
+    // SAFETY: nothing is open yet, and this program has only this test.
+    unsafe { rusqlite::ffi::sqlite3_test_control(rusqlite::ffi::SQLITE_TESTCTRL_PENDING_BYTE, PENDING_BYTE) };
+    let server = Server::start();
+    for page_size in [512, 4096, 65536] {
+        let name = format!("large{page_size}");
+        let db = server.open(&name);
+        db.execute_batch(&format!("PRAGMA page_size = {page_size}; PRAGMA cache_size = 10; CREATE TABLE t (v)"))
+            .unwrap();
+        // In one transaction across the page, and then from there on.
+        for rows in [1500, 10, 700] {
+            let fill = format!(
+                "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
+                 INSERT INTO t SELECT randomblob(1000) FROM n"
+            );
+            db.execute_batch(&fill).unwrap();
+            check_integrity(&db);
+            check_stored_shape(&server, &name);
+        }
+        let other = server.open_apart(&name, page_size);
+        assert_eq!(number(&other, "SELECT count(*) FROM t WHERE length(v) = 1000"), 2210);
+        check_integrity(&other);
+        db.execute_batch("DELETE FROM t WHERE rowid > 100; VACUUM").unwrap();
+        check_stored_shape(&server, &name);
+        assert_eq!(number(&other, "SELECT count(*) FROM t"), 100);
+        check_integrity(&other);
+    }
+}
+
+/// Every page from the first to the last is there, the unused one too.
+fn check_stored_shape(server: &Server, name: &str) {
+    let stored = server.stored(name);
+    let (size, count) = (stored.number("page_size"), stored.number("page_count"));
+    assert_eq!(stored.bytes().len() as u64, size * count);
+    let unused = PENDING_BYTE as u64 / size + 1;
+    if count >= unused {
+        assert!(stored.fields[&format!("page{unused}")].iter().all(|&byte| byte == 0));
+    }
+}
