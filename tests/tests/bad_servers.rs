@@ -18,8 +18,9 @@ fn table(server: &Server) -> Connection {
 
 const LEASE: Duration = Duration::from_millis(300);
 
+/// Keeps what it has answered to, whenever it is killed.
 fn lasting() -> Server {
-    Server::with(["--appendonly", "yes"]).start()
+    Server::with(["--appendonly", "yes", "--appendfsync", "always"]).start()
 }
 
 /// It reads what is there, and writes.

@@ -131,6 +131,25 @@ fn a_transaction_on_a_lost_version_is_refused() {
 }
 
 #[test]
+fn a_reader_of_a_lost_version_does_not_turn_writer_on_another_of_the_same_number() {
+    let server = Server::start();
+    let connection = database(&server);
+    let replica = Replica::take(&server);
+    set(&connection, "lost");
+    connection.execute_batch("BEGIN").unwrap();
+    assert_eq!(text(&connection, "SELECT value FROM t WHERE id = 1"), "lost");
+    replica.promote();
+    let other = another_process(&server);
+    set(&other, "kept");
+    let change = "UPDATE t SET value = 'mixed' WHERE id = 1";
+    assert_failure(failure(&connection, change), code::BUSY_SNAPSHOT, "roll back and run it again");
+    connection.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(value(&connection), "kept");
+    set(&connection, "after");
+    assert_eq!(value(&other), "after");
+}
+
+#[test]
 fn a_failover_to_a_real_replica_is_followed() {
     let mut primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
     database(&primary);

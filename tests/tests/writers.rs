@@ -44,10 +44,13 @@ fn rows(connection: &Connection) -> BTreeSet<i64> {
 }
 
 fn start(script: &str, url: &str, first: i64) -> Option<Beside> {
-    let first = first.to_string();
-    let lease = LEASE_MS.to_string();
-    let environment = [("SQLITE_REDIS_URL", url), ("SQLITE_REDIS_LEASE_MS", &lease), ("FIRST", &first)];
-    Some(Beside::start(hosts::python(script, &environment)?))
+    start_with(script, url, &[("FIRST", &first.to_string()), ("SQLITE_REDIS_LEASE_MS", &LEASE_MS.to_string())])
+}
+
+fn start_with(script: &str, url: &str, environment: &[(&str, &str)]) -> Option<Beside> {
+    let mut command = hosts::python(script, environment)?;
+    command.env("SQLITE_REDIS_URL", url);
+    Some(Beside::start(command))
 }
 
 /// The lease of a dead process is nobody's before long.
@@ -255,7 +258,9 @@ for row in range(first, first + {each}):
     connection.execute_batch("CREATE TABLE sum (n); INSERT INTO sum VALUES (0)").unwrap();
     let mut writers = Vec::new();
     for n in 0..processes {
-        let Some(writer) = start(&script, &server.url(), n * 1000) else { return };
+        // With a lease that a busy machine does not let run out, which would be an error to report.
+        let first = (n * 1000).to_string();
+        let Some(writer) = start_with(&script, &server.url(), &[("FIRST", &first)]) else { return };
         writers.push(writer);
     }
     for writer in &mut writers {
@@ -291,13 +296,15 @@ fn four_processes_write_at_once_and_every_row_is_there_once() {
 
 #[test]
 fn a_long_transaction_keeps_its_lease() {
-    let (server, connection) = table();
+    let (server, _) = table();
+    // A lease that only lasts by being renewed, and is not lost when a busy machine is late once.
+    let connection = server.options("shop").lease(Duration::from_secs(1)).open().unwrap();
     let other = server.open("shop");
     other.busy_timeout(Duration::ZERO).unwrap();
     connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
     let before = server.calls("pexpire");
     // Renewed every third of its life.
-    for renewals in [3, 6, 9, 12] {
+    for renewals in [3, 6, 9] {
         eventually("it is renewed", || server.calls("pexpire") >= before + renewals);
         assert_eq!(code(other.execute("INSERT INTO t VALUES (2)", [])), BUSY);
         assert_eq!(number(&other, "SELECT count(*) FROM t"), 0, "readers don't wait");
