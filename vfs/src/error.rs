@@ -83,9 +83,12 @@ pub enum Cause {
         "the server's access rules forbid this: {0}; sqlite-redis needs the commands listed in docs/configuration.md"
     )]
     Permission(String),
-    /// A connection broke, or no reply came in time.
+    /// A connection broke.
     #[error("the connection was lost: {0}")]
     ConnectionLost(String),
+    /// No reply came in time. What was asked may have been done.
+    #[error("no reply in time; the server hangs or is busy, or timeout_ms is too short for it")]
+    NoReply,
     /// The server is loading its data set.
     #[error("the server is still loading its data ({0}); try again")]
     Loading(String),
@@ -261,7 +264,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         | Cause::ForeignKey { .. }
         | Cause::UnknownFormat(_)
         | Cause::Unsupported(_) => code::CANTOPEN,
-        Cause::Unreachable(_) | Cause::ConnectionLost(_) | Cause::BadReply(_) => match during {
+        Cause::Unreachable(_) | Cause::ConnectionLost(_) | Cause::NoReply | Cause::BadReply(_) => match during {
             During::Open => code::CANTOPEN,
             other => io_code(other),
         },

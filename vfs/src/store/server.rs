@@ -205,7 +205,7 @@ impl Link<'_> {
                 // What broke it has most likely broken those that were idle as long.
                 self.server.idle.lock().clear();
             }
-            Cause::ConnectionLost(in_words(&error)).into()
+            if error.is_timeout() { Cause::NoReply } else { Cause::ConnectionLost(error.to_string()) }.into()
         })
     }
 
@@ -278,15 +278,10 @@ pub(crate) fn server_cause(error: &ServerError) -> Cause {
     }
 }
 
-/// A failure of a connection in words. What the system says of a timeout, "resource temporarily
-/// unavailable", is no help.
-fn in_words(error: &RedisError) -> String {
-    if error.is_timeout() { "no reply in time".to_owned() } else { error.to_string() }
-}
-
 /// Why no connection came about.
 fn connect_cause(error: RedisError) -> Cause {
-    let message = in_words(&error);
+    // What the system says of a timeout, "resource temporarily unavailable", is no help.
+    let message = if error.is_timeout() { "no reply in time".to_owned() } else { error.to_string() };
     match error.kind() {
         ErrorKind::AuthenticationFailed => Cause::Authentication(message),
         ErrorKind::Server(ServerErrorKind::BusyLoading) => Cause::Loading(message),

@@ -71,7 +71,8 @@ impl RedisWriter {
             outcome => outcome,
         };
         match outcome {
-            // The lease may be ours although its reply was lost, and would keep others waiting.
+            // The lease may be ours although its reply was lost, and would keep others waiting. (When
+            // no reply came in time, a server that does not answer is not asked again.)
             Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) && !self.leased => {
                 self.leased = true;
                 Err(self.give_up(error))
@@ -278,7 +279,7 @@ impl RedisWriter {
 
 /// Whether a failure may be over when the same is tried again.
 fn passes(cause: &Cause) -> bool {
-    matches!(cause, Cause::ConnectionLost(_) | Cause::Unreachable(_) | Cause::Loading(_))
+    matches!(cause, Cause::ConnectionLost(_) | Cause::NoReply | Cause::Unreachable(_) | Cause::Loading(_))
 }
 
 fn wait_command(wait: Wait) -> Cmd {
