@@ -23,7 +23,7 @@
 //! 4. `txn`: one transaction as a state; `writes`: what it has written; `reader`: its snapshot
 //! 5. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
 //! 6. `database` and `process`: what connections share; `lease`: the right to write
-//! 7. `store`: the conversation with Redis; `admin`: whole databases
+//! 7. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
 //! 8. `error`: everything that can go wrong, and SQLite's code for it
 
 mod ffi;
@@ -41,6 +41,7 @@ mod database;
 mod process;
 mod lease;
 mod store;
+mod fault;
 pub mod admin;
 mod error;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::error::{Cause, Error, Result, code};
 ///
 /// # Safety
 /// SQLite calls this as <https://sqlite.org/loadext.html> says.
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn sqlite3_extension_init(
     db: *mut sqlite3,
     message: *mut *mut c_char,
@@ -37,7 +37,7 @@ pub unsafe extern "C" fn sqlite3_extension_init(
 ///
 /// # Safety
 /// As for [`sqlite3_extension_init`].
-#[unsafe(no_mangle)]
+#[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn sqlite3_sqliteredis_init(
     db: *mut sqlite3,
     message: *mut *mut c_char,

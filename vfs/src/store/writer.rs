@@ -8,6 +8,7 @@ use redis::{Cmd, Connection, Value, cmd};
 
 use crate::config::Wait;
 use crate::error::{Cause, Result};
+use crate::fault::{self, Point};
 use crate::store::commit::LogMark;
 use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{RedisStore, fetched};
@@ -82,6 +83,7 @@ impl RedisWriter {
     }
 
     fn try_begin(&mut self) -> Result<Result<Snapshot, String>> {
+        fault::at(Point::BeforeLease)?;
         let mut request = Request::default();
         let taking = !self.leased;
         if taking {
@@ -113,7 +115,7 @@ impl RedisWriter {
             Ok(other) => return Err(bad_reply("SET", &other).into()),
             Err(error) => return Err(self.give_up(error)),
         }
-        match watched.and(opened).and(snapshot) {
+        match watched.and(opened).and(snapshot).and_then(|fetched| fault::at(Point::AfterLease).map(|()| fetched)) {
             Ok(fetched) => Ok(Ok(fetched.at)),
             Err(error) => Err(self.give_up(error)),
         }
@@ -179,6 +181,7 @@ impl RedisWriter {
 
     /// One round trip: the transaction, and the lease given back.
     fn attempt(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Attempt> {
+        fault::at(Point::BeforeExec)?;
         let mut request = self.store.transaction(commit, self.log_mark);
         if ending.release {
             request.push(&self.store.release_command(&self.token));
@@ -190,7 +193,7 @@ impl RedisWriter {
         let replies = link.exchange(&request);
         let connection = link.detach();
         self.open = false;
-        let mut replies = match replies {
+        let mut replies = match replies.and_then(|replies| fault::at(Point::AfterExec).map(|()| replies)) {
             Ok(replies) => replies,
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
         };
@@ -225,6 +228,7 @@ impl RedisWriter {
     /// Finds out what became of a commit whose reply was lost: `true` it is there, `false` it is
     /// not and nobody else's is, so that it can be tried again.
     fn resolve(&self, commit: &Commit<'_>) -> Result<bool> {
+        fault::at(Point::BeforeResolve)?;
         let at = commit.snapshot.version;
         let mut request = Request::one(&self.store.hmget(&[]));
         request.push(&self.store.xrange(at, at));
@@ -341,8 +345,10 @@ impl Writer for RedisWriter {
         if !self.leased && !self.open {
             return Ok(());
         }
+        fault::at(Point::BeforeRelease)?;
         let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token));
-        self.leave(release.as_ref()).map(|_| ())
+        self.leave(release.as_ref())?;
+        fault::at(Point::AfterRelease)
     }
 }
 
@@ -357,3 +363,6 @@ impl Drop for RedisWriter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Something happens at each named place of a write, on a real server. Whatever it is, a commit
+//! that was reported as done is there once, one reported as failed is not, and all goes on.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use sqlite_redis_tests::{Server, eventually};
+
+use crate::error::Cause;
+use crate::fault::{Point, hooked};
+use crate::{Error, Options};
+
+const POINTS: [Point; 7] = [
+    Point::BeforeLease,
+    Point::AfterLease,
+    Point::BeforeExec,
+    Point::AfterExec,
+    Point::BeforeResolve,
+    Point::BeforeRelease,
+    Point::AfterRelease,
+];
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// The connection is lost.
+    Lost,
+    /// The code panics.
+    Panic,
+    /// The lease ends and another client commits.
+    Overtaken,
+    /// The server closes all connections.
+    ClientsKilled,
+    /// The server forgets its scripts.
+    ScriptsFlushed,
+    /// The server forgets everything.
+    Flushed,
+}
+
+const EVENTS: [Event; 6] =
+    [Event::Lost, Event::Panic, Event::Overtaken, Event::ClientsKilled, Event::ScriptsFlushed, Event::Flushed];
+
+struct Stand {
+    server: Server,
+    name: String,
+    db: Connection,
+}
+
+impl Stand {
+    fn new(server: Server) -> Self {
+        let mut stand = Stand { db: Connection::open_in_memory().unwrap(), server, name: String::new() };
+        stand.begin_anew("first");
+        stand
+    }
+
+    fn options(&self) -> Options {
+        Options::new(&self.name)
+            .server(self.server.url())
+            .lease(Duration::from_millis(300))
+            .timeout(Duration::from_secs(2))
+    }
+
+    fn begin_anew(&mut self, name: &str) {
+        self.name = name.to_owned();
+        self.db = self.options().open().unwrap();
+        self.db.busy_timeout(Duration::from_secs(10)).unwrap();
+        self.db.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY); INSERT INTO t VALUES (0)").unwrap();
+    }
+
+    /// Lets it happen once, at this place.
+    fn arm(&self, point: Point, event: Event) {
+        let (socket, name) = (self.server.socket(), self.name.clone());
+        let rival = self.options().log_commits(9999);
+        let mut armed = true;
+        // Nobody asks what became of a commit unless its reply was lost before.
+        let mut lose = point == Point::BeforeResolve;
+        hooked::set(move |at| {
+            if lose && at == Point::AfterExec {
+                lose = false;
+                return Err(Cause::ConnectionLost("on purpose".into()).into());
+            }
+            if at != point || !std::mem::take(&mut armed) {
+                return Ok(());
+            }
+            let client = redis::Client::open(format!("unix://{}", socket.display())).unwrap();
+            let mut redis = client.get_connection().unwrap();
+            match event {
+                Event::Lost => return Err(Cause::ConnectionLost("on purpose".into()).into()),
+                Event::Panic => panic!("on purpose, at {at:?}"),
+                Event::Overtaken => {
+                    redis::cmd("DEL").arg(format!("sqlite:{{{name}}}:lock")).exec(&mut redis).unwrap();
+                    let rival = rival.open().unwrap();
+                    rival.execute("INSERT INTO t SELECT min(x) - 1 FROM t", []).unwrap();
+                }
+                Event::ClientsKilled => redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal"]).exec(&mut redis).unwrap(),
+                Event::ScriptsFlushed => redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis).unwrap(),
+                Event::Flushed => redis::cmd("FLUSHALL").exec(&mut redis).unwrap(),
+            }
+            Ok(())
+        });
+    }
+
+    /// Whether the row is there, as a process sees it that begins now.
+    fn has(&self, x: i64) -> bool {
+        let fresh = self.options().log_commits(8888).open().unwrap();
+        let ok: String = fresh.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(ok, "ok");
+        fresh.query_row("SELECT count(*) FROM t WHERE x = ?1", [x], |row| row.get::<_, i64>(0)).unwrap() == 1
+    }
+}
+
+#[test]
+fn whatever_happens_anywhere_in_a_write_it_is_done_once_or_not_and_reported_so() {
+    let mut stand = Stand::new(Server::start());
+    let mut x = 0;
+    for point in POINTS {
+        for event in EVENTS {
+            for sql in ["INSERT INTO t VALUES (?1)", "rolled back"] {
+                x += 1;
+                stand.arm(point, event);
+                crate::forget_last_failure();
+                let outcome = if sql == "rolled back" {
+                    let begun = stand.db.execute_batch("BEGIN IMMEDIATE");
+                    let rolled_back = begun.and_then(|()| stand.db.execute_batch("ROLLBACK"));
+                    rolled_back.map(|()| false)
+                } else {
+                    stand.db.execute(sql, [x]).map(|_| true)
+                };
+                hooked::clear();
+                let at = format!("{event:?} at {point:?}, {sql}: {outcome:?}, {:?}", crate::last_failure());
+                if event == Event::Flushed {
+                    stand.begin_anew(&format!("after{x}"));
+                    continue;
+                }
+                match &outcome {
+                    Ok(there) => assert_eq!(stand.has(x), *there, "{at}"),
+                    Err(_) if outcome_unknown(crate::last_failure()) => {}
+                    Err(_) => assert!(!stand.has(x), "{at}"),
+                }
+                // The connection goes on, and nobody is kept waiting for longer than the lease.
+                if !stand.db.is_autocommit() {
+                    stand.db.execute_batch("ROLLBACK").unwrap_or_else(|error| panic!("{at}: {error}"));
+                }
+                x += 1;
+                stand.db.execute("INSERT INTO t VALUES (?1)", [x]).unwrap_or_else(|error| panic!("{at}: then {error}"));
+                assert!(stand.has(x), "{at}");
+            }
+        }
+    }
+    let name = stand.name.clone();
+    eventually("the last lease ends", || !stand.server.is_leased(&name));
+    stand.server.check_stored(&name);
+}
+
+/// Reported as unknown. After a panic nothing else can be said either.
+fn outcome_unknown(error: Option<Error>) -> bool {
+    matches!(error.map(|error| error.cause), Some(Cause::OutcomeUnknown { .. } | Cause::Internal(_)))
+}
