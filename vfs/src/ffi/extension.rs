@@ -8,11 +8,13 @@ use super::api::{Api, Destructor};
 use super::{guard, last_failure, vfs};
 use crate::error::{Cause, Error, Result, code};
 
-/// What SQLite looks for first in a library that it loads.
+/// What SQLite looks for first in a library that it loads. (The test program holds this crate
+/// twice, so there the names of the entry points differ.)
 ///
 /// # Safety
 /// SQLite calls this as <https://sqlite.org/loadext.html> says.
 #[cfg_attr(not(test), unsafe(no_mangle))]
+#[cfg_attr(test, unsafe(export_name = "sqlite3_extension_init_under_test"))]
 pub unsafe extern "C" fn sqlite3_extension_init(
     db: *mut sqlite3,
     message: *mut *mut c_char,
@@ -38,6 +40,7 @@ pub unsafe extern "C" fn sqlite3_extension_init(
 /// # Safety
 /// As for [`sqlite3_extension_init`].
 #[cfg_attr(not(test), unsafe(no_mangle))]
+#[cfg_attr(test, unsafe(export_name = "sqlite3_sqliteredis_init_under_test"))]
 pub unsafe extern "C" fn sqlite3_sqliteredis_init(
     db: *mut sqlite3,
     message: *mut *mut c_char,
