@@ -59,7 +59,8 @@ fn a_commit_that_too_few_replicas_have_says_so_and_stands() {
     assert!(db.is_autocommit());
     assert_eq!(number(&db, "SELECT count(*) FROM t"), 1);
     replica.signal("CONT");
-    db.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    open(&primary, 1, Duration::from_secs(9)).execute("INSERT INTO t VALUES (2)", []).unwrap();
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 2);
     check_integrity(&db);
     assert_eq!(number(&replica.options("shop").open().unwrap(), "SELECT count(*) FROM t"), 2);
 }

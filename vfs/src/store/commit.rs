@@ -7,7 +7,7 @@ use redis::{Cmd, Value, cmd};
 use crate::error::{Cause, Result};
 use crate::store::protocol::text;
 use crate::store::redis::RedisStore;
-use crate::store::server::{Request, checked};
+use crate::store::server::{Request, Sending, checked};
 use crate::store::{Commit, FORMAT, Snapshot, Undo, Version, keys};
 
 /// Pages in one `HSET` or `HDEL`.
@@ -49,9 +49,8 @@ impl LogMark {
 }
 
 impl RedisStore {
-    /// What follows `MULTI` in a commit, up to `EXEC`.
-    pub(super) fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark) -> Request {
-        let mut request = Request::default();
+    /// Sends what follows `MULTI` in a commit, up to `EXEC`.
+    pub(super) fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark, request: &mut Sending<'_, '_>) {
         let Commit { base, snapshot, .. } = commit;
         let share = (self.log_bytes / 2).min(MOST_UNDO);
         let deltas = match &commit.undo {
@@ -88,7 +87,6 @@ impl RedisStore {
         }
         request.push(&self.xadd(commit, deltas));
         request.push(&cmd("EXEC"));
-        request
     }
 
     pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {

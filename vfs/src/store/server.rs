@@ -176,6 +176,42 @@ impl Request {
     }
 }
 
+/// Bytes of a piece of [`Sending`].
+const PIECE: usize = 1 << 20;
+
+/// Commands on their way: sent in pieces while they are put together, so that a large transaction
+/// is not in memory twice and the server works on the first while the last is made.
+pub(crate) struct Sending<'link, 'server> {
+    link: &'link mut Link<'server>,
+    piece: Request,
+    sent: Result<()>,
+    commands: usize,
+}
+
+impl Sending<'_, '_> {
+    pub(crate) fn push(&mut self, command: &Cmd) {
+        self.piece.push(command);
+        if self.piece.bytes.len() >= PIECE {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.sent.is_ok() {
+            self.sent = self.link.send(&self.piece.bytes);
+        }
+        self.commands += std::mem::take(&mut self.piece.commands);
+        self.piece.bytes.clear();
+    }
+
+    /// The replies to all of them.
+    pub(crate) fn finish(mut self) -> Result<Vec<Value>> {
+        self.flush();
+        self.sent?;
+        self.link.receive(self.commands)
+    }
+}
+
 /// A connection in somebody's hands. It goes back to the idle ones when dropped, unless an
 /// exchange on it failed or it watches a key.
 pub(crate) struct Link<'a> {
@@ -184,22 +220,36 @@ pub(crate) struct Link<'a> {
     fresh: bool,
 }
 
-impl Link<'_> {
+impl<'server> Link<'server> {
     /// Sends commands and returns their replies, errors of the server among them. Any failure of
     /// the connection ends it.
     pub(crate) fn exchange(&mut self, request: &Request) -> Result<Vec<Value>> {
+        self.send(&request.bytes)?;
+        self.receive(request.commands)
+    }
+
+    /// Begins to send commands that are too many to be put together first.
+    pub(crate) fn sending(&mut self) -> Sending<'_, 'server> {
+        Sending { link: self, piece: Request::default(), sent: Ok(()), commands: 0 }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.server.traffic.bytes_sent.fetch_add(bytes.len() as u64, Relaxed);
+        self.converse(|connection| connection.send_packed_command(bytes))
+    }
+
+    fn receive(&mut self, commands: usize) -> Result<Vec<Value>> {
+        let traffic = &self.server.traffic;
+        traffic.round_trips.fetch_add(1, Relaxed);
+        traffic.commands.fetch_add(commands as u64, Relaxed);
+        self.converse(|connection| (0..commands).map(|_| connection.recv_response()).collect())
+    }
+
+    fn converse<T>(&mut self, part: impl FnOnce(&mut Connection) -> Result<T, RedisError>) -> Result<T> {
         let Some(connection) = &mut self.connection else {
             return Err(Cause::ConnectionLost("it is closed".into()).into());
         };
-        let traffic = &self.server.traffic;
-        traffic.round_trips.fetch_add(1, Relaxed);
-        traffic.commands.fetch_add(request.commands as u64, Relaxed);
-        traffic.bytes_sent.fetch_add(request.bytes.len() as u64, Relaxed);
-        let mut converse = || {
-            connection.send_packed_command(&request.bytes)?;
-            (0..request.commands).map(|_| connection.recv_response()).collect::<Result<Vec<_>, RedisError>>()
-        };
-        converse().map_err(|error| {
+        part(connection).map_err(|error| {
             self.connection = None;
             if !self.fresh {
                 // What broke it has most likely broken those that were idle as long.

@@ -182,15 +182,18 @@ impl RedisWriter {
     /// One round trip: the transaction, and the lease given back.
     fn attempt(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Attempt> {
         fault::at(Point::BeforeExec)?;
-        let mut request = self.store.transaction(commit, self.log_mark);
+        let connection = self.connection.take();
+        let mut link =
+            connection.map_or_else(|| self.server.link(), |connection| Ok(self.server.attach(connection)))?;
+        let mut request = link.sending();
+        self.store.transaction(commit, self.log_mark, &mut request);
         if ending.release {
             request.push(&self.store.release_command(&self.token));
         }
         if ending.wait.replicas > 0 {
             request.push(&wait_command(ending.wait));
         }
-        let mut link = self.link()?;
-        let replies = link.exchange(&request);
+        let replies = request.finish();
         let connection = link.detach();
         self.open = false;
         let mut replies = match replies.and_then(|replies| fault::at(Point::AfterExec).map(|()| replies)) {
