@@ -49,8 +49,8 @@ fn waiting_costs_no_round_trip_of_its_own() {
 #[test]
 fn a_commit_that_too_few_replicas_have_says_so_and_stands() {
     let (primary, replica) = primary_and_replica();
+    open(&primary, 1, Duration::from_secs(9)).execute_batch("CREATE TABLE t (x)").unwrap();
     let db = open(&primary, 1, Duration::from_millis(100));
-    db.execute_batch("CREATE TABLE t (x)").unwrap();
     replica.signal("STOP");
     assert_eq!(code(db.execute("INSERT INTO t VALUES (1)", [])), IOERR_FSYNC);
     let error = sqlite_redis::last_error(&db).unwrap().to_string();
@@ -81,12 +81,12 @@ fn the_number_of_replicas_can_be_changed_on_the_connection() {
 fn a_commit_whose_reply_was_lost_waits_for_replicas_all_the_same() {
     let (primary, replica) = primary_and_replica();
     let proxy = Proxy::to(&primary);
-    let options = proxy.options("shop").wait(1, Duration::from_millis(200));
-    let db = options.open().unwrap();
-    db.execute_batch("CREATE TABLE t (x)").unwrap();
+    let patient = proxy.options("shop").wait(1, Duration::from_secs(9)).open().unwrap();
+    patient.execute_batch("CREATE TABLE t (x)").unwrap();
     proxy.next("EXEC", Fault::LoseReply);
-    db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    patient.execute("INSERT INTO t VALUES (1)", []).unwrap();
     assert_eq!(number(&replica.options("shop").open().unwrap(), "SELECT count(*) FROM t"), 1);
+    let db = proxy.options("shop").wait(1, Duration::from_millis(100)).open().unwrap();
     replica.signal("STOP");
     proxy.next("EXEC", Fault::LoseReply);
     assert_eq!(code(db.execute("INSERT INTO t VALUES (2)", [])), IOERR_FSYNC);
