@@ -271,8 +271,8 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         Cause::OutcomeUnknown { .. } => code::IOERR_FSYNC,
         // Only after an I/O error does SQLite drop its page cache, which holds the parent's writes.
         Cause::Forked => match during {
-            During::Read | During::Write => io_code(during),
-            _ => code::BUSY_SNAPSHOT,
+            During::Lock => code::BUSY_SNAPSHOT,
+            other => io_code(other),
         },
         Cause::NoSuchPage(_) => io_code(during),
         Cause::Host(_) => code::ERROR,
