@@ -21,7 +21,7 @@ use crate::ffi::fork;
 use crate::process::Process;
 use crate::reader::Reader;
 use crate::store::{CommitId, Snapshot, Version};
-use crate::txn::{Committed, Txn};
+use crate::txn::{Committed, Ending, Txn};
 
 /// SQLite's lock levels (<https://sqlite.org/c3ref/c_lock_exclusive.html>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -152,10 +152,23 @@ impl File {
         }
         self.need_snapshot()?;
         self.refuse_parents_transaction()?;
+        if offset == VERSION_BYTES.start as u64 && buffer.len() == VERSION_BYTES.len() {
+            self.catch_up()?;
+        }
         self.txn.read(&self.database, offset, buffer)?;
         let whole = offset + buffer.len() as u64 <= self.txn.size().unwrap_or(0);
         self.mind_pager(offset, buffer, whole);
         Ok(whole)
+    }
+
+    /// SQLite looks for changes, having dropped its page cache: in `locking_mode=EXCLUSIVE` that
+    /// only happens after another has committed in spite of it.
+    fn catch_up(&mut self) -> Result<()> {
+        if !matches!(&self.txn, Txn::Writing(writing) if writing.is_lost()) {
+            return Ok(());
+        }
+        let (snapshot, epoch) = self.take_snapshot()?;
+        self.txn.writing()?.catch_up(Reader::new(snapshot, epoch))
     }
 
     /// SQLite reads the header once before it takes any lock, to learn the page size.
@@ -285,8 +298,8 @@ impl File {
         if self.level < Level::Reserved {
             return Ok(());
         }
-        let keep_lease = super_journal || self.exclusive;
-        let committed = self.txn.writing()?.commit(&self.database, keep_lease)?;
+        let ending = Ending { super_journal, exclusive: self.exclusive };
+        let committed = self.txn.writing()?.commit(&self.database, ending)?;
         if let Committed::Version { altered } = committed {
             let snapshot = self.txn.snapshot();
             self.pager.identity = snapshot.filter(|_| !altered).map(|snapshot| snapshot.identity());
