@@ -202,7 +202,7 @@ fn interleaved_connections_answer_like_those_of_a_file_in_wal_mode() {
     let server = Server::start();
     let steps =
         prop::collection::vec((0..3usize, prop_oneof![5 => traffic(), 2 => statement(), 4 => boundary()]), 1..150);
-    proptest!(config(60), |(steps in steps)| {
+    proptest!(config(30), |(steps in steps)| {
         let name = unique();
         let sides = Sides::open(&server, &name, "PRAGMA journal_mode=WAL");
         sides.step(0, TABLES)?;
