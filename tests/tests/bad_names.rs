@@ -110,6 +110,8 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("timeout_ms", "-5", "expected milliseconds"),
     ("log_commits", "1.5", "expected a whole number"),
     ("log_bytes", "x", "expected bytes"),
+    ("wait", "all", "expected a number of replicas"),
+    ("wait_ms", "0", "at least 1"),
     ("readonly", "maybe", "expected 0 or 1"),
     ("allow_eviction", "2", "expected 0 or 1"),
 ];

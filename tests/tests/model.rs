@@ -45,10 +45,29 @@ fn statement() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Something to read and to get in each other's way from the start.
+const TABLES: &str = "
+    CREATE TABLE t0 (a INTEGER PRIMARY KEY, b, c UNIQUE); CREATE TABLE t1 (a INTEGER PRIMARY KEY, b, c UNIQUE);
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+        INSERT INTO t0 SELECT i, zeroblob(i * 20), 'c' || i FROM n;
+    INSERT INTO t1 SELECT * FROM t0";
+
+/// Reads and small writes on tables that are there.
+fn traffic() -> impl Strategy<Value = String> {
+    let (table, key) = (0..2u8, 1..40u32);
+    prop_oneof![
+        4 => (table.clone(), key.clone()).prop_map(|(t, k)| format!("SELECT a, length(b), c FROM t{t} WHERE a >= {k}")),
+        2 => table.clone().prop_map(|t| format!("SELECT count(*), sum(length(b)), max(c) FROM t{t}")),
+        3 => (table.clone(), key.clone(), 0..2000u32)
+            .prop_map(|(t, k, s)| format!("UPDATE t{t} SET b = zeroblob({s}), c = c || 'x' WHERE a = {k}")),
+        1 => (table, key).prop_map(|(t, k)| format!("DELETE FROM t{t} WHERE a = {k}")),
+    ]
+}
+
 /// What begins, ends and divides transactions.
 fn boundary() -> impl Strategy<Value = String> {
     prop_oneof![
-        6 => prop_oneof![Just("BEGIN"), Just("BEGIN IMMEDIATE"), Just("BEGIN EXCLUSIVE")],
+        6 => prop_oneof![4 => Just("BEGIN"), 1 => Just("BEGIN IMMEDIATE"), 1 => Just("BEGIN EXCLUSIVE")],
         6 => Just("COMMIT"),
         3 => Just("ROLLBACK"),
         2 => Just("SAVEPOINT s"),
@@ -181,14 +200,12 @@ fn connections_that_take_turns_answer_like_those_of_a_file() {
 #[test]
 fn interleaved_connections_answer_like_those_of_a_file_in_wal_mode() {
     let server = Server::start();
-    let steps = prop::collection::vec((0..3usize, prop_oneof![3 => statement(), 2 => boundary()]), 1..120);
-    proptest!(config(60), |(steps in steps)| {
+    let steps =
+        prop::collection::vec((0..3usize, prop_oneof![5 => traffic(), 2 => statement(), 4 => boundary()]), 1..150);
+    proptest!(config(30), |(steps in steps)| {
         let name = unique();
         let sides = Sides::open(&server, &name, "PRAGMA journal_mode=WAL");
-        for db in &sides.redis[..1] {
-            // In WAL mode the file has its first page already.
-            db.execute_batch("PRAGMA user_version=1; PRAGMA user_version=0").unwrap();
-        }
+        sides.step(0, TABLES)?;
         for (connection, sql) in &steps {
             sides.step(*connection, sql)?;
         }

@@ -151,6 +151,17 @@ pub enum Cause {
         /// The version the server has.
         found: Version,
     },
+    /// Someone else committed although SQLite believes that it has the database for itself.
+    #[error(
+        "version {found} was committed while this connection had locking_mode=EXCLUSIVE and version {snapshot}: \
+         its lease had run out; run the transaction again"
+    )]
+    ExclusiveLost {
+        /// The version this connection knew.
+        snapshot: Version,
+        /// The version the server has.
+        found: Version,
+    },
     /// The snapshot can't be read any more.
     #[error("version {snapshot} can't be read any more ({reason}); begin a new transaction")]
     SnapshotGone {
@@ -285,9 +296,10 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         Cause::OutcomeUnknown { .. } | Cause::NotReplicated { .. } => code::IOERR_FSYNC,
         // Only after an I/O error does SQLite drop its page cache, which holds the parent's writes.
         Cause::Forked => match during {
-            During::Read | During::Write => io_code(during),
-            _ => code::BUSY_SNAPSHOT,
+            During::Lock => code::BUSY_SNAPSHOT,
+            other => io_code(other),
         },
+        Cause::ExclusiveLost { .. } => io_code(during),
         Cause::NoSuchPage(_) => io_code(during),
         Cause::Host(_) => code::ERROR,
         Cause::Internal(_) => code::INTERNAL,

@@ -20,8 +20,8 @@ use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
 use crate::process::Process;
 use crate::reader::Reader;
-use crate::store::{CommitId, Ending, Snapshot, Version};
-use crate::txn::{Committed, Txn};
+use crate::store::{CommitId, Snapshot, Version};
+use crate::txn::{Asked, Committed, Txn};
 
 /// SQLite's lock levels (<https://sqlite.org/c3ref/c_lock_exclusive.html>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,10 +156,23 @@ impl File {
         }
         self.need_snapshot()?;
         self.refuse_parents_transaction()?;
+        if offset == VERSION_BYTES.start as u64 && buffer.len() == VERSION_BYTES.len() {
+            self.catch_up()?;
+        }
         self.txn.read(&self.database, offset, buffer)?;
         let whole = offset + buffer.len() as u64 <= self.txn.size().unwrap_or(0);
         self.mind_pager(offset, buffer, whole);
         Ok(whole)
+    }
+
+    /// SQLite looks for changes, having dropped its page cache: in `locking_mode=EXCLUSIVE` that
+    /// only happens after another has committed in spite of it.
+    fn catch_up(&mut self) -> Result<()> {
+        if !matches!(&self.txn, Txn::Writing(writing) if writing.is_lost()) {
+            return Ok(());
+        }
+        let (snapshot, epoch) = self.take_snapshot()?;
+        self.txn.writing()?.catch_up(Reader::new(snapshot, epoch))
     }
 
     /// SQLite reads the header once before it takes any lock, to learn the page size.
@@ -289,8 +302,8 @@ impl File {
         if self.level < Level::Reserved {
             return Ok(());
         }
-        let ending = Ending { release: !super_journal && !self.exclusive, wait: self.wait };
-        let committed = self.txn.writing()?.commit(&self.database, ending)?;
+        let asked = Asked { super_journal, exclusive: self.exclusive, wait: self.wait };
+        let committed = self.txn.writing()?.commit(&self.database, asked)?;
         if let Committed::Version { altered } = committed {
             let snapshot = self.txn.snapshot();
             self.pager.identity = snapshot.filter(|_| !altered).map(|snapshot| snapshot.identity());

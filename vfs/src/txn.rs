@@ -1,6 +1,7 @@
 //! One transaction of one connection, as a state that owns what it needs.
 
 use crate::cache::Epoch;
+use crate::config::Wait;
 use crate::database::Database;
 use crate::delta::UndoBuilder;
 use crate::error::{Cause, Result};
@@ -32,6 +33,34 @@ pub(crate) struct Writing {
     committed: bool,
     /// A commit was refused: what follows is SQLite writing the originals back.
     refused: bool,
+    /// A whole transaction ended since the write lock was taken, so this is
+    /// `locking_mode=EXCLUSIVE`. The pragma itself may not have been seen: without the name of a
+    /// database it is for all of them, but only the main one is told.
+    ended: bool,
+    exclusivity: Exclusivity,
+}
+
+/// Whether the lock that SQLite keeps in `locking_mode=EXCLUSIVE` was worth what it promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exclusivity {
+    Kept,
+    /// Another has committed in spite of it. SQLite's page cache is of the old version, and it
+    /// would never look for changes by itself.
+    Lost,
+    /// SQLite was told, by an I/O error in its rollback: that is what makes it drop its page
+    /// cache. It rolls back once more, then looks for changes.
+    Told,
+}
+
+/// What SQLite has said about the commit that it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    /// The transaction spans several databases: this commit may have to be taken back.
+    pub super_journal: bool,
+    /// `locking_mode=EXCLUSIVE`: the write lock is kept for the next transaction.
+    pub exclusive: bool,
+    /// What the commit waits for.
+    pub wait: Wait,
 }
 
 /// What a commit left behind for the one who called.
@@ -121,8 +150,15 @@ impl Txn {
         let lease = lease_at(database, &reader.snapshot)?;
         let Txn::Reading(reader) = std::mem::replace(self, Txn::None) else { return Ok(()) };
         let writes = WriteSet::new(reader.snapshot.page_size, reader.snapshot.bytes());
-        *self =
-            Txn::Writing(Box::new(Writing { reader, lease: Some(lease), writes, committed: false, refused: false }));
+        *self = Txn::Writing(Box::new(Writing {
+            reader,
+            lease: Some(lease),
+            writes,
+            committed: false,
+            refused: false,
+            ended: false,
+            exclusivity: Exclusivity::Kept,
+        }));
         Ok(())
     }
 
@@ -231,22 +267,47 @@ impl Header {
 impl Writing {
     /// Makes the writes a new version. Called at `SQLITE_FCNTL_SYNC`, which SQLite sends for a
     /// rollback too; see [`Writing::is_rollback`].
-    pub(crate) fn commit(&mut self, database: &Database, ending: Ending) -> Result<Committed> {
-        let outcome = self.try_commit(database, ending);
-        if outcome.is_err() {
+    pub(crate) fn commit(&mut self, database: &Database, asked: Asked) -> Result<Committed> {
+        let asked = Asked { exclusive: asked.exclusive || self.ended, ..asked };
+        let outcome = self.try_commit(database, asked);
+        if let Err(error) = &outcome {
             self.refused = true;
+            if asked.exclusive && matches!(error.cause, Cause::Stale { .. } | Cause::Busy(_)) {
+                self.exclusivity = Exclusivity::Lost;
+            }
             self.forget_writes();
         }
+        self.ended |= outcome.is_ok() && !asked.super_journal;
         outcome
     }
 
-    fn try_commit(&mut self, database: &Database, ending: Ending) -> Result<Committed> {
+    /// Whether another has committed although SQLite has kept the write lock.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.exclusivity != Exclusivity::Kept
+    }
+
+    /// Begins anew with the current version, when SQLite has dropped its page cache.
+    pub(crate) fn catch_up(&mut self, reader: Reader) -> Result<()> {
+        self.writes = WriteSet::new(reader.snapshot.page_size, reader.snapshot.bytes());
+        self.reader = reader;
+        (self.committed, self.refused, self.exclusivity) = (false, false, Exclusivity::Kept);
+        self.lease.take().map_or(Ok(()), Lease::release)
+    }
+
+    fn try_commit(&mut self, database: &Database, asked: Asked) -> Result<Committed> {
+        let ending = Ending { release: !asked.super_journal && !asked.exclusive, wait: asked.wait };
         if !self.writes.is_changed() {
             return Ok(Committed::Nothing);
         }
         if self.is_rollback(database)? {
             self.refused = false;
             self.forget_writes();
+            if self.exclusivity == Exclusivity::Lost {
+                let snapshot = self.reader.snapshot.version;
+                let found = database.store.fetch(&[])?.at.version;
+                self.exclusivity = Exclusivity::Told;
+                return Err(Cause::ExclusiveLost { snapshot, found }.into());
+            }
             return Ok(Committed::Nothing);
         }
         let mut header = Header([0; 100]);

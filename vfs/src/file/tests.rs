@@ -350,6 +350,8 @@ fn exclusive_mode_that_was_not_announced_takes_the_lease_again() {
     put(&mut file, 2, &page(3));
     file.sync(false).unwrap();
     assert_eq!(content(&stand.store), [3]);
+    assert!(stand.store.leased().unwrap(), "and keeps it from then on");
+    stand.store.expire();
     commit(&mut other, 2, &[9]).unwrap();
     put(&mut file, 2, &page(4));
     assert!(matches!(file.sync(false).unwrap_err().cause, Cause::Stale { .. }));
