@@ -75,13 +75,27 @@ impl Start {
 }
 
 fn spawn(directory: &Path, port: Option<u16>, arguments: &[String]) -> Result<Child> {
-    let mut command = Command::new("redis-server");
+    let mut command = ending_with_us("redis-server");
     command.args(["--port", &port.unwrap_or(0).to_string(), "--bind", "127.0.0.1"]);
     command.args(["--unixsocket", &directory.join("redis.sock").to_string_lossy()]);
     command.args(["--dir", &directory.to_string_lossy(), "--logfile", "redis.log"]);
     command.args(["--save", "", "--daemonize", "no", "--enable-debug-command", "yes"]);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().context("can't start redis-server; is it installed? (scripts/setup installs it)")
+}
+
+/// A program that ends when the thread does that started it, even if a signal ends that. Where
+/// util-linux is not there, it only ends when it is told to.
+fn ending_with_us(program: &str) -> Command {
+    let setpriv = ["--pdeathsig", "KILL", "true"];
+    let known =
+        Command::new("setpriv").args(setpriv).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !known {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
 }
 
 /// A port that nobody listens on right now.
