@@ -247,14 +247,20 @@ impl Value {
     }
 }
 
-/// A URL fit for messages: what stands between `//` and `@` is left out.
+/// What was given as a URL, fit for messages: left out is all that may be a user or password,
+/// which is what stands before the last `@`, and what follows `pass`. That it did not parse is the
+/// reason for the message, so where these are is anybody's guess.
 fn without_password(url: &str) -> String {
-    match (url.find("//"), url.rfind('@')) {
-        (Some(start), Some(end)) if start + 2 <= end => format!("{}…{}", &url[..start + 2], &url[end..]),
-        _ => match url.find("pass=") {
-            Some(start) => format!("{}…", &url[..start + 5]),
-            None => url.to_owned(),
-        },
+    let hidden = match url.rfind('@') {
+        Some(end) => {
+            let start = url.find("//").map_or(0, |at| at + 2).min(end);
+            format!("{}…{}", &url[..start], &url[end..])
+        }
+        None => url.to_owned(),
+    };
+    match hidden.find("pass") {
+        Some(start) => format!("{}…", &hidden[..start + 4]),
+        None => hidden,
     }
 }
 
@@ -328,8 +334,16 @@ mod tests {
 
     #[test]
     fn no_message_shows_a_password() {
-        let error = config(&[("redis", "redis://me:secret@host:notaport")]).unwrap_err().to_string();
-        assert!(!error.contains("secret"), "{error}");
+        for url in [
+            "redis://me:secret@host:notaport",
+            "me:secret@host:6379",
+            "redis:/me:secret@host",
+            "http://a@host?pass=secret",
+            "http://me:secret@host//x",
+        ] {
+            let error = config(&[("redis", url)]).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
         let config = config(&[("redis", "redis://me:secret@host:7000/3")]).unwrap();
         assert_eq!(config.server_name(), "redis://host:7000/3");
     }
