@@ -45,6 +45,9 @@ pub mod admin;
 mod error;
 #[cfg(test)]
 mod docs;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use config::{PROCESS_SETTINGS, SETTINGS, Setting};
 pub use error::{Cause, Error, Result};

@@ -96,7 +96,7 @@ impl RedisStore {
 }
 
 /// Snapshot and pages out of the reply to an `HMGET`.
-fn fetched(reply: Value, pages: &[PageNo]) -> Result<Fetched> {
+pub(crate) fn fetched(reply: Value, pages: &[PageNo]) -> Result<Fetched> {
     let mut values = array("HMGET", checked(reply)?)?;
     if values.len() != keys::SNAPSHOT.len() + pages.len() {
         return Err(Cause::BadReply(format!("HMGET was answered with {} values", values.len())).into());
@@ -199,7 +199,7 @@ pub(crate) struct LogMark {
 
 impl LogMark {
     /// A mark that does not parse only costs a late trim, so it is no reason to refuse a commit.
-    fn parse(value: &Value) -> LogMark {
+    pub(crate) fn parse(value: &Value) -> LogMark {
         let parse = || {
             let text = text(value)?;
             let (begins, bytes) = text.split_once(' ')?;
