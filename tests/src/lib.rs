@@ -4,6 +4,7 @@
 //! is done. Nothing here ever talks to a server that it did not start.
 
 pub mod failures;
+pub mod hostile;
 pub mod hosts;
 pub mod proxy;
 pub mod queries;
