@@ -4,6 +4,7 @@
 //! is done. Nothing here ever talks to a server that it did not start.
 
 pub mod failures;
+pub mod hostile;
 pub mod hosts;
 pub mod proxy;
 pub mod queries;
@@ -13,9 +14,12 @@ pub mod stored;
 pub mod twins;
 
 use std::fs;
+use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -81,7 +85,25 @@ fn spawn(directory: &Path, port: Option<u16>, arguments: &[String]) -> Result<Ch
     command.args(["--dir", &directory.to_string_lossy(), "--logfile", "redis.log"]);
     command.args(["--save", "", "--daemonize", "no", "--enable-debug-command", "yes"]);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().context("can't start redis-server; is it installed? (scripts/setup installs it)")
+    start_for_good(command).context("can't start redis-server; is it installed? (scripts/setup installs it)")
+}
+
+/// Starts a program from a thread that lives as long as this process; see [`ending_with_us`].
+fn start_for_good(command: Command) -> io::Result<Child> {
+    type Start = (Command, Sender<io::Result<Child>>);
+    static STARTER: LazyLock<Sender<Start>> = LazyLock::new(|| {
+        let (send, receive) = mpsc::channel::<Start>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in receive {
+                // Whoever asked is waiting for it.
+                let _ = answer.send(command.spawn());
+            }
+        });
+        send
+    });
+    let (send, receive) = mpsc::channel();
+    STARTER.send((command, send)).map_err(io::Error::other)?;
+    receive.recv().map_err(io::Error::other)?
 }
 
 /// A program that ends when the thread does that started it, even if a signal ends that. Where

@@ -315,18 +315,18 @@ impl Shared {
 }
 
 /// One side of a connection, read frame by frame.
-struct Side {
-    stream: UnixStream,
+pub(crate) struct Side {
+    pub(crate) stream: UnixStream,
     buffer: Vec<u8>,
 }
 
 impl Side {
-    fn new(stream: UnixStream) -> Side {
+    pub(crate) fn new(stream: UnixStream) -> Side {
         Side { stream, buffer: Vec::new() }
     }
 
     /// The next command or reply; `None` at the end.
-    fn frame(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn frame(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(length) = frame_length(&self.buffer) {
                 return Ok(Some(self.buffer.drain(..length).collect()));
@@ -361,7 +361,7 @@ fn frame_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-fn command_name(command: &[u8]) -> String {
+pub(crate) fn command_name(command: &[u8]) -> String {
     let name = command.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
     String::from_utf8_lossy(name).trim_end().to_uppercase()
 }

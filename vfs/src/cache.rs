@@ -93,7 +93,7 @@ impl Cache {
         }
         let news: Vec<_> = entries.iter().filter(|entry| entry.version > state.head.version).collect();
         let chained = check_chain(&state.head, snapshot, news.iter().copied());
-        if chained.is_err() || !state.follow(snapshot, &news) {
+        if news.is_empty() || chained.is_err() || !state.follow(snapshot, &news) {
             state.begin_anew(snapshot, self.size);
         }
         state.epoch
@@ -157,10 +157,13 @@ impl Cache {
 }
 
 impl State {
-    /// Whether the snapshot belongs to this history.
+    /// Whether the snapshot belongs to this history. One that is `head` by name but not by shape does
+    /// not: either is wrong, and a reader finds out which.
     fn knows(&self, snapshot: &Snapshot) -> bool {
-        self.head.identity() == snapshot.identity()
-            || self.lineage.iter().rev().any(|identity| *identity == snapshot.identity())
+        if self.head.identity() == snapshot.identity() {
+            return self.head == *snapshot;
+        }
+        self.lineage.iter().rev().any(|identity| *identity == snapshot.identity())
     }
 
     fn set_head(&mut self, snapshot: &Snapshot) {
@@ -282,6 +285,7 @@ mod tests {
         for (to, log) in [
             (snapshot(5, 51), vec![]),
             (snapshot(4, 40), vec![]),
+            (Snapshot { page_count: 8, ..snapshot(5, 50) }, vec![]),
             (snapshot(6, 61), vec![entry(6, 61, 51, 2)]),
             (snapshot(7, 70), vec![entry(7, 70, 60, 2)]),
             (snapshot(7, 70), vec![]),

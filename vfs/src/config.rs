@@ -284,16 +284,20 @@ impl Value {
     }
 }
 
-/// A URL fit for messages: what stands before `@` or behind `pass=` is left out.
+/// What was given as a URL, fit for messages: left out is all that may be a user or password,
+/// which is what stands before the last `@`, and what follows `pass`. That it did not parse is the
+/// reason for the message, so where these are is anybody's guess.
 fn without_password(url: &str) -> String {
-    let shown = match url.find("pass=") {
-        Some(start) => format!("{}…", &url[..start + 5]),
+    let hidden = match url.rfind('@') {
+        Some(end) => {
+            let start = url.find("//").map_or(0, |at| at + 2).min(end);
+            format!("{}…{}", &url[..start], &url[end..])
+        }
         None => url.to_owned(),
     };
-    let start = shown.find("//").map_or(0, |slashes| slashes + 2);
-    match shown.rfind('@') {
-        Some(end) if start <= end => format!("{}…{}", &shown[..start], &shown[end..]),
-        _ => shown,
+    match hidden.find("pass") {
+        Some(start) => format!("{}…", &hidden[..start + 4]),
+        None => hidden,
     }
 }
 
@@ -376,7 +380,13 @@ mod tests {
 
     #[test]
     fn no_message_shows_a_password() {
-        for url in ["redis://me:secret@host:notaport", "me:secret@host", "unix:/a@b?pass=secret", "x?pass=secret@y"] {
+        for url in [
+            "redis://me:secret@host:notaport",
+            "me:secret@host:6379",
+            "redis:/me:secret@host",
+            "http://a@host?pass=secret",
+            "http://me:secret@host//x",
+        ] {
             let error = config(&[("redis", url)]).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }

@@ -44,7 +44,7 @@ impl Database {
     }
 
     /// A database on any store.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn on(store: Arc<dyn Store>, cache_size: u64) -> Arc<Self> {
         Arc::new(Database {
             place: "database `test` in memory".into(),

@@ -20,7 +20,8 @@
 //! 2. `vfs`: which names are databases in Redis; `config`: every setting; `options`: the Rust API
 //! 3. `file`: SQLite's reads, locks, writes and syncs become a transaction; `journal`: what
 //!    SQLite takes for its rollback journal
-//! 4. `txn`: one transaction as a state; `writes`: what it has written; `reader`: its snapshot
+//! 4. `txn`: one transaction as a state; `writes`: what it has written; `header`: what page 1 says
+//!    of the rest; `reader`: its snapshot
 //! 5. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
 //! 6. `database` and `process`: what connections share; `lease`: the right to write
 //! 7. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
@@ -34,6 +35,7 @@ mod file;
 mod journal;
 mod txn;
 mod writes;
+mod header;
 mod reader;
 mod cache;
 mod delta;
@@ -46,6 +48,9 @@ pub mod admin;
 mod error;
 #[cfg(test)]
 mod docs;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use config::{PROCESS_SETTINGS, SETTINGS, Setting};
 pub use error::{Cause, Error, Result};

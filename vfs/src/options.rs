@@ -113,7 +113,9 @@ impl Options {
             (false, true) => "rwc",
             (false, false) => "rw",
         };
-        let mut uri = format!("file:{}?vfs={}&mode={mode}", escaped(&self.name), crate::vfs::NAME);
+        // Two slashes would begin an authority; none of them is part of the name.
+        let mut uri =
+            format!("file:{}?vfs={}&mode={mode}", escaped(self.name.trim_start_matches('/')), crate::vfs::NAME);
         for (name, value) in &self.parameters {
             uri.push_str(&format!("&{name}={}", escaped(value)));
         }
@@ -170,6 +172,7 @@ mod tests {
             options.uri(),
             "file:a%20b%3Fc?vfs=redis&mode=rwc&redis=unix:///tmp/x.sock%3Fdb%3D1%26pass%3Dp%25w&cache_size=2"
         );
+        assert!(Options::new("//shop").uri().starts_with("file:shop?"));
         assert!(options.read_only(true).uri().contains("mode=ro"));
     }
 }

@@ -6,6 +6,7 @@ use crate::cache::Epoch;
 use crate::database::Database;
 use crate::delta;
 use crate::error::{Cause, Result};
+use crate::header::Header;
 use crate::store::{LogEntry, Page, PageNo, Snapshot, Undo, Version, check_chain};
 
 /// Pages fetched in one round trip, at most.
@@ -31,14 +32,35 @@ impl Reader {
         if !self.snapshot.has(page) {
             return Err(Cause::NoSuchPage(page).into());
         }
-        if let Some(page) = database.cache.get(page, self.snapshot.version, self.epoch) {
-            return Ok(page);
+        if let Some(bytes) = database.cache.get(page, self.snapshot.version, self.epoch) {
+            return self.fitting(page, bytes);
         }
         let Reader { snapshot, epoch, .. } = *self;
         let cached = |page| database.cache.has(page, snapshot.version, epoch);
         let wanted = self.ahead.plan(page, &snapshot, cached);
         let mut pages = self.load(database, &wanted)?;
-        Ok(pages.swap_remove(0))
+        self.fitting(page, pages.swap_remove(0))
+    }
+
+    /// The page, unless it contradicts what the server has said of the snapshot. Numbers that are
+    /// wrong would place pages where they don't belong.
+    fn fitting(&self, number: PageNo, page: Page) -> Result<Page> {
+        let Snapshot { version, page_size, page_count, .. } = self.snapshot;
+        let damaged = |what: String| Err(Cause::Damaged(format!("version {version}: {what}")).into());
+        if page.len() != page_size as usize {
+            return damaged(format!("page {number} has {} bytes, not {page_size}", page.len()));
+        }
+        if number != PageNo::FIRST {
+            return Ok(page);
+        }
+        let Some(header) = Header::of(&page).filter(Header::is_sqlite) else { return Ok(page) };
+        let (size, count) = (header.page_size().unwrap_or(page_size), header.page_count().unwrap_or(page_count));
+        if (size, count) != (page_size, page_count) {
+            return damaged(format!(
+                "it has {page_count} pages of {page_size} bytes, and page 1 says {count} of {size}"
+            ));
+        }
+        Ok(page)
     }
 
     /// Several pages, in one round trip for those that are not cached.
@@ -54,7 +76,8 @@ impl Reader {
             }
         }
         let all: Option<Vec<Page>> = pages.into_iter().collect();
-        all.ok_or_else(|| Cause::Internal("a page that was loaded is not there".into()).into())
+        let all = all.ok_or_else(|| Cause::Internal("a page that was loaded is not there".into()))?;
+        wanted.iter().zip(all).map(|(&number, page)| self.fitting(number, page)).collect()
     }
 
     /// Fetches pages and rolls them back to the snapshot if the server has gone on.
@@ -62,6 +85,9 @@ impl Reader {
         let fetched = database.store.fetch(wanted)?;
         let (snapshot, now) = (self.snapshot, fetched.at);
         if now.identity() == snapshot.identity() {
+            if now != snapshot {
+                return Err(snapshot.contradicted_by(&now));
+            }
             let pages: Vec<Page> = wanted
                 .iter()
                 .zip(fetched.pages)

@@ -5,6 +5,7 @@ use crate::config::Wait;
 use crate::database::Database;
 use crate::delta::UndoBuilder;
 use crate::error::{Cause, Result};
+use crate::header::Header;
 use crate::lease::Lease;
 use crate::reader::{Reader, WINDOW_PAGES};
 use crate::store::{Commit, CommitId, Ending, Page, PageNo, Snapshot, Undo};
@@ -205,6 +206,10 @@ fn lease_at(database: &Database, snapshot: &Snapshot) -> Result<Lease> {
         lease.release()?;
         return Err(Cause::Stale { snapshot: snapshot.version, found: now.version }.into());
     }
+    if now != *snapshot {
+        lease.release()?;
+        return Err(snapshot.contradicted_by(&now));
+    }
     Ok(lease)
 }
 
@@ -227,41 +232,6 @@ fn read_snapshot(reader: &mut Reader, database: &Database, offset: u64, buffer: 
         done += length;
     }
     Ok(())
-}
-
-/// The parts of a database header that a commit goes by
-/// (<https://sqlite.org/fileformat2.html#the_database_header>).
-struct Header([u8; 100]);
-
-impl Header {
-    fn word(&self, at: usize) -> u32 {
-        u32::from_be_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
-    }
-
-    fn is_sqlite(&self) -> bool {
-        self.0.starts_with(b"SQLite format 3\0")
-    }
-
-    /// "The two-byte big-endian integer at offset 16 […] the value 1 represents 65536."
-    fn page_size(&self) -> Option<u32> {
-        let size = match u16::from_be_bytes([self.0[16], self.0[17]]) {
-            1 => 65536,
-            size => u32::from(size),
-        };
-        (self.is_sqlite() && size >= 512 && size.is_power_of_two()).then_some(size)
-    }
-
-    /// "The in-header database size is only considered to be valid if it is non-zero and if the
-    /// change counter exactly matches the version-valid-for number."
-    fn page_count(&self) -> Option<u32> {
-        let count = self.word(28);
-        (count > 0 && self.word(24) == self.word(92)).then_some(count)
-    }
-
-    /// Written by a connection in WAL mode, which there is none of here.
-    fn wal(&self) -> bool {
-        self.is_sqlite() && self.0[18..20].contains(&2)
-    }
 }
 
 impl Writing {
@@ -310,8 +280,9 @@ impl Writing {
             }
             return Ok(Committed::Nothing);
         }
-        let mut header = Header([0; 100]);
-        self.read_writes(database, 0, &mut header.0)?;
+        let mut header = [0; Header::SIZE];
+        self.read_writes(database, 0, &mut header)?;
+        let header = Header(header);
         let altered = header.wal();
         if altered {
             let Writing { reader, writes, .. } = self;

@@ -28,7 +28,7 @@ pub(crate) struct LogMark {
 
 impl LogMark {
     /// A mark that does not parse only costs a late trim, so it is no reason to refuse a commit.
-    pub(super) fn parse(value: &Value) -> LogMark {
+    pub(crate) fn parse(value: &Value) -> LogMark {
         let parse = || {
             let text = text(value)?;
             let (begins, bytes) = text.split_once(' ')?;

@@ -35,9 +35,10 @@ pub(crate) fn page(page: PageNo) -> String {
     format!("page{page}")
 }
 
-/// The name of a database as users give it, checked; a leading `/` is dropped.
+/// The name of a database as users give it, checked; a `/` in front is dropped. All of them are,
+/// since a name goes through here more than once on its way from SQLite.
 pub(crate) fn database_name(given: &str) -> Result<&str> {
-    let name = given.strip_prefix('/').unwrap_or(given);
+    let name = given.trim_start_matches('/');
     let refuse = |reason| Err(Cause::BadName { name: given.chars().take(80).collect(), reason }.into());
     if name.is_empty() {
         return refuse("it is empty");
@@ -127,10 +128,11 @@ mod tests {
     #[test]
     fn names_are_checked() {
         assert_eq!(database_name("/a/b.db").unwrap(), "a/b.db");
+        assert_eq!(database_name("//a").unwrap(), "a");
         assert_eq!(database_name("Bücher").unwrap(), "Bücher");
         let long = "x".repeat(513);
         for name in
-            ["", "/", "a{b", "a}b", "a\0b", &long, "a-journal", "a-wal", "a-shm", "a-mj0123456789"[..13].as_ref()]
+            ["", "/", "//", "a{b", "a}b", "a\0b", &long, "a-journal", "a-wal", "a-shm", "a-mj0123456789"[..13].as_ref()]
         {
             assert!(database_name(name).is_err(), "{name}");
         }

@@ -113,6 +113,12 @@ impl Snapshot {
         u64::from(self.page_size) * u64::from(self.page_count)
     }
 
+    /// The failure when the server has said something else of the same version before.
+    pub(crate) fn contradicted_by(&self, other: &Snapshot) -> crate::Error {
+        let shape = |it: &Snapshot| format!("{} pages of {} bytes", it.page_count, it.page_size);
+        Cause::Damaged(format!("version {} has {}, and then {}", self.version, shape(self), shape(other))).into()
+    }
+
     pub(crate) fn has(&self, page: PageNo) -> bool {
         page.get() <= self.page_count
     }

@@ -48,7 +48,7 @@ pub(crate) fn snapshot(fields: &[Value]) -> Result<Snapshot> {
         return Err(Cause::UnknownFormat(lossy(format)).into());
     }
     let version = number(keys::VERSION, version)?;
-    if version == 0 || version >= u64::MAX / 2 {
+    if !is_version(version) {
         return Err(damaged(keys::VERSION, &version.to_string()));
     }
     let commit = bytes(keys::COMMIT, commit)?;
@@ -75,6 +75,11 @@ fn parse_number(digits: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(digits).ok()?;
     // `parse` alone would take a sign.
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// Whether it can be the number of a commit, with room for those that follow.
+fn is_version(number: u64) -> bool {
+    (1..u64::MAX / 2).contains(&number)
 }
 
 fn damaged(field: &str, value: &str) -> crate::Error {
@@ -114,7 +119,7 @@ pub(crate) fn log_entries(value: Value) -> Result<Vec<LogEntry>> {
 fn log_entry(item: &Value) -> Option<LogEntry> {
     let Value::Array(item) = item else { return None };
     let [Value::BulkString(id), Value::Array(pairs)] = item.as_slice() else { return None };
-    let version = parse_number(id.strip_suffix(b"-0")?)?;
+    let version = parse_number(id.strip_suffix(b"-0")?).filter(|&version| is_version(version))?;
     let field = |name: &str| {
         pairs.as_chunks::<2>().0.iter().find_map(|[key, value]| match (key, value) {
             (Value::BulkString(key), Value::BulkString(value)) if key == name.as_bytes() => Some(value.as_slice()),
@@ -203,6 +208,8 @@ mod tests {
         assert_eq!(log_entries(entry("5-0", &good[..6])).unwrap()[0].undo, Undo::Barrier);
         assert!(log_entries(entry("5-1", &good)).is_err());
         assert!(log_entries(entry("x-0", &good)).is_err());
+        assert!(log_entries(entry("0-0", &good)).is_err());
+        assert!(log_entries(entry("18446744073709551615-0", &good)).is_err(), "no version could follow");
         assert!(log_entries(entry("5-0", &good[2..])).is_err());
         assert!(log_entries(entry("5-0", &good[..5])).is_err());
         assert!(log_entries(Value::Int(1)).is_err());

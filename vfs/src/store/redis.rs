@@ -90,7 +90,7 @@ impl RedisStore {
 }
 
 /// Snapshot and pages out of the reply to an `HMGET`.
-pub(super) fn fetched(reply: Value, pages: &[PageNo]) -> Result<Fetched> {
+pub(crate) fn fetched(reply: Value, pages: &[PageNo]) -> Result<Fetched> {
     let mut values = array("HMGET", checked(reply)?)?;
     if values.len() != keys::SNAPSHOT.len() + pages.len() {
         return Err(Cause::BadReply(format!("HMGET was answered with {} values", values.len())).into());

@@ -200,23 +200,36 @@ impl RedisWriter {
             Ok(replies) => replies,
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
         };
-        self.connection = connection;
         let waited = if ending.wait.replicas > 0 { replies.pop() } else { None };
-        if ending.release {
+        let released = if ending.release { replies.pop() } else { None };
+        let exec = replies.pop().unwrap_or_default();
+        // Only EXEC tells what became of the commit. What tells nothing is as good as no reply, and
+        // nothing that follows it on this connection is to be believed.
+        let told = match &exec {
+            Value::Nil | Value::ServerError(_) => true,
+            Value::Array(results) => results.len() == replies.len(),
+            _ => false,
+        };
+        if !told {
+            return Ok(Attempt::Lost(bad_reply("EXEC", &exec).to_string()));
+        }
+        self.connection = connection;
+        if let Some(released) = released {
             self.leased = false;
-            if let Err(error) = checked(replies.pop().unwrap_or_default()) {
+            if let Err(error) = checked(released) {
                 crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
             }
         }
-        let exec = replies.pop().unwrap_or_default();
-        // A command that was refused while it was queued says why; EXEC only says that one was.
-        for reply in replies {
-            checked(reply)?;
-        }
-        match checked(exec)? {
+        match exec {
             Value::Nil => Err(self.overtaken(commit)),
             Value::Array(results) => self.store.check_results(commit, results).map(|()| Attempt::Done(waited)),
-            other => Err(bad_reply("EXEC", &other).into()),
+            refused => {
+                // A command that was refused while it was queued says why; EXEC only says that one was.
+                for reply in replies.into_iter().chain([refused]) {
+                    checked(reply)?;
+                }
+                Err(Cause::BadReply("EXEC".into()).into())
+            }
         }
     }
 

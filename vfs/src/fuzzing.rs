@@ -1,0 +1,240 @@
+//! What is fed with bytes that nobody has checked, as plain functions that assert what must hold
+//! for any input. `tests/fuzz` has a target for each, `tests/tests/corpus.rs` replays the corpus.
+//! Not part of the API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+
+use crate::config::{self, Config};
+use crate::database::Database;
+use crate::delta::{self, UndoBuilder};
+use crate::error::{Cause, Result};
+use crate::store::commit::LogMark;
+use crate::store::keys::{self, Keys};
+use crate::store::redis::fetched;
+use crate::store::{Fetched, Leased, LogEntry, PageNo, Snapshot, Store, Version, protocol, server};
+use crate::vfs::Named;
+
+/// One target: its name, which is also that of its corpus, and what it runs.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
+    ("delta", delta),
+    ("undo", undo),
+    ("log", log),
+    ("history", history),
+    ("metadata", metadata),
+    ("settings", settings),
+    ("names", names),
+];
+
+/// A delta between any two pages restores the first; any bytes as a delta are applied or refused.
+pub fn delta(data: &[u8]) {
+    let (old, new) = data.split_at(data.len() / 2);
+    let new = &new[..old.len()];
+    let mut encoded = Vec::new();
+    delta::encode(old, new, &mut encoded);
+    let mut page = new.to_vec();
+    assert_eq!(delta::apply(&encoded, &mut page), Some(()));
+    assert_eq!(page, old);
+    assert_eq!(encoded.is_empty(), old == new);
+
+    let mut page = vec![0; 512];
+    // Whatever comes of it, it stays within the page.
+    let _ = delta::apply(data, &mut page);
+    assert_eq!(page.len(), 512);
+}
+
+/// Undo data is taken in ascending order of pages, or refused; what was taken can be written again
+/// and reads the same.
+pub fn undo(data: &[u8]) {
+    let Some(pages) = delta::parse_undo(data) else { return };
+    assert!(pages.is_sorted_by(|(one, _), (next, _)| one < next));
+    let mut again = UndoBuilder::default();
+    let mut expected = Vec::new();
+    for (page, delta) in pages {
+        let mut old = vec![0; 512];
+        if delta::apply(delta, &mut old).is_some() {
+            again.page(page, &old, &[0; 512]);
+            expected.push((page, old));
+        }
+    }
+    let again = again.finish();
+    let reread = delta::parse_undo(&again).expect("what was written can be read");
+    assert_eq!(reread.len(), expected.len());
+    for ((page, delta), (expected, old)) in reread.into_iter().zip(expected) {
+        let mut content = vec![0; 512];
+        delta::apply(delta, &mut content).expect("what was written can be applied");
+        assert_eq!((page, content), (expected, old));
+    }
+}
+
+/// A reply as the server may send it, or nothing when it is not one.
+fn reply(data: &[u8]) -> Option<Value> {
+    redis::parse_redis_value(data).ok()
+}
+
+/// Any reply to `XRANGE` is understood or refused; what is understood leaves the cache usable.
+pub fn log(data: &[u8]) {
+    let Some(entries) = reply(data).and_then(|reply| protocol::log_entries(reply).ok()) else { return };
+    assert!(entries.iter().all(|entry| entry.version.next() > entry.version));
+    let cache = crate::cache::Cache::new(1 << 16);
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+    let before = Snapshot { version: Version(first.version.0.saturating_sub(1)), commit: first.base, ..SMALL };
+    let after = Snapshot { version: last.version, commit: last.commit, ..SMALL };
+    cache.admit(&before);
+    let epoch = cache.admit_with(&after, &entries);
+    cache.insert(epoch, after.version, &[after], [(PageNo::FIRST, Arc::new(vec![1; 512]))]);
+    assert!(cache.has(PageNo::FIRST, after.version, epoch));
+    if before.version < after.version {
+        assert!(!cache.has(PageNo::FIRST, before.version, epoch), "a page is not older than it was said to be");
+    }
+}
+
+const SMALL: Snapshot = Snapshot { page_size: 512, page_count: 8, ..Snapshot::EMPTY };
+
+/// A server that answers page reads and log reads with what the fuzzer has made.
+struct Scripted {
+    now: Fetched,
+    entries: Vec<LogEntry>,
+}
+
+impl Store for Scripted {
+    fn fetch(&self, pages: &[PageNo]) -> Result<Fetched> {
+        let pages = pages.iter().map(|page| self.now.pages.get(page.get() as usize - 1).cloned().flatten()).collect();
+        Ok(Fetched { at: self.now.at, pages })
+    }
+
+    fn history(&self, _after: Version, _through: Version) -> Result<Vec<LogEntry>> {
+        Ok(self.entries.clone())
+    }
+
+    fn lease(&self, _token: &str, _life: Duration) -> Result<Leased> {
+        Ok(Leased::ByAnother(String::new()))
+    }
+
+    fn renew(&self, _token: &str, _life: Duration) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn leased(&self) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+/// A reader of an older version, whatever log it is given, gets a page of its own size that the
+/// log explains, or an error.
+pub fn history(data: &[u8]) {
+    let Some(entries) = reply(data).and_then(|reply| protocol::log_entries(reply).ok()) else { return };
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
+    let snapshot = Snapshot { version: Version(first.version.0.saturating_sub(1)), commit: first.base, ..SMALL };
+    let now = Snapshot { version: last.version, commit: last.commit, ..SMALL };
+    let page = |n: u8| Some(Arc::new(vec![n; 512]));
+    let fetched = Fetched { at: now, pages: (1..=8).map(page).collect() };
+    let chained = crate::store::check_chain(&snapshot, &now, &entries).is_ok();
+    let touched: Vec<PageNo> = entries.iter().flat_map(pages_of).collect();
+    let grown = entries.iter().map(|entry| entry.page_count).min().unwrap_or(0);
+    let database = Database::on(Arc::new(Scripted { now: fetched, entries }), 1 << 16);
+    let crate::cache::Admission::Admitted(epoch) = database.cache.admit(&snapshot) else { return };
+    let mut reader = crate::reader::Reader::new(snapshot, epoch);
+    for n in 1..=8 {
+        let number = PageNo::new(n).expect("from 1 on");
+        let Ok(read) = reader.page(&database, number) else { continue };
+        assert!(chained || now.identity() == snapshot.identity(), "a page of another history");
+        assert_eq!(read.len(), 512);
+        if !touched.contains(&number) && n <= grown {
+            assert_eq!(Some(read), page(n as u8), "changed although no commit changed it");
+        }
+    }
+}
+
+fn pages_of(entry: &LogEntry) -> Vec<PageNo> {
+    match &entry.undo {
+        crate::store::Undo::Deltas(deltas) => {
+            delta::parse_undo(deltas).unwrap_or_default().into_iter().map(|(page, _)| page).collect()
+        }
+        crate::store::Undo::Barrier => Vec::new(),
+    }
+}
+
+/// Any reply to the `HMGET` that reads metadata and pages is understood or refused. What is
+/// understood has a shape that a database can have, and pages of that shape.
+pub fn metadata(data: &[u8]) {
+    let Some(reply) = reply(data) else { return };
+    let _ = protocol::text(&reply);
+    let _ = LogMark::parse(&reply);
+    let _ = protocol::bad_reply("HMGET", &reply).to_string();
+    if let Value::ServerError(error) = &reply {
+        assert!(!server::server_cause(error).to_string().is_empty());
+    }
+    let wanted = [PageNo::FIRST, PageNo::new(3).expect("from 1 on")];
+    let Ok(fetched) = fetched(reply, &wanted) else { return };
+    let at = fetched.at;
+    if at == Snapshot::EMPTY {
+        assert!(fetched.pages.iter().all(Option::is_none));
+        return;
+    }
+    assert!(at.page_size.is_power_of_two() && (512..=65536).contains(&at.page_size));
+    assert!(at.page_count > 0 && at.version.0 > 0 && at.version.next() > at.version);
+    for (number, page) in wanted.iter().zip(&fetched.pages) {
+        assert_eq!(page.as_ref().map(|page| page.len()), at.has(*number).then_some(at.page_size as usize));
+    }
+}
+
+/// Any URI parameters make settings or are refused, and a password is never shown.
+pub fn settings(data: &[u8]) {
+    const PASSWORD: &str = "xKzpWqs3cret";
+    let text = String::from_utf8_lossy(data).replace("PASSWORD", PASSWORD);
+    let parameters: Vec<(&str, &str)> =
+        text.split('\n').map(|line| line.split_once('=').unwrap_or((line, ""))).collect();
+    // What names a password by these words is one; anywhere else it is not known to be.
+    let hidden = parameters.iter().all(|(name, value)| {
+        let shown = value.split(PASSWORD).collect::<Vec<_>>();
+        let before_last = &shown[..shown.len() - 1];
+        !name.contains(PASSWORD)
+            && before_last.iter().all(|before| {
+                *name == config::SERVER.parameter
+                    && (before.ends_with("pass=") || is_user_info(value, before, PASSWORD))
+            })
+    });
+    match Config::from_parameters(parameters.iter().copied()) {
+        Ok(config) => {
+            assert!(config.lease >= Duration::from_millis(100) && !config.prefix.contains(['{', '}', '\0']));
+            assert!(!hidden || !config.server_name().contains(PASSWORD), "{}", config.server_name());
+        }
+        Err(error) => assert!(!hidden || !error.to_string().contains(PASSWORD), "{error}"),
+    }
+}
+
+/// Whether what follows `before` in a URL is a password before an `@`.
+fn is_user_info(url: &str, before: &str, password: &str) -> bool {
+    before.ends_with(':') && url.contains(&format!("{before}{password}@"))
+}
+
+/// Any name makes keys of one hash tag, from which it can be told again, or is refused.
+pub fn names(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let named = crate::vfs::named(&text);
+    let Ok(name) = keys::database_name(&text) else {
+        if let Err(error) = keys::database_name(&text) {
+            assert!(matches!(error.cause, Cause::BadName { .. }));
+        }
+        return;
+    };
+    assert_eq!(named, Named::Database(&text));
+    assert_eq!(keys::database_name(name).ok(), Some(name), "a name names itself");
+    let all = Keys::new("sqlite", name);
+    let tag = format!("{{{name}}}");
+    let distinct: BTreeMap<&str, ()> = [&all.hash, &all.log, &all.lock].map(|key| (key.as_str(), ())).into();
+    assert_eq!(distinct.len(), 3);
+    for key in distinct.keys() {
+        let (start, end) = (key.find('{').expect("a tag"), key.find('}').expect("a tag"));
+        assert_eq!(&key[start..=end], tag);
+    }
+    assert_eq!(Keys::name_in("sqlite", &all.hash), Some(name));
+    assert_eq!(Keys::name_in("sqlite", &all.log), None);
+}
