@@ -11,6 +11,7 @@ pub mod queries;
 pub mod rows;
 pub mod soak;
 pub mod stored;
+pub mod switch;
 pub mod twins;
 
 use std::fs;

@@ -87,9 +87,17 @@ impl Proxy {
     /// # Panics
     /// When it can't listen.
     pub fn to(server: &Server) -> Proxy {
+        Proxy::to_socket(server.socket())
+    }
+
+    /// A proxy to whatever listens on a socket.
+    ///
+    /// # Panics
+    /// When it can't listen.
+    pub fn to_socket(server: PathBuf) -> Proxy {
         let directory = tempfile::Builder::new().prefix("sqlite-redis-proxy.").tempdir().expect("a directory");
         let listener = UnixListener::bind(directory.path().join("redis.sock")).expect("a socket");
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), server: server.socket() });
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), server });
         let acceptor = std::thread::spawn({
             let shared = shared.clone();
             move || shared.accept(&listener)

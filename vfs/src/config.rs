@@ -290,8 +290,10 @@ impl Value {
 fn without_password(url: &str) -> String {
     let hidden = match url.rfind('@') {
         Some(end) => {
-            let start = url.find("//").map_or(0, |at| at + 2).min(end);
-            format!("{}…{}", &url[..start], &url[end..])
+            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+            let known = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b == b'+');
+            let shown = if known { &url[..scheme.len() + 3] } else { "" };
+            format!("{shown}…{}", &url[end..])
         }
         None => url.to_owned(),
     };
@@ -386,6 +388,8 @@ mod tests {
             "redis:/me:secret@host",
             "http://a@host?pass=secret",
             "http://me:secret@host//x",
+            "me:secret//x@host",
+            "me:secret@host redis://x",
         ] {
             let error = config(&[("redis", url)]).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");

@@ -13,6 +13,8 @@
 
 use std::sync::Arc;
 
+use cookie::SchemaCookie;
+
 use crate::cache::{Admission, Epoch};
 use crate::config::{Config, Wait};
 use crate::database::Database;
@@ -78,6 +80,7 @@ pub(crate) struct File {
     /// The journal mode in force, for the answer to `PRAGMA journal_mode=WAL`.
     journal_mode: String,
     pager: PagerCache,
+    cookie: SchemaCookie,
     /// The newest snapshot of this connection.
     last: Option<(Snapshot, Epoch)>,
     /// What opening found, for the header that SQLite reads without a lock.
@@ -121,6 +124,7 @@ impl File {
             wait: Wait::NONE,
             journal_mode: "delete".to_owned(),
             pager: PagerCache { identity: None, bytes: [0; 16] },
+            cookie: SchemaCookie::default(),
             last: None,
             opened: None,
             last_error: None,
@@ -162,6 +166,9 @@ impl File {
         self.txn.read(&self.database, offset, buffer)?;
         let whole = offset + buffer.len() as u64 <= self.txn.size().unwrap_or(0);
         self.mind_pager(offset, buffer, whole);
+        if whole {
+            self.cookie.show(offset, buffer);
+        }
         Ok(whole)
     }
 
@@ -202,6 +209,7 @@ impl File {
     fn need_snapshot(&mut self) -> Result<()> {
         if matches!(self.txn, Txn::Begun) {
             let (snapshot, epoch) = self.take_snapshot()?;
+            self.cookie.enter(epoch);
             self.txn = Txn::Reading(Reader::new(snapshot, epoch));
         }
         Ok(())
@@ -227,7 +235,10 @@ impl File {
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.look_for_fork()?;
-        self.txn.write(&self.database, offset, data)?;
+        // The first pages of an empty database don't come from what was shown.
+        let grown = self.txn.snapshot().is_some_and(|base| base != Snapshot::EMPTY);
+        let stored = if grown { self.cookie.to_store(offset, data) } else { None };
+        self.txn.write(&self.database, offset, stored.as_deref().unwrap_or(data))?;
         if offset == 0
             && let Some(bytes) = data.get(VERSION_BYTES)
         {
@@ -376,6 +387,7 @@ impl File {
         // Its locks may be held by threads that only the parent has.
         std::mem::forget(parents);
         (self.last, self.opened) = (None, None);
+        self.cookie.forked();
         let database = &self.database;
         self.txn.forked(|snapshot| match database.cache.admit(snapshot) {
             Admission::Admitted(epoch) => epoch,
@@ -416,5 +428,6 @@ pub(crate) mod pragma {
     pub const STATS: &str = "redis_stats";
 }
 
+mod cookie;
 #[cfg(test)]
 mod tests;

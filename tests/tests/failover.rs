@@ -1,0 +1,391 @@
+//! Failovers to a replica that lacks the last commits, replicas that lag, and data that is removed
+//! under open connections: no client mixes two histories, and none believes what is lost.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use sqlite_redis::Options;
+use sqlite_redis_tests::failures::{assert_failure, code, failure};
+use sqlite_redis_tests::proxy::{Fault, Proxy};
+use sqlite_redis_tests::switch::Switch;
+use sqlite_redis_tests::{Server, check_integrity, eventually, number, text};
+
+/// A primary, its replica, and the way that clients take to whichever is the primary.
+struct Pair {
+    primary: Server,
+    replica: Server,
+    way: Switch,
+}
+
+/// Rows enough for several pages, so that a mixture of two versions would show.
+const TABLE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, stamp INTEGER, filler TEXT);
+    WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 40)
+    INSERT INTO t SELECT n, 0, printf('%0*d', 400, 0) FROM n;";
+
+impl Pair {
+    fn new() -> Pair {
+        let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
+        let replica = Server::replica_of(&primary);
+        let way = Switch::to(&primary);
+        let pair = Pair { primary, replica, way };
+        pair.client(0).execute_batch(TABLE).unwrap();
+        pair
+    }
+
+    fn options(&self, n: u64) -> Options {
+        self.way.options("shop").timeout(Duration::from_millis(5000 + n)).lease(Duration::from_secs(1))
+    }
+
+    /// A connection with a cache of its own for each `n`, as another process would have it.
+    fn client(&self, n: u64) -> Connection {
+        let connection = self.options(n).open().unwrap();
+        connection.busy_timeout(Duration::from_secs(20)).unwrap();
+        connection
+    }
+
+    /// Waits until the replica has all that the primary has.
+    fn in_step(&self) {
+        eventually("the replica has it all", || self.primary.stored("shop") == self.replica.stored("shop"));
+    }
+
+    /// From now on the replica gets nothing more.
+    fn part(&self) {
+        self.in_step();
+        assert_eq!(self.replica.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    }
+
+    /// The replica takes over.
+    fn fail_over(&self) {
+        self.way.turn(&self.replica);
+    }
+}
+
+fn stamp(connection: &Connection, stamp: i64) -> rusqlite::Result<()> {
+    let sql = format!("UPDATE t SET stamp = {stamp}, filler = printf('%0*d', 400, {stamp})");
+    connection.execute_batch(&sql)
+}
+
+/// The stamp, which must be that of the whole table.
+#[track_caller]
+fn stamped(connection: &Connection) -> i64 {
+    let torn = "SELECT count(*) FROM t WHERE stamp <> (SELECT stamp FROM t WHERE id = 1)
+                OR filler <> printf('%0*d', 400, stamp)";
+    assert_eq!(number(connection, torn), 0, "two versions are mixed");
+    assert_eq!(number(connection, "SELECT count(*) FROM t"), 40);
+    number(connection, "SELECT max(stamp) FROM t")
+}
+
+#[test]
+fn a_lost_commit_is_forgotten_by_every_cache() {
+    let pair = Pair::new();
+    let (writer, other) = (pair.client(1), pair.client(2));
+    stamp(&writer, 1).unwrap();
+    pair.part();
+    stamp(&writer, 2).unwrap();
+    assert_eq!((stamped(&writer), stamped(&other)), (2, 2));
+    pair.fail_over();
+    assert_eq!((stamped(&writer), stamped(&other)), (1, 1));
+    stamp(&other, 3).unwrap();
+    assert_eq!((stamped(&writer), stamped(&other)), (3, 3));
+    check_integrity(&writer);
+    pair.replica.check_stored("shop");
+}
+
+#[test]
+fn another_commit_of_the_same_number_is_not_taken_for_the_lost_one() {
+    let pair = Pair::new();
+    let (one, two) = (pair.client(1), pair.client(2));
+    // A second connection on the cache of the first, which has never seen the lost version.
+    let beside = pair.client(1);
+    stamp(&one, 1).unwrap();
+    assert_eq!((stamped(&two), stamped(&beside)), (1, 1));
+    pair.part();
+    stamp(&one, 2).unwrap();
+    let lost = pair.primary.stored("shop");
+    assert_eq!(stamped(&one), 2);
+    pair.fail_over();
+    // The first knows nothing of the failover when another makes the same number anew. SQLite's
+    // change counter is the same too, so its own cache would seem to be valid.
+    stamp(&two, 3).unwrap();
+    let made = pair.replica.stored("shop");
+    assert_eq!(lost.number("version"), made.number("version"));
+    assert_ne!(lost.fields["commit"], made.fields["commit"]);
+    assert_eq!(lost.fields["page1"][24..28], made.fields["page1"][24..28], "the change counter");
+    assert_eq!((stamped(&one), stamped(&beside), stamped(&two)), (3, 3, 3));
+    stamp(&one, 4).unwrap();
+    assert_eq!((stamped(&one), stamped(&beside), stamped(&two)), (4, 4, 4));
+    pair.replica.check_stored("shop");
+}
+
+#[test]
+fn a_lost_schema_is_forgotten_too() {
+    let pair = Pair::new();
+    let (one, two) = (pair.client(1), pair.client(2));
+    stamp(&one, 1).unwrap();
+    pair.part();
+    one.execute_batch("CREATE TABLE lost (x); INSERT INTO lost VALUES (1)").unwrap();
+    assert_eq!(number(&one, "SELECT count(*) FROM lost"), 1);
+    pair.fail_over();
+    two.execute_batch("CREATE TABLE made (a, b, c); INSERT INTO made VALUES (1, 2, 3)").unwrap();
+    assert_eq!(number(&one, "SELECT c FROM made"), 3);
+    assert!(one.prepare("SELECT * FROM lost").is_err());
+    check_integrity(&one);
+}
+
+#[test]
+fn a_reader_in_the_lost_history_is_told_so_and_never_goes_on_in_the_other() {
+    let pair = Pair::new();
+    let (writer, two) = (pair.client(1), pair.client(2));
+    // So few pages in its caches that it must fetch again.
+    let reader = pair.options(3).cache_size(4096).open().unwrap();
+    reader.execute_batch("PRAGMA cache_size = 2").unwrap();
+    pair.part();
+    stamp(&writer, 2).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    assert_eq!(stamped(&reader), 2);
+    pair.fail_over();
+    let everything = "SELECT sum(stamp), sum(length(filler)) FROM t";
+    assert_failure(failure(&reader, everything), code::BUSY_SNAPSHOT, "went back to another version");
+    stamp(&two, 3).unwrap();
+    assert_failure(failure(&reader, everything), code::BUSY_SNAPSHOT, "");
+    stamp(&two, 4).unwrap();
+    assert_failure(failure(&reader, everything), code::BUSY_SNAPSHOT, "follows another history");
+    reader.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(stamped(&reader), 4);
+}
+
+#[test]
+fn a_reader_that_both_histories_share_reads_on() {
+    let pair = Pair::new();
+    let two = pair.client(2);
+    let reader = pair.options(3).cache_size(4096).open().unwrap();
+    reader.execute_batch("PRAGMA cache_size = 2").unwrap();
+    stamp(&two, 1).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    assert_eq!(stamped(&reader), 1);
+    pair.part();
+    stamp(&two, 2).unwrap();
+    assert_eq!(stamped(&reader), 1, "rolled back from the version that will be lost");
+    pair.fail_over();
+    assert_eq!(stamped(&reader), 1, "as it is there");
+    stamp(&two, 3).unwrap();
+    // What was learnt of the lost version is no help to roll back from the one of the same number.
+    assert_failure(failure(&reader, "SELECT sum(length(filler)) FROM t"), code::BUSY_SNAPSHOT, "");
+    reader.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(stamped(&reader), 3);
+}
+
+#[test]
+fn a_write_transaction_that_is_open_across_the_failover_is_refused_if_its_base_is_lost() {
+    let pair = Pair::new();
+    let writer = pair.client(1);
+    pair.part();
+    stamp(&writer, 2).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    stamp(&writer, 3).unwrap();
+    pair.fail_over();
+    assert_failure(failure(&writer, "COMMIT"), code::BUSY_SNAPSHOT, "");
+    assert!(writer.is_autocommit());
+    assert_eq!(stamped(&writer), 0);
+    stamp(&writer, 4).unwrap();
+    assert_eq!(stamped(&pair.client(2)), 4);
+    pair.replica.check_stored("shop");
+}
+
+#[test]
+fn a_write_transaction_that_is_open_across_the_failover_is_done_if_its_base_is_there() {
+    let pair = Pair::new();
+    let writer = pair.client(1);
+    stamp(&writer, 1).unwrap();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    stamp(&writer, 2).unwrap();
+    pair.part();
+    pair.fail_over();
+    writer.execute_batch("COMMIT").unwrap();
+    assert_eq!((stamped(&writer), stamped(&pair.client(2))), (2, 2));
+    assert_eq!(pair.primary.stored("shop").number("version") + 1, pair.replica.stored("shop").number("version"));
+    pair.replica.check_stored("shop");
+}
+
+#[test]
+fn an_open_write_transaction_does_not_overwrite_what_the_new_primary_has_taken() {
+    let pair = Pair::new();
+    let (writer, two) = (pair.client(1), pair.client(2));
+    stamp(&writer, 1).unwrap();
+    pair.part();
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    stamp(&writer, 2).unwrap();
+    pair.fail_over();
+    // The lease was not replicated in time, so a second one is given.
+    stamp(&two, 3).unwrap();
+    assert_failure(failure(&writer, "COMMIT"), code::BUSY_SNAPSHOT, "");
+    assert_eq!((stamped(&writer), stamped(&two)), (3, 3));
+    pair.replica.check_stored("shop");
+}
+
+/// A commit whose reply is lost and whose server fails over before it can be asked.
+fn commit_lost_on_the_way(pair: &Pair, prepare: impl FnOnce(), meanwhile: impl FnOnce()) -> rusqlite::Result<()> {
+    // Between client and switch, so that the retry takes the same way to the other server.
+    let proxy = Proxy::to_socket(pair.way.socket());
+    let writer = proxy.options("shop").timeout(Duration::from_secs(20)).open().unwrap();
+    writer.busy_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(stamped(&writer), 0);
+    prepare();
+    proxy.next("EXEC", Fault::HoldReply);
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(move || stamp(&writer, 5));
+        proxy.wait_for_held(1);
+        meanwhile();
+        proxy.cut_held();
+        commit.join().unwrap()
+    })
+}
+
+#[test]
+fn a_commit_without_reply_that_the_failover_lost_is_done_again_on_the_new_primary() {
+    let pair = Pair::new();
+    commit_lost_on_the_way(&pair, || pair.part(), || pair.fail_over()).unwrap();
+    assert_eq!(stamped(&pair.client(1)), 5);
+    let (old, new) = (pair.primary.stored("shop"), pair.replica.stored("shop"));
+    assert_eq!(old.fields, new.fields, "the same commit, by its id");
+    pair.replica.check_stored("shop");
+}
+
+#[test]
+fn a_commit_without_reply_that_the_failover_kept_is_done_once() {
+    let pair = Pair::new();
+    commit_lost_on_the_way(
+        &pair,
+        || (),
+        || {
+            pair.part();
+            pair.fail_over();
+        },
+    )
+    .unwrap();
+    assert_eq!(stamped(&pair.client(1)), 5);
+    assert_eq!(pair.primary.stored("shop"), pair.replica.stored("shop"));
+    pair.replica.check_stored("shop");
+}
+
+#[test]
+fn a_commit_without_reply_whose_place_another_took_is_refused() {
+    let pair = Pair::new();
+    let outcome = commit_lost_on_the_way(
+        &pair,
+        || pair.part(),
+        || {
+            pair.fail_over();
+            stamp(&pair.client(1), 7).unwrap();
+        },
+    );
+    assert_eq!(sqlite_redis_tests::code(outcome), code::BUSY_SNAPSHOT);
+    assert_eq!(stamped(&pair.client(2)), 7);
+    pair.replica.check_stored("shop");
+}
+
+#[test]
+fn the_old_primary_that_comes_back_as_a_replica_takes_clients_along() {
+    let pair = Pair::new();
+    let one = pair.client(1);
+    pair.part();
+    stamp(&one, 2).unwrap();
+    assert_eq!(stamped(&one), 2);
+    pair.fail_over();
+    stamp(&pair.client(2), 3).unwrap();
+    let address = pair.replica.tcp_url().replace("redis://127.0.0.1:", "");
+    assert_eq!(pair.primary.redis_cli(&["REPLICAOF", "127.0.0.1", &address]), "OK");
+    pair.in_step();
+    // Reading from it now, with a cache of the history that it has given up.
+    pair.way.turn(&pair.primary);
+    assert_eq!(stamped(&one), 3);
+    assert_failure(failure(&one, "UPDATE t SET stamp = 9"), code::READONLY, "");
+}
+
+#[test]
+fn a_replica_that_lags_shows_whole_versions_and_a_cache_goes_back_and_forth_with_it() {
+    let pair = Pair::new();
+    let (one, beside) = (pair.client(1), pair.client(1));
+    let reader = pair.replica.open("shop");
+    for round in 1..4 {
+        stamp(&one, round * 10).unwrap();
+        // The replica stays behind from here on.
+        pair.part();
+        for n in 1..5 {
+            stamp(&one, round * 10 + n).unwrap();
+        }
+        assert_eq!(stamped(&reader), round * 10);
+        // One cache sees the newer version, the older one, and the newer one again.
+        beside.execute_batch("BEGIN").unwrap();
+        assert_eq!((stamped(&one), stamped(&beside)), (round * 10 + 4, round * 10 + 4));
+        pair.way.turn(&pair.replica);
+        assert_eq!(stamped(&one), round * 10);
+        pair.way.turn(&pair.primary);
+        assert_eq!((stamped(&one), stamped(&beside)), (round * 10 + 4, round * 10 + 4));
+        beside.execute_batch("ROLLBACK").unwrap();
+        // It catches up.
+        let port = pair.primary.port().to_string();
+        assert_eq!(pair.replica.redis_cli(&["REPLICAOF", "127.0.0.1", &port]), "OK");
+        pair.in_step();
+        assert_eq!(stamped(&reader), round * 10 + 4);
+    }
+}
+
+/// Connections that are idle, in a read transaction, and in a write transaction.
+fn removed_under_them(remove: impl FnOnce(&Server)) {
+    let server = Server::start();
+    server.open("shop").execute_batch(TABLE).unwrap();
+    let short = |n: u64| server.options("shop").lease(Duration::from_millis(300 + n));
+    let idle = short(1).open().unwrap();
+    let reader = short(2).cache_size(4096).open().unwrap();
+    let writer = short(3).open().unwrap();
+    assert_eq!(stamped(&idle), 0);
+    reader.execute_batch("PRAGMA cache_size = 2; BEGIN").unwrap();
+    assert_eq!(stamped(&reader), 0);
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    stamp(&writer, 1).unwrap();
+    remove(&server);
+    assert_failure(failure(&reader, "SELECT sum(length(filler)) FROM t"), code::BUSY_SNAPSHOT, "");
+    assert_failure(failure(&writer, "COMMIT"), code::BUSY_SNAPSHOT, "");
+    reader.execute_batch("ROLLBACK").unwrap();
+    for connection in [&idle, &reader, &writer] {
+        assert!(connection.is_autocommit());
+        assert_eq!(number(connection, "SELECT count(*) FROM sqlite_schema"), 0);
+    }
+    // A new database of the same name begins, for all of them.
+    eventually("the lease is over", || !server.is_leased("shop"));
+    idle.execute_batch(TABLE).unwrap();
+    stamp(&writer, 8).unwrap();
+    for connection in [&idle, &reader, &writer] {
+        assert_eq!(stamped(connection), 8);
+        assert_eq!(text(connection, "PRAGMA integrity_check"), "ok");
+    }
+    server.check_stored("shop");
+}
+
+#[test]
+fn a_flushed_server_is_an_empty_database_to_open_connections() {
+    removed_under_them(|server| assert_eq!(server.redis_cli(&["FLUSHALL"]), "OK"));
+}
+
+#[test]
+fn a_removed_hash_is_an_empty_database_to_open_connections() {
+    removed_under_them(|server| assert_eq!(server.redis_cli(&["DEL", "sqlite:{shop}"]), "1"));
+}
+
+#[test]
+fn a_server_that_restarts_without_its_last_commits_is_another_history() {
+    let mut server = Server::with(["--appendonly", "no"]).start();
+    let one = server.open_apart("shop", 1);
+    one.execute_batch(TABLE).unwrap();
+    stamp(&one, 1).unwrap();
+    assert_eq!(server.redis_cli(&["SAVE"]), "OK");
+    stamp(&one, 2).unwrap();
+    let two = server.open_apart("shop", 2);
+    assert_eq!((stamped(&one), stamped(&two)), (2, 2));
+    server.kill();
+    server.restart();
+    stamp(&two, 3).unwrap();
+    assert_eq!((stamped(&one), stamped(&two)), (3, 3));
+    server.check_stored("shop");
+}

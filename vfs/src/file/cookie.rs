@@ -1,0 +1,65 @@
+//! The schema cookie: the number in page 1 by which SQLite finds out whether the schema that it has
+//! parsed is still that of the database
+//! (<https://sqlite.org/fileformat2.html#schema_cookie>).
+//!
+//! Each change of the schema counts it up, so within one history a number is never used for two
+//! schemas. Two histories may well use one number for two: a failover loses `CREATE TABLE a`, and
+//! then another client makes table `b`. SQLite would go on with the schema of the lost history and
+//! read one table for another. So for each history that a connection meets, it is shown the number
+//! with something added; what it writes is stored with the same taken away.
+
+use crate::cache::Epoch;
+
+/// Where page 1 has it, as a big-endian number.
+const PLACE: std::ops::Range<usize> = 40..44;
+
+/// What is added for each further history: more than the changes that a schema sees in its life.
+const STEP: u32 = 1 << 20;
+
+/// What one connection is shown.
+#[derive(Debug, Default)]
+pub(super) struct SchemaCookie {
+    /// The history that it was shown last.
+    history: Option<Epoch>,
+    added: u32,
+}
+
+impl SchemaCookie {
+    /// A transaction begins to read this history. One that can't be told is another each time.
+    pub(super) fn enter(&mut self, history: Epoch) {
+        if self.history.is_some_and(|last| last != history || last == Epoch::NONE) {
+            self.added = self.added.wrapping_add(STEP);
+        }
+        self.history = Some(history);
+    }
+
+    /// In a forked child, histories are counted anew.
+    pub(super) fn forked(&mut self) {
+        self.history = self.history.map(|_| Epoch::NONE);
+    }
+
+    /// Turns what is stored into what is shown.
+    pub(super) fn show(&self, offset: u64, buffer: &mut [u8]) {
+        shift(offset, buffer, self.added);
+    }
+
+    /// Turns what SQLite writes into what is to be stored; `None` when that is the same.
+    pub(super) fn to_store(&self, offset: u64, data: &[u8]) -> Option<Vec<u8>> {
+        if offset != 0 || self.added == 0 {
+            return None;
+        }
+        let mut stored = data.to_vec();
+        shift(offset, &mut stored, self.added.wrapping_neg());
+        Some(stored)
+    }
+}
+
+fn shift(offset: u64, page: &mut [u8], by: u32) {
+    if offset == 0
+        && by != 0
+        && let Some(place) = page.get_mut(PLACE)
+        && let Ok(bytes) = <[u8; 4]>::try_from(&*place)
+    {
+        place.copy_from_slice(&u32::from_be_bytes(bytes).wrapping_add(by).to_be_bytes());
+    }
+}
