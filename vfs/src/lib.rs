@@ -24,7 +24,8 @@
 //! 5. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
 //! 6. `database` and `process`: what connections share; `lease`: the right to write
 //! 7. `store`: the conversation with Redis; `admin`: whole databases
-//! 8. `error`: everything that can go wrong, and SQLite's code for it
+//! 8. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
+//! 9. `error`: everything that can go wrong, and SQLite's code for it
 
 mod ffi;
 mod vfs;
@@ -41,6 +42,7 @@ mod database;
 mod process;
 mod lease;
 mod store;
+mod vtab;
 pub mod admin;
 mod error;
 

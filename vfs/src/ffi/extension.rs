@@ -129,6 +129,8 @@ unsafe extern "C" fn connection_of_linked(
 /// # Safety
 /// `db` is an open connection of the SQLite that `api` belongs to.
 unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
+    // SAFETY: by contract.
+    unsafe { super::module::register(api, db)? };
     // The functions answer through the SQLite that came first. A second one in the same process
     // has the VFS, but must not be given them.
     if !super::LOG.get().is_some_and(|first| std::ptr::eq(*first, api)) {
