@@ -16,6 +16,7 @@ use crate::error::{Cause, During, Error, Result, code};
 use crate::vtab::commit;
 use crate::vtab::cursor::Cursor;
 use crate::vtab::declare::{Conflict, Definition};
+use crate::vtab::omitted::{self, Listed};
 use crate::vtab::plan::{self, Constraint, Op, Plan, Question};
 use crate::vtab::table::{Session, Table};
 use crate::vtab::value::Value;
@@ -26,6 +27,13 @@ pub(crate) struct Host {
     pub api: &'static Api,
     pub db: *mut sqlite3,
     pub session: Rc<Session>,
+}
+
+impl Host {
+    /// For SQLite to keep, until [`drop_host`].
+    pub(crate) fn boxed(api: &'static Api, db: *mut sqlite3, session: &Rc<Session>) -> *mut Host {
+        Box::into_raw(Box::new(Host { api, db, session: session.clone() }))
+    }
 }
 
 /// A table as SQLite knows it.
@@ -68,7 +76,7 @@ static MODULE: sqlite3_module = sqlite3_module {
     xCommit: Some(committed),
     xRollback: Some(rollback),
     xFindFunction: None,
-    xRename: None,
+    xRename: Some(rename),
     xSavepoint: Some(savepoint),
     xRelease: Some(release),
     xRollbackTo: Some(rollback_to),
@@ -76,13 +84,13 @@ static MODULE: sqlite3_module = sqlite3_module {
     xIntegrity: None,
 };
 
-/// Gives a connection the module `redis`.
+/// Gives a connection the module `redis`, and those to look around. Returns what its tables share.
 ///
 /// # Safety
 /// `db` is an open connection of the SQLite that `api` belongs to.
-pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<()> {
+pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<Rc<Session>> {
     let session = Session::new();
-    let host = Box::into_raw(Box::new(Host { api, db, session: session.clone() }));
+    let host = Host::boxed(api, db, &session);
     // SAFETY: by contract; the module is static, and SQLite frees the host, also when it fails.
     let created = unsafe {
         (api.create_module_v2)(db, c"redis".as_ptr(), &raw const MODULE, host.cast(), Some(drop_host))
@@ -90,7 +98,9 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<()>
     if created != code::OK {
         return Err(Cause::Host(format!("sqlite3_create_module_v2 answered {created}")).into());
     }
-    Ok(())
+    // SAFETY: by contract.
+    unsafe { super::eponymous::register(api, db)? };
+    Ok(session)
 }
 
 /// Frees a [`Host`].
@@ -515,14 +525,55 @@ unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> R
 /// # Safety
 /// SQLite is running xUpdate with these values.
 unsafe fn omitted(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> Vec<bool> {
-    let columns = vtab.table.definition.columns.iter();
+    let columns = &vtab.table.definition.columns;
+    if !columns.iter().zip(values).any(|(column, value)| column.default && *value == Value::Null) {
+        return vec![false; columns.len()];
+    }
+    // SAFETY: by contract.
+    let listed = unsafe { listed(vtab) };
+    let is_left_out = |name: &str, raw: &*mut sqlite3_value| match &listed {
+        Some(Listed::All) => false,
+        Some(Listed::These(names)) => !names.iter().any(|listed| listed.eq_ignore_ascii_case(name)),
+        // A trigger's statement has no text. What was bound was not left out.
+        // SAFETY: by contract.
+        None => unsafe { (vtab.api.value_frombind)(*raw) == 0 },
+    };
+    let columns = columns.iter().zip(raw.iter().zip(values));
     columns
-        .zip(raw.iter().zip(values))
-        .map(|(column, (raw, value))| {
-            // SAFETY: by contract.
-            column.default && *value == Value::Null && unsafe { (vtab.api.value_frombind)(*raw) } == 0
-        })
+        .map(|(column, (raw, value))| column.default && *value == Value::Null && is_left_out(&column.name, raw))
         .collect()
+}
+
+/// The columns that the running statement names, if there is just one that it can be.
+///
+/// # Safety
+/// The table's connection is open.
+unsafe fn listed(vtab: &Vtab) -> Option<Listed> {
+    let name = vtab.table.name.borrow();
+    let mut found = None;
+    let mut statement = std::ptr::null_mut();
+    loop {
+        // SAFETY: by contract; statements stay valid while this callback runs.
+        let (next, sql) = unsafe {
+            let next = (vtab.api.next_stmt)(vtab.db, statement);
+            if next.is_null() {
+                return found;
+            }
+            let sql = if (vtab.api.stmt_busy)(next) == 0 { std::ptr::null() } else { (vtab.api.sql)(next) };
+            (next, sql)
+        };
+        statement = next;
+        if sql.is_null() {
+            continue;
+        }
+        // SAFETY: SQLite answers NUL-terminated text.
+        let listed = omitted::listed(&unsafe { CStr::from_ptr(sql) }.to_string_lossy(), &name);
+        match (listed, &found) {
+            (Some(listed), None) => found = Some(listed),
+            (Some(_), Some(_)) => return None,
+            (None, _) => {}
+        }
+    }
 }
 
 unsafe extern "C" fn begin(vtab: *mut sqlite3_vtab) -> c_int {
@@ -559,8 +610,20 @@ unsafe extern "C" fn rollback(vtab: *mut sqlite3_vtab) -> c_int {
         if !committed {
             commit::rolled_back(table);
         }
+        let renamed = table.rename_back();
         *table.writes.borrow_mut() = Writes::default();
-        code::OK
+        // SAFETY: as above.
+        unsafe { outcome(vtab, renamed, During::Write) }
+    })
+}
+
+unsafe extern "C" fn rename(vtab: *mut sqlite3_vtab, name: *const c_char) -> c_int {
+    guard(|| {
+        // SAFETY: SQLite passes a table of ours and a name.
+        let (table, name) = unsafe { (&vtab_of(vtab).table, CStr::from_ptr(name).to_string_lossy()) };
+        let renamed = table.rename(&name);
+        // SAFETY: as above.
+        unsafe { outcome(vtab, renamed, During::Write) }
     })
 }
 

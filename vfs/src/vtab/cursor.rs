@@ -576,7 +576,7 @@ fn as_rowid(value: &Value) -> Option<i64> {
 }
 
 /// The members in a reply, with their scores where they have some.
-fn members(part: Part, reply: Reply) -> Result<Vec<Member>> {
+pub(crate) fn members(part: Part, reply: Reply) -> Result<Vec<Member>> {
     let items = array("ZRANGE", reply)?;
     if part != Part::Numbers {
         return Ok(items.iter().filter_map(|item| Some((bulk(Some(item))?.to_vec(), 0.0))).collect());

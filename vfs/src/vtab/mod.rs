@@ -8,7 +8,8 @@
 //! - `SELECT`: xBestIndex is [`plan`], xFilter and xNext are [`cursor`], which reads an index as
 //!   [`range`] cuts it, and rows as [`row`] decodes them
 //! - `INSERT`, `UPDATE`, `DELETE`: xUpdate is [`write`](mod@write), which keeps them in memory;
-//!   xSavepoint, xRelease and xRollbackTo move in that
+//!   xSavepoint, xRelease and xRollbackTo move in that; [`omitted`] finds the columns that get
+//!   their default
 //! - `COMMIT`: xSync is [`commit`], the one place that writes rows; [`index`] says what a value
 //!   leaves in an index
 //! - `redis_create_index()` and the other functions: [`functions`]; `redis_keys()` and the other
@@ -28,7 +29,10 @@ pub(crate) mod cursor;
 pub(crate) mod range;
 pub(crate) mod row;
 pub(crate) mod write;
+pub(crate) mod omitted;
 pub(crate) mod commit;
 pub(crate) mod index;
+pub(crate) mod functions;
+pub(crate) mod look;
 pub(crate) mod keys;
 pub(crate) mod value;

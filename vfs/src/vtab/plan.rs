@@ -89,12 +89,15 @@ pub(crate) struct Answer {
 const TRIP: f64 = 20.0;
 /// Rows in a batch.
 const BATCH: f64 = 500.0;
+/// Rows that a table is taken to have at least.
+const SMALL: u64 = 1000;
 /// Values that an `IN` is taken to have.
 const IN_VALUES: f64 = 10.0;
 
 /// Chooses.
 pub(crate) fn best(definition: &Definition, known: &Known, question: &Question) -> Answer {
-    let total = (known.rows.max(1)) as f64;
+    // Small tables grow, and prepared statements stay.
+    let total = known.rows.max(SMALL) as f64;
     let mut ways = vec![way(definition, known, question, Access::Rowid, total)];
     for (n, column) in definition.columns.iter().enumerate() {
         if column.is_binary() && known.indices.contains(&column.name) {
@@ -140,7 +143,7 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
     for (place, constraint) in point_only.unwrap_or(own_constraints) {
         let of_value = match access {
             Access::Rowid => 1.0,
-            Access::Index(n) => total / distinct(n),
+            Access::Index(n) => known.rows.max(1) as f64 / distinct(n),
         };
         rows = match constraint.op {
             Op::Eq => of_value,

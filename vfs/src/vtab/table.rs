@@ -268,7 +268,8 @@ impl Table {
                 None => return Err(bad_reply("TYPE", &reply).into()),
             }
         }
-        self.refresh()
+        self.refresh()?;
+        self.create_declared_indexes()
     }
 }
 

@@ -80,6 +80,8 @@ pub(crate) struct Writes {
     pub begun: bool,
     /// The transaction is in Redis.
     pub committed: bool,
+    /// The name before `ALTER TABLE ... RENAME TO`, should that be rolled back.
+    pub renamed_from: Option<String>,
     pub armed: Option<Armed>,
     /// Grows with every change.
     pub changes: u64,
