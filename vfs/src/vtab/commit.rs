@@ -22,7 +22,7 @@ use super::index::{Trace, trace, unknown_trace};
 use super::keys::{Keys, TYPES, shown};
 use super::row;
 use super::table::{Session, Table, bulk, count, digest, names, rowids};
-use super::write::{Armed, Base, Pending, unique_key};
+use super::write::{Armed, Base, Pending, unique_key, unique_keys};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::server::{Request, Server, checked};
@@ -112,7 +112,7 @@ fn questions(table: &Table, keys: &Keys, assumed: &[String], request: &mut Reque
         }
         let Some(row) = pending.row.as_deref() else { continue };
         for unique in &table.definition.uniques {
-            if let Some(key) = unique_key(table, keys, unique, row) {
+            for key in unique_keys(table, keys, unique, row) {
                 watched.push(key.clone());
                 asked.push((cmd("SMEMBERS").arg(&key).to_owned(), Expect::Unique(key, *rowid)));
             }

@@ -174,7 +174,8 @@ impl Judge {
             .collect();
         let or = match conflict {
             // SQLite does not tell ABORT from no clause at all; then a constraint's own applies.
-            Conflict::Abort | Conflict::Rollback => "",
+            Conflict::Abort => "",
+            Conflict::Rollback => "OR ROLLBACK ",
             Conflict::Ignore => "OR IGNORE ",
             Conflict::Fail => "OR FAIL ",
             Conflict::Replace => "OR REPLACE ",

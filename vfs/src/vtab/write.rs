@@ -6,11 +6,11 @@ use std::rc::Rc;
 use redis::{Connection, Value as Reply, cmd};
 
 use super::commit::{self, Checked};
-use super::declare::{Conflict, Unique};
+use super::declare::{Column, Conflict, Unique};
 use super::index::{trace, unique_text};
 use super::keys::{Keys, shown};
 use super::table::{Row, Table, count, digest, rowids};
-use super::value::Value;
+use super::value::{Affinity, Value};
 use crate::error::{Cause, Result, code};
 use crate::store::protocol::text;
 use crate::store::server::Request;
@@ -64,8 +64,8 @@ pub(crate) struct Writes {
     undo: Vec<(i64, Option<Pending>)>,
     /// Open savepoints: SQLite's number, and the length of `undo` when it was set.
     marks: Vec<(i32, usize)>,
-    /// Rowids of pending rows by the key that stands for their values in a uniqueness constraint.
-    uniques: HashMap<Vec<u8>, BTreeSet<i64>>,
+    /// Rowids of pending rows by uniqueness constraint and their values in it.
+    uniques: HashMap<(usize, Vec<u8>), BTreeSet<i64>>,
     /// Digests of rows that the transaction has read.
     read: HashMap<i64, u64>,
     /// Rows that share a key with a unique value, and were seen to have another value.
@@ -93,23 +93,23 @@ impl Writes {
         Writes { begun: true, ..Writes::default() }
     }
 
-    fn put(&mut self, table: &Table, keys: &Keys, rowid: i64, row: Option<Row>, base: Base, moved_from: Option<i64>) {
+    fn put(&mut self, table: &Table, rowid: i64, row: Option<Row>, base: Base, moved_from: Option<i64>) {
         let old = self.pending.get(&rowid).cloned();
         let base = old.as_ref().map_or(base, |old| old.base);
         let moved_from = moved_from.or(old.as_ref().and_then(|old| old.moved_from));
-        self.index(table, keys, rowid, old.as_ref(), false);
+        self.index(table, rowid, old.as_ref(), false);
         let new = Pending { row: row.map(Rc::new), base, moved_from };
-        self.index(table, keys, rowid, Some(&new), true);
+        self.index(table, rowid, Some(&new), true);
         self.pending.insert(rowid, new);
         self.undo.push((rowid, old));
         self.changes += 1;
     }
 
-    fn index(&mut self, table: &Table, keys: &Keys, rowid: i64, pending: Option<&Pending>, add: bool) {
+    fn index(&mut self, table: &Table, rowid: i64, pending: Option<&Pending>, add: bool) {
         let Some(row) = pending.and_then(|pending| pending.row.as_deref()) else { return };
-        for unique in &table.definition.uniques {
-            let Some(key) = unique_key(table, keys, unique, row) else { continue };
-            let rows = self.uniques.entry(key).or_default();
+        for (n, unique) in table.definition.uniques.iter().enumerate() {
+            let Some(values) = unique_values(unique, row) else { continue };
+            let rows = self.uniques.entry((n, values)).or_default();
             if add {
                 rows.insert(rowid);
             } else {
@@ -120,12 +120,11 @@ impl Writes {
 
     /// Takes back everything since the undo list had this length.
     fn undo_to(&mut self, table: &Table, length: usize) {
-        let keys = table.keys();
         while self.undo.len() > length {
             let Some((rowid, old)) = self.undo.pop() else { break };
             let new = self.pending.remove(&rowid);
-            self.index(table, &keys, rowid, new.as_ref(), false);
-            self.index(table, &keys, rowid, old.as_ref(), true);
+            self.index(table, rowid, new.as_ref(), false);
+            self.index(table, rowid, old.as_ref(), true);
             if let Some(old) = old {
                 self.pending.insert(rowid, old);
             }
@@ -142,9 +141,9 @@ impl Writes {
     }
 
     pub(crate) fn rollback_to(&mut self, table: &Table, number: i32) {
-        let Some(length) = self.marks.iter().find(|(mark, _)| *mark >= number).map(|(_, length)| *length) else {
-            return;
-        };
+        // A savepoint that the table was not told of is older than its part in the transaction. That
+        // which opens a transaction has the number -1.
+        let length = self.marks.iter().find(|(mark, _)| *mark >= number).map_or(0, |(_, length)| *length);
         self.undo_to(table, length);
         self.marks.retain(|(mark, _)| *mark <= number);
     }
@@ -181,16 +180,35 @@ impl Writes {
 
 /// The key that a row's values have under a uniqueness constraint; `None` when one is NULL.
 pub(crate) fn unique_key(table: &Table, keys: &Keys, unique: &Unique, row: &[Value]) -> Option<Vec<u8>> {
+    unique_keys(table, keys, unique, row).into_iter().next()
+}
+
+/// All keys under which an equal row can be, its own first: 10 and 10.0 are equal, and an index
+/// has them apart.
+pub(crate) fn unique_keys(table: &Table, keys: &Keys, unique: &Unique, row: &[Value]) -> Vec<Vec<u8>> {
     let columns = &table.definition.columns;
-    if let Some(column) = unique.indexed_column() {
-        return match &row[column] {
-            Value::Null => None,
-            value => Some(trace(keys, &columns[column].name, columns[column].affinity, value).set),
-        };
+    if let Some(n) = unique.indexed_column() {
+        let Column { name, affinity, .. } = &columns[n];
+        if row[n] == Value::Null {
+            return Vec::new();
+        }
+        let mut all = vec![trace(keys, name, *affinity, &row[n]).set];
+        // Small whole numbers have one form in columns for numbers.
+        let one_form = affinity.is_numeric() && matches!(row[n], Value::Integer(integer) if integer.abs_diff(0) < 1 << 51);
+        if !one_form && *affinity != Affinity::Real {
+            all.extend(row[n].key_texts().iter().skip(1).map(|text| keys.rows_with(name, text)));
+        }
+        return all;
     }
+    let text = unique_values(unique, row);
+    text.map(|text| keys.unique(&unique.name(columns), &text)).into_iter().collect()
+}
+
+/// What rows have in common that are equal under a uniqueness constraint; `None` with NULL.
+fn unique_values(unique: &Unique, row: &[Value]) -> Option<Vec<u8>> {
     let values: Vec<(&Value, &str)> =
         unique.columns.iter().map(|(column, collation)| (&row[*column], collation.as_str())).collect();
-    Some(keys.unique(&unique.name(columns), &unique_text(&values)?))
+    unique_text(&values)
 }
 
 /// A row as SQLite hands it over.
@@ -238,10 +256,10 @@ impl Table {
     fn insert_at(&self, keys: &Keys, given: &Given<'_>, rowid: i64, named: bool) -> Result<bool> {
         let Some(row) = self.judged(given, rowid)? else { return Ok(false) };
         let rivals = self.rivals(keys, rowid, named, None, &row)?;
-        if !self.resolve(keys, given.conflict, rivals)? {
+        if !self.resolve(given.conflict, rivals)? {
             return Ok(false);
         }
-        self.writes.borrow_mut().put(self, keys, rowid, Some(row), Base::Absent, None);
+        self.writes.borrow_mut().put(self, rowid, Some(row), Base::Absent, None);
         Ok(true)
     }
 
@@ -285,7 +303,7 @@ impl Table {
             before.push(cmd("ZREVRANGE").arg(keys.rowids()).arg(0).arg(0).to_owned());
         }
         let length = self.writes.borrow().undo.len();
-        self.writes.borrow_mut().put(self, keys, rowid, Some(row), Base::Absent, None);
+        self.writes.borrow_mut().put(self, rowid, Some(row), Base::Absent, None);
         let armed = commit::arm(self, &before, &known.indices);
         let outcome = armed.and_then(|(replies, armed)| {
             if named.is_some() {
@@ -395,18 +413,15 @@ impl Table {
                 _ => {}
             }
             for (n, unique) in self.definition.uniques.iter().enumerate() {
-                let Some(key) = unique_key(self, keys, unique, row) else { continue };
-                let local = writes.uniques.get(&key).into_iter().flatten();
-                for rival in local.filter(|rival| **rival != rowid && Some(**rival) != but) {
-                    // Keys may be shared by values that differ.
-                    let other = writes.pending.get(rival).and_then(|pending| pending.row.clone());
-                    if other.is_some_and(|other| same_values(unique, &other, row)) {
-                        rivals.push(Rival { rowid: *rival, unique: Some(n) });
-                    }
-                }
+                let Some(values) = unique_values(unique, row) else { continue };
+                let local = writes.uniques.get(&(n, values)).into_iter().flatten();
+                let local = local.filter(|rival| **rival != rowid && Some(**rival) != but);
+                rivals.extend(local.map(|rival| Rival { rowid: *rival, unique: Some(n) }));
                 if !writes.was_empty {
-                    request.push(cmd("SMEMBERS").arg(&key));
-                    questions.push((Some(n), key));
+                    for key in unique_keys(self, keys, unique, row) {
+                        request.push(cmd("SMEMBERS").arg(&key));
+                        questions.push((Some(n), key));
+                    }
                 }
             }
         }
@@ -453,7 +468,7 @@ impl Table {
     }
 
     /// Does about rivals what the conflict clauses say; `false` to skip the row.
-    fn resolve(&self, keys: &Keys, conflict: Conflict, rivals: Vec<Rival>) -> Result<bool> {
+    fn resolve(&self, conflict: Conflict, rivals: Vec<Rival>) -> Result<bool> {
         let mut replaced = Vec::new();
         for rival in rivals {
             let clause = match rival.unique {
@@ -473,7 +488,7 @@ impl Table {
         let mut writes = self.writes.borrow_mut();
         for rowid in replaced {
             let base = writes.read.get(&rowid).map_or(Base::Present, |digest| Base::Read(*digest));
-            writes.put(self, keys, rowid, None, base, None);
+            writes.put(self, rowid, None, base, None);
         }
         Ok(true)
     }
@@ -497,6 +512,9 @@ impl Table {
     /// `UPDATE` of the row `old`.
     pub(crate) fn update(&self, old: i64, given: &Given<'_>) -> Result<Option<i64>> {
         let keys = self.keys();
+        if self.is_deleted(old) {
+            return Ok(Some(old));
+        }
         let alias = self.definition.alias.map(|alias| given.values[alias].clone());
         let rowid = match (as_rowid(given.rowid)?, alias) {
             (rowid, _) if rowid != old => rowid,
@@ -505,26 +523,31 @@ impl Table {
         };
         let Some(row) = self.judged(given, rowid)? else { return Ok(None) };
         let rivals = self.rivals(&keys, rowid, rowid != old, Some(old), &row)?;
-        if !self.resolve(&keys, given.conflict, rivals)? {
+        if !self.resolve(given.conflict, rivals)? {
             return Ok(None);
         }
         let mut writes = self.writes.borrow_mut();
         let base = writes.read.get(&old).map_or(Base::Present, |digest| Base::Read(*digest));
         if rowid == old {
-            writes.put(self, &keys, old, Some(row), base, None);
+            writes.put(self, old, Some(row), base, None);
         } else {
-            writes.put(self, &keys, old, None, base, None);
-            writes.put(self, &keys, rowid, Some(row), Base::Absent, Some(old));
+            writes.put(self, old, None, base, None);
+            writes.put(self, rowid, Some(row), Base::Absent, Some(old));
         }
         Ok(Some(rowid))
     }
 
+    /// Whether the transaction has deleted a row. A statement may come to one that it has
+    /// replaced itself.
+    fn is_deleted(&self, rowid: i64) -> bool {
+        self.writes.borrow().pending.get(&rowid).is_some_and(|pending| pending.row.is_none())
+    }
+
     /// `DELETE` of a row.
     pub(crate) fn delete(&self, rowid: i64) {
-        let keys = self.keys();
         let mut writes = self.writes.borrow_mut();
         let base = writes.read.get(&rowid).map_or(Base::Present, |digest| Base::Read(*digest));
-        writes.put(self, &keys, rowid, None, base, None);
+        writes.put(self, rowid, None, base, None);
     }
 
     pub(crate) fn rollback_to(&self, number: i32) {
@@ -535,7 +558,7 @@ impl Table {
 
 /// A value as rowid, as `OP_MustBeInt` does it.
 fn as_rowid(value: &Value) -> Result<i64> {
-    match super::value::Affinity::Integer.of_operand(value.clone()) {
+    match Affinity::Integer.of_operand(value.clone()) {
         Value::Integer(rowid) => Ok(rowid),
         Value::Real(real) if real.trunc() == real && real.abs() < 9e18 => Ok(real as i64),
         _ => Err(Cause::Constraint { code: code::MISMATCH, message: "datatype mismatch".into() }.into()),
@@ -544,10 +567,5 @@ fn as_rowid(value: &Value) -> Result<i64> {
 
 /// Whether two rows are equal in the columns of a uniqueness constraint.
 fn same_values(unique: &Unique, a: &[Value], b: &[Value]) -> bool {
-    let text = |row: &[Value]| {
-        let values: Vec<(&Value, &str)> =
-            unique.columns.iter().map(|(column, collation)| (&row[*column], collation.as_str())).collect();
-        unique_text(&values)
-    };
-    text(a).is_some_and(|a| text(b) == Some(a))
+    unique_values(unique, a).is_some_and(|a| unique_values(unique, b) == Some(a))
 }
