@@ -253,9 +253,16 @@ pub(crate) fn sync(table: &Rc<Table>) -> Result<()> {
     for table in outcome? {
         let mut writes = table.writes.borrow_mut();
         writes.committed = true;
-        let greatest = writes.pending.iter().filter(|(_, p)| p.base == Base::Absent && p.row.is_some()).map(|(r, _)| *r);
-        let counter = greatest.max().max(writes.counter());
-        table.learn(|known| known.counter = known.counter.max(counter).filter(|_| writes.unused().is_none()).or(counter));
+        let new = writes.pending.iter().filter(|(_, p)| p.base == Base::Absent && p.row.is_some()).map(|(rowid, _)| *rowid);
+        let (rows, greatest) = (new.clone().count() as u64, new.max());
+        table.learn(|known| {
+            known.rows += rows;
+            known.counted = if rows > 0 { None } else { known.counted };
+            known.counter = match writes.counter() {
+                Some(counter) => Some(counter.max(greatest.unwrap_or(0))),
+                None => known.counter.max(greatest),
+            };
+        });
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ use crate::store::server::Request;
 
 /// Rows fetched in one round trip, and members of an index read in one.
 const BATCH: usize = 500;
+/// Windows asked for in one round trip.
+const WINDOWS: usize = 20;
 /// Letters at the start of a `LIKE` pattern that are looked up in both cases.
 const CASES: usize = 4;
 
@@ -61,8 +63,14 @@ enum Expect {
     Indices,
     Rows,
     Row(Found),
+    /// Whether the row before it exists.
+    Exists,
     Rowids(Option<Value>),
-    Members(usize),
+    Nulls,
+    /// The next members of a window, so many were asked for.
+    Members(Window, usize),
+    /// Distinct values of a column.
+    Distinct(String),
 }
 
 impl Cursor {
@@ -373,11 +381,15 @@ impl Cursor {
             self.looked = true;
             push(cmd("SMEMBERS").arg(self.keys.indices()), Expect::Indices);
             push(cmd("ZCARD").arg(self.keys.rowids()), Expect::Rows);
+            for name in self.table.stale_counts() {
+                push(cmd("ZCARD").arg(self.keys.values(&name)), Expect::Distinct(name));
+            }
         }
         if expected.is_empty() {
             return Ok(());
         }
         let replies = self.table.place.ask(&request)?;
+        eprintln!("REFILL window {} sources {} values {} rowids {} expected {}", self.window, self.sources.len(), self.values.len(), self.rowids.len(), expected.len());
         self.take(expected, replies)
     }
 
@@ -389,7 +401,9 @@ impl Cursor {
     }
 
     fn ask_source(&mut self, push: &mut impl FnMut(&Cmd, Expect)) {
-        // Sets are small questions: as many as there are, up to the next window.
+        // All that come before a long window are needed; should one of several be long, the rest is
+        // asked for again.
+        let mut windows = 0;
         while let Some(source) = self.sources.pop_front() {
             match source {
                 Source::Rowids(rowids) => {
@@ -398,11 +412,13 @@ impl Cursor {
                     self.looked |= ask_now;
                     let known = rowids.into_iter().map(|rowid| Found { rowid, by: None });
                     for found in known {
-                        if self.own_rowids.contains(&found.rowid) {
+                        let rowid = found.rowid;
+                        if self.own_rowids.contains(&rowid) {
                             continue;
                         }
                         if ask_now {
-                            push(&self.table.fetch_command(&self.keys, found.rowid), Expect::Row(found));
+                            push(&self.table.fetch_command(&self.keys, rowid), Expect::Row(found));
+                            push(cmd("EXISTS").arg(self.keys.row(rowid)), Expect::Exists);
                         } else {
                             self.rowids.push_back(found);
                         }
@@ -410,10 +426,20 @@ impl Cursor {
                     return;
                 }
                 Source::Sets(commands) => commands.iter().for_each(|command| push(command, Expect::Rowids(None))),
+                Source::Window(window) if window.part == Part::Nulls => {
+                    // Its rowids are known one step earlier than those of values before it.
+                    if windows > 0 {
+                        self.sources.push_front(Source::Window(window));
+                        return;
+                    }
+                    push(&window.command(self.window), Expect::Nulls);
+                }
                 Source::Window(window) => {
-                    push(&window.command(self.window), Expect::Members(self.window));
-                    self.sources.push_front(Source::Window(window));
-                    return;
+                    push(&window.command(self.window), Expect::Members(window, self.window));
+                    windows += 1;
+                    if windows == WINDOWS {
+                        return;
+                    }
                 }
             }
         }
@@ -423,6 +449,7 @@ impl Cursor {
         let mut unsure = Vec::new();
         let mut in_sets = Vec::new();
         let mut vanished = false;
+        let mut again = Vec::new();
         for (about, reply) in expected.into_iter().zip(replies) {
             match about {
                 Expect::Indices => {
@@ -435,13 +462,28 @@ impl Cursor {
                     Some(row) => self.keep(found, row),
                     None => unsure.push(found),
                 },
+                Expect::Exists => {
+                    if let Some(found) = unsure.pop().filter(|_| count(&reply) > 0) {
+                        let row = self.table.empty_row(found.rowid);
+                        self.keep(found, row);
+                    }
+                }
                 Expect::Rowids(None) => in_sets.extend(rowids(reply)?),
                 Expect::Rowids(Some(value)) => self.rowids.extend(
                     self.directed(rowids(reply)?).into_iter().map(|rowid| Found { rowid, by: Some(value.clone()) }),
                 ),
-                Expect::Members(limit) => self.take_members(reply, limit)?,
+                Expect::Nulls => {
+                    let nulls = self.directed(rowids(reply)?).into_iter();
+                    self.rowids.extend(nulls.map(|rowid| Found { rowid, by: Some(Value::Null) }));
+                }
+                Expect::Members(window, _) if !again.is_empty() => again.push(Source::Window(window)),
+                Expect::Members(window, limit) => again.extend(self.take_members(window, reply, limit)?),
+                Expect::Distinct(name) => self.table.learn(|known| {
+                    known.distinct.insert(name, count(&reply));
+                }),
             }
         }
+        again.into_iter().rev().for_each(|source| self.sources.push_front(source));
         in_sets.sort_unstable();
         in_sets.dedup();
         let in_sets = self.directed(in_sets);
@@ -496,20 +538,12 @@ impl Cursor {
         Ok(())
     }
 
-    fn take_members(&mut self, reply: Reply, limit: usize) -> Result<()> {
-        let Some(Source::Window(mut window)) = self.sources.pop_front() else { return Ok(()) };
-        self.window = (self.window * 4).min(BATCH);
-        if window.part == Part::Nulls {
-            let nulls = self.directed(rowids(reply)?);
-            self.rowids.extend(nulls.into_iter().map(|rowid| Found { rowid, by: Some(Value::Null) }));
-            return Ok(());
-        }
+    /// Returns the window if there may be more in it.
+    fn take_members(&mut self, mut window: Window, reply: Reply, limit: usize) -> Result<Option<Source>> {
         let members = members(window.part, reply)?;
+        self.window = if members.is_empty() { self.window } else { BATCH };
         let (members, more) = window.advance(members, limit);
         let part = window.part;
-        if more {
-            self.sources.push_front(Source::Window(window));
-        }
         let affinity = self.affinity();
         for (member, score) in members {
             let value = value_of(part, affinity, &member, score);
@@ -520,7 +554,7 @@ impl Cursor {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(more.then_some(Source::Window(window)))
     }
 
     /// The index was dropped by another client: every row is read, and sorted here if need be.

@@ -113,8 +113,7 @@ impl Judge {
     /// The uniqueness constraints, in the order in which SQLite checks them.
     pub(crate) fn uniques(&self, columns: &[Column]) -> Result<Vec<Unique>> {
         let mut uniques = Vec::new();
-        // The newest comes first in the list.
-        for index in self.index_list()?.iter().rev().filter(|row| row.get(2) == Some(&Value::Integer(1))) {
+        for index in self.index_list()?.iter().filter(|row| row.get(2) == Some(&Value::Integer(1))) {
             let name = index.get(1).map(text).unwrap_or_default();
             let mut of = Vec::new();
             for row in self.rows(&format!("PRAGMA index_xinfo({})", quoted(&name)))? {

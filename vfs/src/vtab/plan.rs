@@ -126,8 +126,16 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
     };
     let distinct = |column: usize| {
         let name = &definition.columns[column].name;
-        (known.distinct.get(name).copied().unwrap_or(0).max(1)) as f64
+        match known.distinct.get(name) {
+            // Not counted since there are rows: SQLite's own guess is ten rows for each value.
+            None | Some(0) => (known.rows as f64 / 10.0).max(1.0),
+            Some(distinct) => *distinct as f64,
+        }
     };
+    // SQLite adds a range to `LIKE` and `GLOB`, and forgets that blobs can be like text, too.
+    let is_pattern = |op: Op| matches!(op, Op::Like | Op::Glob);
+    let has_pattern = question.constraints.iter().any(|(_, c)| own(c.column) && is_pattern(c.op));
+    let is_range = |op: Op| matches!(op, Op::Lt | Op::Le | Op::Gt | Op::Ge);
     let mut rows = total;
     let mut arguments = Vec::new();
     let mut used = Vec::new();
@@ -136,6 +144,7 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
         .constraints
         .iter()
         .filter(|(_, constraint)| !matches!(constraint.op, Op::Limit | Op::Offset) && usable(constraint))
+        .filter(|(_, constraint)| !(has_pattern && is_range(constraint.op)))
         .collect();
     // An equality makes the other constraints of the column needless.
     let point = own_constraints.iter().find(|(_, c)| matches!(c.op, Op::Eq | Op::Null | Op::In));

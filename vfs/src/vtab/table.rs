@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::{Value as Reply, cmd};
@@ -59,9 +60,14 @@ pub(crate) struct Known {
     pub rows: u64,
     /// Distinct values of indexed columns.
     pub distinct: HashMap<String, u64>,
+    /// When `distinct` was asked for.
+    pub counted: Option<Instant>,
     /// The rowid counter.
     pub counter: Option<i64>,
 }
+
+/// How long counts of distinct values are good enough.
+const COUNTS_LAST: Duration = Duration::from_secs(1);
 
 /// See the [module](self).
 pub(crate) struct Table {
@@ -125,6 +131,18 @@ impl Table {
         update(&mut self.known.borrow().lock());
     }
 
+    /// Columns whose distinct values should be counted again. The caller does that.
+    pub(crate) fn stale_counts(&self) -> Vec<String> {
+        let known = self.known.borrow().clone();
+        let mut known = known.lock();
+        if known.counted.is_some_and(|counted| counted.elapsed() < COUNTS_LAST) {
+            return Vec::new();
+        }
+        known.counted = Some(Instant::now());
+        let ours = |name: &&String| self.definition.columns.iter().any(|column| column.name == **name);
+        known.indices.iter().filter(ours).cloned().collect()
+    }
+
     /// Asks for what [`Known`] holds: one round trip.
     pub(crate) fn refresh(&self) -> Result<()> {
         let keys = self.keys();
@@ -145,7 +163,7 @@ impl Table {
             Reply::Nil => 0,
             reply => text(&reply).and_then(|text| text.parse().ok()).ok_or_else(|| bad_reply("GET", &reply))?,
         };
-        self.learn(|known| *known = Known { indices, rows, distinct, counter: Some(counter) });
+        self.learn(|known| *known = Known { indices, rows, distinct, counted: Some(Instant::now()), counter: Some(counter) });
         Ok(())
     }
 
