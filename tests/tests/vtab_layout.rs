@@ -93,7 +93,8 @@ fn write_it(connection: &Connection, server: &Server) {
         ))
         .unwrap();
     for table in ["idx", "plain"] {
-        let sql = format!("INSERT INTO {table} VALUES (10, 'apple', 1.5), (-2, 'b \"q\" é', 3.141593), (10, 'apple', 100)");
+        let sql =
+            format!("INSERT INTO {table} VALUES (10, 'apple', 1.5), (-2, 'b \"q\" é', 3.141593), (10, 'apple', 100)");
         connection.execute(&sql, []).unwrap();
     }
 }
@@ -118,7 +119,8 @@ fn an_index_made_afterwards_is_the_same() {
     let made = "SELECT redis_drop_index('idx', 'i') + redis_drop_index('idx', 's') + redis_drop_index('main.idx', 'F')";
     assert_eq!(number(&connection, made), 3);
     assert_eq!(ours.redis_cli(&["--raw", "KEYS", "p.main.idx.in*"]), "p.main.idx.index.rowid");
-    let made = "SELECT redis_create_index('idx', 'i') + redis_create_index('IDX', 's') + redis_create_index('idx', 'f')";
+    let made =
+        "SELECT redis_create_index('idx', 'i') + redis_create_index('IDX', 's') + redis_create_index('idx', 'f')";
     assert_eq!(number(&connection, made), 3);
     assert_eq!(number(&connection, "SELECT redis_create_index('idx', 'f')"), 0);
     drop(connection);

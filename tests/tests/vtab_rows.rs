@@ -44,7 +44,8 @@ fn rows_are_written_read_changed_and_deleted() {
 fn a_transaction_reads_its_writes_and_others_do_not() {
     let server = Server::start();
     let (one, two) = (open(&server, "a INT"), open(&server, "a INT"));
-    one.execute_batch("INSERT INTO t VALUES (1), (2); BEGIN; INSERT INTO t VALUES (3); DELETE FROM t WHERE a = 1").unwrap();
+    one.execute_batch("INSERT INTO t VALUES (1), (2); BEGIN; INSERT INTO t VALUES (3); DELETE FROM t WHERE a = 1")
+        .unwrap();
     one.execute_batch("UPDATE t SET a = 20 WHERE a = 2").unwrap();
     assert_eq!(text(&one, "SELECT group_concat(a) FROM t"), "20,3");
     assert_eq!(text(&two, "SELECT group_concat(a) FROM t"), "1,2");
@@ -60,7 +61,11 @@ fn rollback_and_savepoints_leave_nothing_behind() {
     let before = server.redis_cli(&["DEBUG", "DIGEST"]);
     one.execute_batch("BEGIN; INSERT INTO t VALUES (2), (3); UPDATE t SET a = 9; DELETE FROM t; ROLLBACK").unwrap();
     let markless = || {
-        let _ = server.redis_cli(&["EVAL", "for _, k in ipairs(redis.call('KEYS', '*.commit:*')) do redis.call('DEL', k) end", "0"]);
+        let _ = server.redis_cli(&[
+            "EVAL",
+            "for _, k in ipairs(redis.call('KEYS', '*.commit:*')) do redis.call('DEL', k) end",
+            "0",
+        ]);
         server.redis_cli(&["DEBUG", "DIGEST"])
     };
     let _ = before;

@@ -92,9 +92,8 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<Rc<
     let session = Session::new();
     let host = Host::boxed(api, db, &session);
     // SAFETY: by contract; the module is static, and SQLite frees the host, also when it fails.
-    let created = unsafe {
-        (api.create_module_v2)(db, c"redis".as_ptr(), &raw const MODULE, host.cast(), Some(drop_host))
-    };
+    let created =
+        unsafe { (api.create_module_v2)(db, c"redis".as_ptr(), &raw const MODULE, host.cast(), Some(drop_host)) };
     if created != code::OK {
         return Err(Cause::Host(format!("sqlite3_create_module_v2 answered {created}")).into());
     }
@@ -270,7 +269,9 @@ unsafe fn question_of(api: &Api, info: *mut sqlite3_index_info) -> Question {
         let constraints = (*info).aConstraint;
         let order = (*info).aOrderBy;
         (
-            (0..none_if_null((*info).nConstraint, constraints.is_null())).map(|n| *constraints.add(n)).collect::<Vec<_>>(),
+            (0..none_if_null((*info).nConstraint, constraints.is_null()))
+                .map(|n| *constraints.add(n))
+                .collect::<Vec<_>>(),
             (0..none_if_null((*info).nOrderBy, order.is_null())).map(|n| *order.add(n)).collect::<Vec<_>>(),
         )
     };
@@ -492,7 +493,7 @@ unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> R
         [Value::Integer(old)] => {
             table.delete(*old);
             Ok(None)
-        },
+        }
         [old, rowid, columns @ ..] if columns.len() == table.definition.columns.len() => {
             let inserting = *old == Value::Null;
             let omitted = if inserting {
@@ -610,18 +611,18 @@ unsafe extern "C" fn rollback(vtab: *mut sqlite3_vtab) -> c_int {
         if !committed {
             commit::rolled_back(table);
         }
-        let renamed = table.rename_back();
         *table.writes.borrow_mut() = Writes::default();
-        // SAFETY: as above.
-        unsafe { outcome(vtab, renamed, During::Write) }
+        code::OK
     })
 }
 
 unsafe extern "C" fn rename(vtab: *mut sqlite3_vtab, name: *const c_char) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a table of ours and a name.
-        let (table, name) = unsafe { (&vtab_of(vtab).table, CStr::from_ptr(name).to_string_lossy()) };
-        let renamed = table.rename(&name);
+        let (table, name) = unsafe { (vtab_of(vtab), CStr::from_ptr(name).to_string_lossy()) };
+        // SAFETY: SQLite is running xRename on this connection.
+        let autocommit = unsafe { (table.api.get_autocommit)(table.db) } != 0;
+        let renamed = table.table.rename(&name, autocommit);
         // SAFETY: as above.
         unsafe { outcome(vtab, renamed, During::Write) }
     })

@@ -245,7 +245,10 @@ pub(crate) fn sync(table: &Rc<Table>) -> Result<()> {
     let group: Vec<Rc<Table>> = table.session.tables().into_iter().filter(ready).collect();
     let outcome = match commit(&table.session, &group) {
         // In a cluster, tables can live on different nodes.
-        Err(error) if group.len() > 1 && matches!(&error.cause, Cause::Server(message) if message.starts_with("CROSSSLOT")) => {
+        Err(error)
+            if group.len() > 1
+                && matches!(&error.cause, Cause::Server(message) if message.starts_with("CROSSSLOT")) =>
+        {
             commit(&table.session, std::slice::from_ref(table)).map(|()| vec![table.clone()])
         }
         outcome => outcome.map(|()| group),
@@ -253,7 +256,8 @@ pub(crate) fn sync(table: &Rc<Table>) -> Result<()> {
     for table in outcome? {
         let mut writes = table.writes.borrow_mut();
         writes.committed = true;
-        let new = writes.pending.iter().filter(|(_, p)| p.base == Base::Absent && p.row.is_some()).map(|(rowid, _)| *rowid);
+        let new =
+            writes.pending.iter().filter(|(_, p)| p.base == Base::Absent && p.row.is_some()).map(|(rowid, _)| *rowid);
         let (rows, greatest) = (new.clone().count() as u64, new.max());
         table.learn(|known| {
             known.rows += rows;
@@ -294,7 +298,7 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
                 Err(_) if Instant::now() < deadline => {}
                 Err(second) => return Err(unknown(session, first, lost, &second)),
             }
-        } else if !moved && !(again && first.place.server().is_ok() && Instant::now() < deadline && sentinel(first)) {
+        } else if !(moved || again && sentinel(first)) {
             return Err(error);
         }
         if Instant::now() > deadline {
@@ -542,9 +546,8 @@ impl Part<'_> {
         }
         request.push(&hset);
         let ours = definition.columns.iter().map(|column| column.name.as_bytes()).chain([TYPES]);
-        let stale: Vec<&[u8]> = ours
-            .filter(|name| before.contains_key(*name) && !fields.iter().any(|(field, _)| field == name))
-            .collect();
+        let stale: Vec<&[u8]> =
+            ours.filter(|name| before.contains_key(*name) && !fields.iter().any(|(field, _)| field == name)).collect();
         if !stale.is_empty() {
             request.push(cmd("HDEL").arg(self.keys.row(rowid)).arg(stale));
         }

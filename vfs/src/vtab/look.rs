@@ -183,5 +183,9 @@ impl View {
 
 /// Bytes of Redis as SQL sees them: text where they are UTF-8.
 fn shown(bytes: Vec<u8>) -> Value {
-    if std::str::from_utf8(&bytes).is_ok_and(|text| !text.contains('\0')) { Value::Text(bytes) } else { Value::Blob(bytes) }
+    if std::str::from_utf8(&bytes).is_ok_and(|text| !text.contains('\0')) {
+        Value::Text(bytes)
+    } else {
+        Value::Blob(bytes)
+    }
 }

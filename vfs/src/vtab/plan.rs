@@ -1,7 +1,7 @@
 //! xBestIndex: which way to the rows is the cheapest.
 
-use super::table::Known;
 use super::declare::Definition;
+use super::table::Known;
 
 /// What SQLite wants to know of a column (`SQLITE_INDEX_CONSTRAINT_...`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -56,7 +56,8 @@ pub(crate) fn windows(
 /// The window of a range of rowids.
 pub(crate) fn rowids(keys: &Keys, low: &Bound, high: &Bound, descending: bool) -> Vec<Window> {
     let clipped = clip(Part::Numbers, low, high);
-    let window = |(low, high)| Window { part: Part::Numbers, key: keys.rowids(), low, high, descending, skip: 0, extra: 0 };
+    let window =
+        |(low, high)| Window { part: Part::Numbers, key: keys.rowids(), low, high, descending, skip: 0, extra: 0 };
     clipped.map(window).into_iter().collect()
 }
 
@@ -209,7 +210,8 @@ impl Window {
         self.skip = if same { self.skip + at_border } else { at_border };
         *side = border;
         if members.iter().any(|(_, score)| score.abs() >= EXACT) {
-            let number = |member: &Member| std::str::from_utf8(&member.0).ok().and_then(|text| text.parse::<i64>().ok());
+            let number =
+                |member: &Member| std::str::from_utf8(&member.0).ok().and_then(|text| text.parse::<i64>().ok());
             let descending = self.descending;
             members.sort_by(|a, b| {
                 let order = a.1.total_cmp(&b.1).then_with(|| number(a).cmp(&number(b)));

@@ -106,8 +106,7 @@ impl Table {
         if matches!(error.cause, Cause::Constraint { .. }) {
             return error;
         }
-        let place =
-            format!("virtual table {}.{} on {}", self.definition.schema, self.name.borrow(), self.place.name());
+        let place = format!("virtual table {}.{} on {}", self.definition.schema, self.name.borrow(), self.place.name());
         error.at(&place.into())
     }
 
@@ -163,7 +162,9 @@ impl Table {
             Reply::Nil => 0,
             reply => text(&reply).and_then(|text| text.parse().ok()).ok_or_else(|| bad_reply("GET", &reply))?,
         };
-        self.learn(|known| *known = Known { indices, rows, distinct, counted: Some(Instant::now()), counter: Some(counter) });
+        self.learn(|known| {
+            *known = Known { indices, rows, distinct, counted: Some(Instant::now()), counter: Some(counter) }
+        });
         Ok(())
     }
 

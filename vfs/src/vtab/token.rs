@@ -52,7 +52,10 @@ fn end_of_token(bytes: &[u8], at: usize) -> usize {
     let rest = &bytes[at..];
     let is_word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$') || !b.is_ascii();
     let until = |end: &[u8], from: usize| {
-        rest[from..].windows(end.len()).position(|window| window == end).map_or(bytes.len(), |n| at + from + n + end.len())
+        rest[from..]
+            .windows(end.len())
+            .position(|window| window == end)
+            .map_or(bytes.len(), |n| at + from + n + end.len())
     };
     match rest[0] {
         b'-' if rest.starts_with(b"--") => until(b"\n", 2),
@@ -90,8 +93,7 @@ mod tests {
     fn strings_names_and_comments_are_told_apart() {
         let sql = "a \"b \"\" c\" 'd, (' -- e\n/* f */ [g h](i)";
         let texts: Vec<_> = tokens(sql).into_iter().map(|token| (token.text, token.depth)).collect();
-        let expected =
-            [("a", 0), ("\"b \"\" c\"", 0), ("'d, ('", 0), ("[g h]", 0), ("(", 0), ("i", 1), (")", 0)];
+        let expected = [("a", 0), ("\"b \"\" c\"", 0), ("'d, ('", 0), ("[g h]", 0), ("(", 0), ("i", 1), (")", 0)];
         assert_eq!(texts, expected);
         assert_eq!(tokens("\"b \"\" c\"")[0].name(), "b \" c");
     }

@@ -80,8 +80,6 @@ pub(crate) struct Writes {
     pub begun: bool,
     /// The transaction is in Redis.
     pub committed: bool,
-    /// The name before `ALTER TABLE ... RENAME TO`, should that be rolled back.
-    pub renamed_from: Option<String>,
     pub armed: Option<Armed>,
     /// Grows with every change.
     pub changes: u64,
@@ -194,7 +192,8 @@ pub(crate) fn unique_keys(table: &Table, keys: &Keys, unique: &Unique, row: &[Va
         }
         let mut all = vec![trace(keys, name, *affinity, &row[n]).set];
         // Small whole numbers have one form in columns for numbers.
-        let one_form = affinity.is_numeric() && matches!(row[n], Value::Integer(integer) if integer.abs_diff(0) < 1 << 51);
+        let one_form =
+            affinity.is_numeric() && matches!(row[n], Value::Integer(integer) if integer.abs_diff(0) < 1 << 51);
         if !one_form && *affinity != Affinity::Real {
             all.extend(row[n].key_texts().iter().skip(1).map(|text| keys.rows_with(name, text)));
         }
@@ -330,7 +329,11 @@ impl Table {
                 let mut writes = self.writes.borrow_mut();
                 writes.undo_to(self, length);
                 writes.changes = 0;
-                outcome.map(|_| None)
+                match outcome {
+                    // The ordinary way looks for the server again.
+                    Err(error) if self.place.has_moved(&error) => Ok(None),
+                    outcome => outcome.map(|_| None),
+                }
             }
         }
     }
@@ -366,7 +369,7 @@ impl Table {
                 let in_block = next <= writes.reserved.end && next > 0;
                 if in_block && next > writes.greatest.unwrap_or(0) {
                     writes.reserved.next += 1;
-                    if !writes.pending.get(&next).is_some_and(|pending| pending.row.is_some()) {
+                    if writes.pending.get(&next).is_none_or(|pending| pending.row.is_none()) {
                         return Ok(next);
                     }
                     continue;
@@ -381,9 +384,7 @@ impl Table {
             }
             request.push(cmd("INCRBY").arg(keys.counter()).arg(size));
             let replies = self.place.ask(&request).map_err(|error| match &error.cause {
-                Cause::Server(message) if message.contains("overflow") => {
-                    Cause::NoRowid(shown(&keys.counter())).into()
-                }
+                Cause::Server(message) if message.contains("overflow") => Cause::NoRowid(shown(&keys.counter())).into(),
                 _ => error,
             })?;
             let greatest = replies.first().map_or(0, |reply| self.greatest_of(reply));
