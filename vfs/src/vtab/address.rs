@@ -45,7 +45,11 @@ impl Address {
 }
 
 fn refused<T>(text: &str, reason: &str) -> Result<T> {
-    let shown: String = if text.contains('@') { "…".into() } else { text.chars().take(80).collect() };
+    // There may be a password in it.
+    if text.contains('@') {
+        return Err(Cause::Declaration(format!("user and password belong into a URL; {EXPECTED}")).into());
+    }
+    let shown: String = text.chars().take(80).collect();
     Err(Cause::Declaration(format!("`{shown}` can't be the address of a server: {reason}; {EXPECTED}")).into())
 }
 
