@@ -49,7 +49,7 @@ fn value() -> impl Strategy<Value = Value> {
         3 => (-4i32..8).prop_map(|n| Value::Real(f64::from(n) / 2.0)),
         1 => prop_oneof![
             Just(0.1 + 0.2), Just(0.3), Just(-0.0), Just(f64::INFINITY), Just(f64::NEG_INFINITY), Just(1e300),
-            Just(1e-9), Just(2e-9), Just(9.007_199_254_740_993e15), Just(9.223_372_036_854_775_8e18),
+            Just(1e-9), Just(2e-9), Just(9.007_199_254_740_993e15), Just(9.223_372_036_854_776e18),
         ]
         .prop_map(Value::Real),
         4 => prop_oneof![

@@ -611,18 +611,18 @@ unsafe extern "C" fn rollback(vtab: *mut sqlite3_vtab) -> c_int {
         if !committed {
             commit::rolled_back(table);
         }
-        let renamed = table.rename_back();
         *table.writes.borrow_mut() = Writes::default();
-        // SAFETY: as above.
-        unsafe { outcome(vtab, renamed, During::Write) }
+        code::OK
     })
 }
 
 unsafe extern "C" fn rename(vtab: *mut sqlite3_vtab, name: *const c_char) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a table of ours and a name.
-        let (table, name) = unsafe { (&vtab_of(vtab).table, CStr::from_ptr(name).to_string_lossy()) };
-        let renamed = table.rename(&name);
+        let (table, name) = unsafe { (vtab_of(vtab), CStr::from_ptr(name).to_string_lossy()) };
+        // SAFETY: SQLite is running xRename on this connection.
+        let autocommit = unsafe { (table.api.get_autocommit)(table.db) } != 0;
+        let renamed = table.table.rename(&name, autocommit);
         // SAFETY: as above.
         unsafe { outcome(vtab, renamed, During::Write) }
     })

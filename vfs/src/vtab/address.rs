@@ -14,7 +14,7 @@ const EXPECTED: &str = "expected `host[:port]`, `sentinel SERVICE host[:port] ho
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
     /// A server by itself.
-    Server(Config),
+    Server(Box<Config>),
     /// The primary that sentinels know under a name.
     Sentinels { service: String, sentinels: Vec<Config> },
 }
@@ -24,7 +24,7 @@ impl Address {
         let argument = unquoted(argument);
         let text = argument.trim();
         if text.contains("://") {
-            return Ok(Address::Server(config(text)?));
+            return Ok(Address::Server(Box::new(config(text)?)));
         }
         let mut words = text.split([' ', '\t', '\n', '\r', ';']).filter(|word| !word.is_empty());
         match words.next() {
@@ -38,14 +38,18 @@ impl Address {
                 }
                 Ok(Address::Sentinels { service: unquoted(service), sentinels })
             }
-            Some(word) if words.next().is_none() => Ok(Address::Server(host_and_port(word, DEFAULT_PORT)?)),
+            Some(word) if words.next().is_none() => Ok(Address::Server(Box::new(host_and_port(word, DEFAULT_PORT)?))),
             Some(_) => refused(text, "it has several words"),
         }
     }
 }
 
 fn refused<T>(text: &str, reason: &str) -> Result<T> {
-    let shown: String = if text.contains('@') { "…".into() } else { text.chars().take(80).collect() };
+    // There may be a password in it.
+    if text.contains('@') {
+        return Err(Cause::Declaration(format!("user and password belong into a URL; {EXPECTED}")).into());
+    }
+    let shown: String = text.chars().take(80).collect();
     Err(Cause::Declaration(format!("`{shown}` can't be the address of a server: {reason}; {EXPECTED}")).into())
 }
 

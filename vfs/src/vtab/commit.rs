@@ -298,7 +298,7 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
                 Err(_) if Instant::now() < deadline => {}
                 Err(second) => return Err(unknown(session, first, lost, &second)),
             }
-        } else if !moved && !(again && first.place.server().is_ok() && Instant::now() < deadline && sentinel(first)) {
+        } else if !(moved || again && sentinel(first)) {
             return Err(error);
         }
         if Instant::now() > deadline {

@@ -389,14 +389,6 @@ impl Cursor {
             return Ok(());
         }
         let replies = self.table.place.ask(&request)?;
-        eprintln!(
-            "REFILL window {} sources {} values {} rowids {} expected {}",
-            self.window,
-            self.sources.len(),
-            self.values.len(),
-            self.rowids.len(),
-            expected.len()
-        );
         self.take(expected, replies)
     }
 

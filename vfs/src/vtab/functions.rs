@@ -1,8 +1,6 @@
 //! `redis_create_index()`, `redis_drop_index()`, `redis_drop_data()`, and `ALTER TABLE ... RENAME`:
 //! what is done to a whole table, outside of transactions.
 
-use std::rc::Rc;
-
 use redis::{Value as Reply, cmd};
 
 use super::index::{Part, Trace, trace, value_of};
@@ -337,20 +335,16 @@ impl Table {
     }
 
     /// `ALTER TABLE ... RENAME TO`: renames the keys, all at once.
-    pub(crate) fn rename(self: &Rc<Self>, name: &str) -> Result<()> {
+    /// SQLite has no callback that would take it back.
+    pub(crate) fn rename(&self, name: &str, autocommit: bool) -> Result<()> {
+        if !autocommit {
+            let words = "it can't be renamed inside a transaction, which could not be rolled back; commit first";
+            return Err(Cause::Declaration(words.into()).into());
+        }
         self.refuse_inside_transaction("it can't be renamed")?;
-        let old = self.name.borrow().clone();
+        super::commit::forget_mark(self);
         self.rename_keys(&self.keys(), &Keys::new(&self.definition.prefix, &self.definition.schema, name))?;
         self.set_name(name);
-        self.writes.borrow_mut().renamed_from.get_or_insert(old);
-        Ok(())
-    }
-
-    /// The opposite of [`Table::rename`], when its transaction is rolled back.
-    pub(crate) fn rename_back(&self) -> Result<()> {
-        let Some(name) = self.writes.borrow_mut().renamed_from.take() else { return Ok(()) };
-        self.rename_keys(&self.keys(), &Keys::new(&self.definition.prefix, &self.definition.schema, &name))?;
-        self.set_name(&name);
         Ok(())
     }
 

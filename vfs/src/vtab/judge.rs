@@ -12,12 +12,15 @@ use crate::error::{Cause, Error, Result};
 use crate::ffi::api::Api;
 use crate::ffi::sql::{Memory, Statement};
 
+/// The conflict clause of an `INSERT`, and for each column whether it is omitted.
+type Shape = (Conflict, Vec<bool>);
+
 /// See the [module](self).
 pub(crate) struct Judge {
     table: String,
     names: RefCell<Vec<String>>,
     /// `INSERT` statements by conflict clause and by which columns they name.
-    inserts: RefCell<HashMap<(Conflict, Vec<bool>), Rc<Statement>>>,
+    inserts: RefCell<HashMap<Shape, Rc<Statement>>>,
     select: RefCell<Option<Rc<Statement>>>,
     // Last, because it is closed after its statements.
     memory: Memory,

@@ -1,6 +1,8 @@
 //! The server of a table: found, and found again when it has moved.
 
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use redis::{ConnectionAddr, Value, cmd};
@@ -11,6 +13,9 @@ use crate::error::{Cause, Error, Result};
 use crate::process::Process;
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::server::{Request, Server, checked};
+
+/// How long a question waits for a new primary.
+const FAILOVER: Duration = Duration::from_secs(5);
 
 /// See the [module](self).
 pub(crate) struct Place {
@@ -52,7 +57,7 @@ impl Place {
             return Ok(server.clone());
         }
         let config = match &self.address {
-            Address::Server(config) => config.clone(),
+            Address::Server(config) => (**config).clone(),
             Address::Sentinels { service, sentinels } => primary(service, sentinels)?,
         };
         let server = Process::current().server(&config)?;
@@ -61,12 +66,25 @@ impl Place {
     }
 
     /// Sends commands that may be sent twice; see [`Server::ask`]. Errors among the replies are
-    /// failures. A server that has moved is looked for once.
+    /// failures. A server that has moved is looked for once, or with sentinels for as long as a
+    /// failover may take.
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
-        match self.try_ask(request) {
-            Err(error) if self.has_moved(&error) => self.try_ask(request),
-            outcome => outcome,
+        let deadline = Instant::now() + FAILOVER;
+        let mut pause = Duration::from_millis(20);
+        let mut outcome = self.try_ask(request);
+        while let Err(error) = &outcome
+            && self.has_moved(error)
+        {
+            outcome = self.try_ask(request);
+            if !matches!(self.address, Address::Sentinels { .. }) || Instant::now() + pause > deadline {
+                break;
+            }
+            if outcome.is_err() {
+                sleep(pause);
+                pause *= 2;
+            }
         }
+        outcome
     }
 
     fn try_ask(&self, request: &Request) -> Result<Vec<Value>> {

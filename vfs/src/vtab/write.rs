@@ -80,8 +80,6 @@ pub(crate) struct Writes {
     pub begun: bool,
     /// The transaction is in Redis.
     pub committed: bool,
-    /// The name before `ALTER TABLE ... RENAME TO`, should that be rolled back.
-    pub renamed_from: Option<String>,
     pub armed: Option<Armed>,
     /// Grows with every change.
     pub changes: u64,
@@ -331,7 +329,11 @@ impl Table {
                 let mut writes = self.writes.borrow_mut();
                 writes.undo_to(self, length);
                 writes.changes = 0;
-                outcome.map(|_| None)
+                match outcome {
+                    // The ordinary way looks for the server again.
+                    Err(error) if self.place.has_moved(&error) => Ok(None),
+                    outcome => outcome.map(|_| None),
+                }
             }
         }
     }
@@ -367,7 +369,7 @@ impl Table {
                 let in_block = next <= writes.reserved.end && next > 0;
                 if in_block && next > writes.greatest.unwrap_or(0) {
                     writes.reserved.next += 1;
-                    if !writes.pending.get(&next).is_some_and(|pending| pending.row.is_some()) {
+                    if writes.pending.get(&next).is_none_or(|pending| pending.row.is_none()) {
                         return Ok(next);
                     }
                     continue;
