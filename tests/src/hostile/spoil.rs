@@ -39,7 +39,7 @@ fn fields(random: &mut StdRng, mut values: Vec<Reply>) -> Vec<Reply> {
         }
         1 => values.insert(at, values[at].clone()),
         2 => values[at] = Reply::line(":7"),
-        3 if values.iter().any(|value| *value == Reply::Bulk(None)) => values[at] = Reply::line("+x"),
+        3 if values.contains(&Reply::Bulk(None)) => values[at] = Reply::line("+x"),
         3 => values[at] = Reply::Bulk(None),
         4 => {
             let version = number(&values[0]).unwrap_or(1);
