@@ -284,7 +284,7 @@ fn only_the_logs_time_field_uses_the_wall_clock() {
         }
     }
     assert_eq!(uses.len(), 1, "{uses:?}");
-    assert!(uses[0].ends_with("store/redis.rs"));
+    assert!(uses[0].ends_with("store/commit.rs"));
 }
 
 #[test]
