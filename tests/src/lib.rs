@@ -160,8 +160,8 @@ impl Server {
                 redis::Client::open(self.url())?.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c));
             match ping {
                 Ok(()) => return Ok(()),
-                // It is there and wants a password, or loads its data.
-                Err(error) if error.code().is_some() => return Ok(()),
+                // It is there and wants a password.
+                Err(error) if error.code().is_some_and(|code| code != "LOADING") => return Ok(()),
                 Err(error) if Instant::now() > deadline => bail!("it does not answer: {error}"),
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }

@@ -268,6 +268,8 @@ impl Shared {
             let (Ok(one), Ok(other)) = (client.try_clone(), server.try_clone()) else { continue };
             state.connections.insert(id, (one, other));
             let shared = self.clone();
+            // A thread that has ended keeps its stack for as long as its handle is kept.
+            state.threads.retain(|thread| !thread.is_finished());
             state.threads.push(std::thread::spawn(move || {
                 // However it ends, both sides are closed.
                 let _ = shared.converse(client, server);

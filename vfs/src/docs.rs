@@ -266,11 +266,34 @@ fn the_tests_that_the_documents_name_exist() {
     };
     let mut tests = named("failures.md", "events", 3);
     tests.extend(named("design.md", "invariants", 1));
+    tests.extend(named("correctness.md", "guarantees", 2));
+    tests.extend(named("correctness.md", "broken", 2));
     tests.retain(|name| !name.is_empty());
     assert!(tests.len() >= 30);
     for test in tests {
         assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
     }
+}
+
+/// `docs/correctness.md` says that no decision depends on the clock of a client.
+#[test]
+fn only_the_logs_time_field_uses_the_wall_clock() {
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let (clock, mut uses) = (["System", "Time::now()"].concat(), Vec::new());
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            uses.extend(source.lines().filter(|line| line.contains(&clock)).map(|_| path.clone()));
+            assert!(!source.contains("now_ms()") || source.matches("now_ms()").count() == 2, "{}", path.display());
+        }
+    }
+    assert_eq!(uses.len(), 1, "{uses:?}");
+    assert!(uses[0].ends_with("store/commit.rs"));
 }
 
 #[test]

@@ -106,6 +106,12 @@ impl Stage {
         let mut lines = child.stdout.take().context("its output")?;
         self.histories.push(std::thread::spawn(move || std::io::copy(&mut lines, &mut history)));
         self.workers.push((workload, number, child));
+        // A thread that has ended keeps its stack for as long as its handle is kept.
+        let (ended, going) = self.histories.drain(..).partition::<Vec<_>, _>(JoinHandle::is_finished);
+        self.histories = going;
+        for history in ended {
+            join(history)?;
+        }
         Ok(())
     }
 
@@ -144,10 +150,16 @@ impl Stage {
             child.wait()?;
         }
         for history in self.histories.drain(..) {
-            history.join().map_err(|_| anyhow!("a history was not read"))??;
+            join(history)?;
         }
         Ok(())
     }
+}
+
+/// The end of a thread that takes down what a worker writes.
+fn join(history: JoinHandle<std::io::Result<u64>>) -> Result<()> {
+    history.join().map_err(|_| anyhow!("a history was not read"))??;
+    Ok(())
 }
 
 impl Drop for Stage {
