@@ -42,7 +42,8 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3, session: &Rc<
                 Some(drop_host),
             )
         };
-        if created != code::OK {
+        // Busy: the connection has it already, and a statement is running.
+        if created != code::OK && created != code::BUSY {
             return Err(Cause::Host(format!("sqlite3_create_function_v2 answered {created}")).into());
         }
     }
