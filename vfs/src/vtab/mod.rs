@@ -1,0 +1,38 @@
+//! The virtual table `redis`: each row a Redis hash that other Redis clients can read and write.
+//!
+//! Which SQL leads where, in the order in which data passes through the modules:
+//!
+//! - `CREATE VIRTUAL TABLE t USING redis(...)`: [`declare`] reads the arguments ([`address`] the
+//!   first one, [`token`] cuts SQL), [`judge`] has SQLite itself understand the columns,
+//!   [`place`] finds the server, [`table`] is the result
+//! - `SELECT`: xBestIndex is [`plan`], xFilter and xNext are [`cursor`], which reads an index as
+//!   [`range`] cuts it, and rows as [`row`] decodes them
+//! - `INSERT`, `UPDATE`, `DELETE`: xUpdate is [`write`](mod@write), which keeps them in memory;
+//!   xSavepoint, xRelease and xRollbackTo move in that; [`omitted`] finds the columns that get
+//!   their default
+//! - `COMMIT`: xSync is [`commit`], the one place that writes rows; [`index`] says what a value
+//!   leaves in an index
+//! - `redis_create_index()` and the other functions: [`functions`]; `redis_keys()` and the other
+//!   table-valued ones: [`look`]
+//! - [`keys`] spells every key, [`value`] knows SQLite's order of values
+//!
+//! The callbacks themselves are in `ffi::module`.
+
+pub(crate) mod declare;
+pub(crate) mod address;
+pub(crate) mod token;
+pub(crate) mod judge;
+pub(crate) mod place;
+pub(crate) mod table;
+pub(crate) mod plan;
+pub(crate) mod cursor;
+pub(crate) mod range;
+pub(crate) mod row;
+pub(crate) mod write;
+pub(crate) mod omitted;
+pub(crate) mod commit;
+pub(crate) mod index;
+pub(crate) mod functions;
+pub(crate) mod look;
+pub(crate) mod keys;
+pub(crate) mod value;
