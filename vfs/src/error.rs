@@ -211,23 +211,6 @@ pub enum Cause {
     /// A page that SQLite asked for is not one.
     #[error("page {0} is out of range")]
     NoSuchPage(PageNo),
-    /// Arguments of the virtual table or of its functions that make no sense.
-    #[error("{0}")]
-    Declaration(String),
-    /// A row that a constraint of its virtual table forbids, or what SQLite says about it.
-    #[error("{message}")]
-    Constraint {
-        /// SQLite's result code.
-        code: i32,
-        /// SQLite's words.
-        message: String,
-    },
-    /// Another client changed what a transaction on virtual tables read or wrote.
-    #[error("{0} was changed by another client; nothing was written; roll back and run the transaction again")]
-    Conflict(String),
-    /// No rowid is left.
-    #[error("no rowid is left: the counter `{0}` is at its end")]
-    NoRowid(String),
     /// A bug here.
     #[error("internal error: {0}; please report it")]
     Internal(String),
@@ -263,8 +246,6 @@ pub(crate) mod code {
     pub const NOTFOUND: c_int = 12;
     pub const FULL: c_int = 13;
     pub const CANTOPEN: c_int = 14;
-    pub const CONSTRAINT: c_int = 19;
-    pub const MISMATCH: c_int = 20;
     pub const AUTH: c_int = 23;
     pub const IOERR_READ: c_int = IOERR | (1 << 8);
     pub const IOERR_SHORT_READ: c_int = IOERR | (2 << 8);
@@ -275,9 +256,6 @@ pub(crate) mod code {
     pub const IOERR_DELETE: c_int = IOERR | (10 << 8);
     pub const IOERR_ACCESS: c_int = IOERR | (13 << 8);
     pub const IOERR_LOCK: c_int = IOERR | (15 << 8);
-    pub const CONSTRAINT_PRIMARYKEY: c_int = CONSTRAINT | (6 << 8);
-    pub const CONSTRAINT_UNIQUE: c_int = CONSTRAINT | (8 << 8);
-    pub const CONSTRAINT_ROWID: c_int = CONSTRAINT | (10 << 8);
     pub const BUSY_SNAPSHOT: c_int = BUSY | (2 << 8);
 }
 
@@ -322,10 +300,6 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
             other => io_code(other),
         },
         Cause::ExclusiveLost { .. } => io_code(during),
-        Cause::Conflict(_) => code::BUSY_SNAPSHOT,
-        Cause::Declaration(_) => code::ERROR,
-        Cause::Constraint { code, .. } => *code,
-        Cause::NoRowid(_) => code::FULL,
         Cause::NoSuchPage(_) => io_code(during),
         Cause::Host(_) => code::ERROR,
         Cause::Internal(_) => code::INTERNAL,

@@ -25,8 +25,7 @@
 //! 5. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
 //! 6. `database` and `process`: what connections share; `lease`: the right to write
 //! 7. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
-//! 8. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
-//! 9. `error`: everything that can go wrong, and SQLite's code for it
+//! 8. `error`: everything that can go wrong, and SQLite's code for it
 
 mod ffi;
 mod vfs;
@@ -45,7 +44,6 @@ mod process;
 mod lease;
 mod store;
 mod fault;
-mod vtab;
 pub mod admin;
 mod error;
 #[cfg(test)]

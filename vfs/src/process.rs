@@ -15,10 +15,6 @@ use crate::ffi::fork;
 use crate::journal::SuperJournals;
 use crate::lease::Renewer;
 use crate::store::server::Server;
-use crate::vtab::address::Address;
-use crate::vtab::keys::Keys;
-use crate::vtab::place::Place;
-use crate::vtab::table::Known;
 
 /// Databases whose caches stay warm while nobody has them open.
 const WARM_DATABASES: NonZeroUsize = NonZeroUsize::new(16).unwrap();
@@ -32,10 +28,6 @@ pub(crate) struct Process {
     databases: Mutex<LruCache<String, Arc<Database>>>,
     renewer: Arc<Renewer>,
     pub super_journals: SuperJournals,
-    /// Servers of virtual tables, by address.
-    places: Mutex<HashMap<String, Arc<Place>>>,
-    /// What is known about virtual tables, by server and keys.
-    known: Mutex<HashMap<String, Arc<Mutex<Known>>>>,
 }
 
 impl Process {
@@ -46,8 +38,6 @@ impl Process {
             databases: Mutex::new(LruCache::new(WARM_DATABASES)),
             renewer: Arc::default(),
             super_journals: SuperJournals::default(),
-            places: Mutex::default(),
-            known: Mutex::default(),
         }
     }
 
@@ -83,17 +73,6 @@ impl Process {
         let database = Arc::new(Database::new(server, self.renewer.clone(), config, name));
         databases.put(key, database.clone());
         Ok(database)
-    }
-
-    /// The server of virtual tables at this address.
-    pub(crate) fn place(&self, address: Address) -> Arc<Place> {
-        let place = Place::new(address);
-        self.places.lock().entry(place.key()).or_insert_with(|| Arc::new(place)).clone()
-    }
-
-    /// What is known about the virtual table with these keys.
-    pub(crate) fn known(&self, place: &Place, keys: &Keys) -> Arc<Mutex<Known>> {
-        self.known.lock().entry(format!("{} {}", place.key(), keys.base())).or_default().clone()
     }
 
     /// The server with these settings.
