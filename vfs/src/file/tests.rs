@@ -319,6 +319,21 @@ fn sqlite_is_told_when_a_version_was_replaced_by_another_that_looks_the_same() {
     assert_eq!(begin(&mut file).unwrap()[..], expected[24..40]);
 }
 
+#[test]
+fn metadata_that_contradicts_page_1_or_itself_is_refused() {
+    for (page_size, page_count) in [(SIZE as u32, 1), (SIZE as u32, 4_294_967_294), (SIZE as u32 * 2, 2)] {
+        let stand = Stand::new();
+        let mut before = stand.file();
+        commit(&mut before, 1, &[2]).unwrap();
+        begin(&mut before).unwrap();
+        stand.store.misstate(page_size, page_count);
+        let refused = begin(&mut stand.file()).unwrap_err().cause;
+        assert!(matches!(refused, Cause::Damaged(_)), "page 1 says otherwise: {refused}");
+        let refused = before.lock(Level::Reserved).unwrap_err().cause;
+        assert!(matches!(refused, Cause::Damaged(_)), "it was otherwise before: {refused}");
+    }
+}
+
 /// Page 1 with a schema cookie of 0: another history is shown with another.
 fn without_cookie(mut page: Vec<u8>) -> Vec<u8> {
     page[40..44].fill(0);

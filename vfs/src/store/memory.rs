@@ -69,6 +69,12 @@ impl MemoryStore {
         }
     }
 
+    /// Says something else of its newest version, as damage does.
+    pub(crate) fn misstate(&self, page_size: u32, page_count: u32) {
+        let mut state = self.state.lock();
+        (state.now.page_size, state.now.page_count) = (page_size, page_count);
+    }
+
     fn enter(&self) -> Result<parking_lot::MutexGuard<'_, State>> {
         let mut state = self.state.lock();
         match state.fail_next.take() {
