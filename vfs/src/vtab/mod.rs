@@ -10,7 +10,7 @@
 //! - `INSERT`, `UPDATE`, `DELETE`: xUpdate is [`write`](mod@write), which keeps them in memory;
 //!   xSavepoint, xRelease and xRollbackTo move in that; [`omitted`] finds the columns that get
 //!   their default
-//! - `COMMIT`: xSync is [`commit`], the one place that writes rows; [`index`] says what a value
+//! - `COMMIT`: xSync is [`commit`], the one place that writes rows, as [`apply`] says; [`index`] says what a value
 //!   leaves in an index
 //! - `redis_create_index()` and the other functions: [`functions`]; `redis_keys()` and the other
 //!   table-valued ones: [`look`]
@@ -31,6 +31,7 @@ pub(crate) mod row;
 pub(crate) mod write;
 pub(crate) mod omitted;
 pub(crate) mod commit;
+pub(crate) mod apply;
 pub(crate) mod index;
 pub(crate) mod functions;
 pub(crate) mod look;
