@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
 use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
-use sqlite_redis::admin::Info;
+use sqlite_redis::admin::{Holder, Info};
 
 use crate::database::Server;
 
@@ -48,17 +48,13 @@ pub fn info(server: &Server, name: &str, as_json: bool) -> Result<()> {
     if as_json {
         return print(&serde_json::to_string_pretty(&to_json(&info))?);
     }
-    let lease = match &info.lease {
-        Some(lease) => format!("{} (for {:.1} s more)", lease.token, lease.ttl_ms as f64 / 1000.0),
-        None => "free".to_owned(),
-    };
     let size = u64::from(info.page_size) * u64::from(info.page_count);
     let rows = [
         ("name", info.name.clone()),
         ("pages", format!("{} of {} bytes, {}", info.page_count, info.page_size, bytes(size))),
         ("in Redis", bytes(info.redis_bytes)),
         ("version", info.version.to_string()),
-        ("lease", lease),
+        ("lease", lease(info.lease.as_ref())),
         ("log", format!("{} commits, {}", info.log_length, bytes(info.log_bytes))),
     ];
     let lines: Vec<_> = rows.iter().map(|(key, value)| format!("{key:<9} {value}")).collect();
@@ -83,6 +79,19 @@ pub fn rm(server: &Server, name: &str, yes: bool) -> Result<()> {
     if admin.remove(name)? { Ok(()) } else { Err(server.missing(name)) }
 }
 
+/// Who holds a lease, for people.
+pub fn lease(lease: Option<&Holder>) -> String {
+    match lease {
+        Some(lease) => format!("{} (for {:.1} s more)", lease.token, lease.ttl_ms as f64 / 1000.0),
+        None => "free".to_owned(),
+    }
+}
+
+/// Who holds a lease, for programs.
+pub fn holder(lease: Option<&Holder>) -> Option<Value> {
+    lease.map(|lease| json!({ "holder": lease.token, "ttl_ms": lease.ttl_ms }))
+}
+
 fn to_json(info: &Info) -> Value {
     json!({
         "name": info.name,
@@ -90,17 +99,14 @@ fn to_json(info: &Info) -> Value {
         "page_size": info.page_size,
         "page_count": info.page_count,
         "redis_bytes": info.redis_bytes,
-        "lease": info.lease.as_ref().map(|lease| json!({
-            "holder": lease.token,
-            "ttl_ms": lease.ttl_ms,
-        })),
+        "lease": holder(info.lease.as_ref()),
         "log_length": info.log_length,
         "log_bytes": info.log_bytes,
     })
 }
 
 /// Prints to stdout; a reader that has gone away is no error.
-fn print(text: &str) -> Result<()> {
+pub fn print(text: &str) -> Result<()> {
     match writeln!(stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(anyhow!(error)),
         _ => Ok(()),
@@ -108,7 +114,7 @@ fn print(text: &str) -> Result<()> {
 }
 
 /// Rows with columns as wide as their widest value; numbers to the right.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {

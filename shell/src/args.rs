@@ -27,6 +27,7 @@ Examples:
   sqlite-redis export music music.sqlite         and back
   sqlite-redis ls                                what is there
   sqlite-redis info music --json                 pages, bytes, version, lease
+  sqlite-redis status music --watch              primary, replicas, lag, lease
   sqlite-redis rm music --yes";
 
 /// SQLite databases that live in Redis
@@ -55,7 +56,7 @@ pub struct Cli {
 /// Which Redis.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
-    /// Redis server: redis://, rediss:// (TLS) or unix://
+    /// Redis server: redis://, rediss:// (TLS), unix://, sentinel:// or redis+cluster://
     #[arg(long, value_name = "URL", global = true, env = "SQLITE_REDIS_URL", hide_env_values = true)]
     pub redis: Option<String>,
 
@@ -150,6 +151,17 @@ pub enum Command {
         /// Name of the database
         name: String,
         /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the server of a database, its replicas and how far they are, and who is writing
+    Status {
+        /// Name of the database
+        name: String,
+        /// Look again every second
+        #[arg(long)]
+        watch: bool,
+        /// As JSON; with --watch, one object a line
         #[arg(long)]
         json: bool,
     },

@@ -9,7 +9,7 @@
 //! - [`session`]: lines become statements ([`names`] knows where they end)
 //! - [`execute`] runs SQL, [`dot`] runs dot commands ([`dump`], [`copy`])
 //! - [`output`]: rows become text
-//! - [`admin`], [`transfer`]: the commands beside the shell
+//! - [`admin`], [`status`], [`transfer`]: the commands beside the shell
 //! - [`signals`]: Ctrl-C and the end
 
 /// `eprintln!` for terminals that may be gone: the session ends properly then, without a panic.
@@ -35,6 +35,7 @@ mod dump;
 mod copy;
 mod output;
 mod admin;
+mod status;
 mod transfer;
 mod signals;
 
@@ -80,6 +81,8 @@ fn run(cli: Cli) -> Result<i32> {
                 Command::Export { name, file, force } => transfer::export(&server, &name, &file, force),
                 Command::Ls { json } => admin::ls(&server, json),
                 Command::Info { name, json } => admin::info(&server, &name, json),
+                Command::Status { name, watch: false, json } => status::status(&server, &name, json),
+                Command::Status { name, watch: true, json } => status::watch(&server, &name, json),
                 Command::Rm { name, yes } => admin::rm(&server, &name, yes),
             }?;
             Ok(signals::ending().unwrap_or(0))

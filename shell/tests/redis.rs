@@ -254,3 +254,20 @@ fn queries_on_an_imported_chinook_answer_as_on_the_file() {
         dump(&format!("file:{file}?vfs=unix"))
     );
 }
+
+#[test]
+fn the_virtual_table_is_there_also_over_a_file() {
+    if !has_redis() {
+        return;
+    }
+    let home = Home::new();
+    let socket = home.data().join("redis.sock");
+    let create = format!(
+        "CREATE VIRTUAL TABLE item USING redis('unix://{}', p, name TEXT UNIQUE, price REAL INDEXED)",
+        socket.display()
+    );
+    home.ok(&["shop", &create, "INSERT INTO item VALUES ('tea', 3.5), ('milk', 1.2)"], "");
+    assert_eq!(home.ok(&["shop", "SELECT name FROM item WHERE price > 2"], ""), "tea\n");
+    let script = format!(".open file:plain.sqlite?vfs=unix\n{create};\nSELECT count(*) FROM item;\n.vfsname\n");
+    assert_eq!(home.ok(&["shop"], &script), "2\nunix\n");
+}

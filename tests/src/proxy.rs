@@ -1,21 +1,23 @@
-//! A proxy between a client and its server that loses, holds and cuts what goes through.
+//! A proxy between a client and its server that loses, holds, delays and cuts what goes through.
 //!
 //! It passes one command on, waits for its reply and passes that back before it looks at the next
 //! command of the same connection. So a fault sits exactly before or after one command, however
-//! many the client has sent at once.
+//! many the client has sent at once. Clients come over TCP, which alone can reset a connection.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use rand::RngExt;
+use socket2::SockRef;
 use sqlite_redis::Options;
-use tempfile::TempDir;
 
+use crate::frames::{Side, command_name};
 use crate::{Server, eventually};
 
 /// What is done to a command or to its reply.
@@ -33,6 +35,28 @@ pub enum Fault {
     HoldRequest,
     /// The server carries the command out; the reply waits in the proxy until let go or cut.
     HoldReply,
+    /// The server carries the command out; the client's connection is reset before the reply.
+    Reset,
+    /// The server carries the command out; from then on nothing goes through in either direction,
+    /// and neither side is told: as when a machine or a cable between them is gone.
+    HalfOpen,
+    /// The reply comes in small pieces with pauses.
+    Trickle,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Fault; 9] = [
+        Fault::LoseRequest,
+        Fault::CutRequest,
+        Fault::LoseReply,
+        Fault::CutReply,
+        Fault::HoldRequest,
+        Fault::HoldReply,
+        Fault::Reset,
+        Fault::HalfOpen,
+        Fault::Trickle,
+    ];
 }
 
 enum Trigger {
@@ -53,31 +77,35 @@ struct Held {
     verdict: Option<Verdict>,
 }
 
-#[derive(Default)]
 struct State {
+    /// Socket of the server.
+    server: PathBuf,
+    /// By how much replies are late at most.
+    delay: Duration,
     faults: Vec<(Trigger, Fault)>,
     commands: Vec<String>,
     /// What waits in the proxy, in order of arrival.
     held: Vec<Held>,
     next_held: u64,
+    /// Commands that it answers itself, and how.
+    answers: HashMap<String, Vec<u8>>,
     refusing: bool,
     ended: bool,
     next_connection: u64,
     /// Both ends of each connection, to be shut from outside.
-    connections: HashMap<u64, (UnixStream, UnixStream)>,
+    connections: HashMap<u64, (TcpStream, UnixStream)>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    server: PathBuf,
 }
 
 /// See the [module](self).
 pub struct Proxy {
     shared: Arc<Shared>,
-    directory: TempDir,
+    address: SocketAddr,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -95,23 +123,19 @@ impl Proxy {
     /// # Panics
     /// When it can't listen.
     pub fn to_socket(server: PathBuf) -> Proxy {
-        let directory = tempfile::Builder::new().prefix("sqlite-redis-proxy.").tempdir().expect("a directory");
-        let listener = UnixListener::bind(directory.path().join("redis.sock")).expect("a socket");
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), server });
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its number");
+        let shared = Arc::new(Shared { state: Mutex::new(State::new(server)), changed: Condvar::new() });
         let acceptor = std::thread::spawn({
             let shared = shared.clone();
             move || shared.accept(&listener)
         });
-        Proxy { shared, directory, acceptor: Some(acceptor) }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("redis.sock")
+        Proxy { shared, address, acceptor: Some(acceptor) }
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        format!("unix://{}", self.socket().display())
+        format!("redis://{}", self.address)
     }
 
     /// Options for a database behind it.
@@ -129,6 +153,11 @@ impl Proxy {
         let mut state = self.shared.lock();
         let number = state.commands.len() as u64 + commands;
         state.faults.push((Trigger::Number(number), fault));
+    }
+
+    /// From now on answers this command itself, as a server might that is another version.
+    pub fn answer(&self, command: &str, reply: &str) {
+        self.shared.lock().answers.insert(command.to_owned(), reply.as_bytes().to_vec());
     }
 
     /// Whether a fault has yet to come.
@@ -197,6 +226,19 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
+    /// Lets each reply be late by a random time, this at most.
+    pub fn delay(&self, most: Duration) {
+        self.shared.lock().delay = most;
+    }
+
+    /// Turns to another server, as a failover does: cuts all connections; new ones lead there.
+    pub fn turn(&self, server: &Server) {
+        let mut state = self.shared.lock();
+        state.server = server.socket();
+        state.cut_all();
+        self.shared.changed.notify_all();
+    }
+
     /// Cuts all connections, and new ones at once while `refusing`.
     pub fn refuse(&self, refusing: bool) {
         let mut state = self.shared.lock();
@@ -217,15 +259,31 @@ impl Drop for Proxy {
         drop(state);
         self.shared.changed.notify_all();
         // Wakes the acceptor, which then sees that it is over.
-        let _ = UnixStream::connect(self.socket());
+        let _ = TcpStream::connect(self.address);
         for thread in threads.into_iter().chain(self.acceptor.take()) {
             let _ = thread.join();
         }
-        let _ = fs::remove_file(self.socket());
     }
 }
 
 impl State {
+    fn new(server: PathBuf) -> State {
+        State {
+            server,
+            delay: Duration::ZERO,
+            faults: Vec::new(),
+            answers: HashMap::new(),
+            commands: Vec::new(),
+            held: Vec::new(),
+            next_held: 0,
+            refusing: false,
+            ended: false,
+            next_connection: 0,
+            connections: HashMap::new(),
+            threads: Vec::new(),
+        }
+    }
+
     fn cut_all(&mut self) {
         for (client, server) in self.connections.values() {
             let _ = client.shutdown(Shutdown::Both);
@@ -253,7 +311,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn accept(self: &Arc<Self>, listener: &UnixListener) {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
         while let Ok((client, _)) = listener.accept() {
             let mut state = self.lock();
             if state.ended {
@@ -262,7 +320,8 @@ impl Shared {
             if state.refusing {
                 continue;
             }
-            let Ok(server) = UnixStream::connect(&self.server) else { continue };
+            let Ok(server) = UnixStream::connect(&state.server) else { continue };
+            let Ok(()) = client.set_nodelay(true) else { continue };
             let id = state.next_connection;
             state.next_connection += 1;
             let (Ok(one), Ok(other)) = (client.try_clone(), server.try_clone()) else { continue };
@@ -273,15 +332,12 @@ impl Shared {
             state.threads.push(std::thread::spawn(move || {
                 // However it ends, both sides are closed.
                 let _ = shared.converse(client, server);
-                if let Some((client, server)) = shared.lock().connections.remove(&id) {
-                    let _ = client.shutdown(Shutdown::Both);
-                    let _ = server.shutdown(Shutdown::Both);
-                }
+                shared.lock().connections.remove(&id);
             }));
         }
     }
 
-    fn converse(&self, client: UnixStream, server: UnixStream) -> io::Result<()> {
+    fn converse(&self, client: TcpStream, server: UnixStream) -> io::Result<()> {
         let (mut client, mut server) = (Side::new(client), Side::new(server));
         while let Some(command) = client.frame()? {
             let name = command_name(&command);
@@ -292,17 +348,32 @@ impl Shared {
                 Some(Fault::HoldRequest) if self.hold() == Verdict::Cut => return Ok(()),
                 _ => {}
             }
+            let answer = self.lock().answers.get(&name).cloned();
+            if let Some(answer) = answer {
+                client.stream.write_all(&answer)?;
+                continue;
+            }
             server.stream.write_all(&command)?;
             let Some(reply) = server.frame()? else { return Ok(()) };
+            self.late();
             match fault {
                 Some(Fault::LoseReply) => return Ok(()),
                 Some(Fault::CutReply) => return client.stream.write_all(&reply[..reply.len() / 2]),
                 Some(Fault::HoldReply) if self.hold() == Verdict::Cut => return Ok(()),
-                _ => {}
+                Some(Fault::Reset) => return SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)),
+                Some(Fault::HalfOpen) => return client.drain(),
+                Some(Fault::Trickle) => trickle(&mut client.stream, &reply)?,
+                _ => client.stream.write_all(&reply)?,
             }
-            client.stream.write_all(&reply)?;
         }
         Ok(())
+    }
+
+    fn late(&self) {
+        let most = self.lock().delay;
+        if !most.is_zero() {
+            std::thread::sleep(rand::rng().random_range(Duration::ZERO..most));
+        }
     }
 
     fn hold(&self) -> Verdict {
@@ -324,54 +395,10 @@ impl Shared {
     }
 }
 
-/// One side of a connection, read frame by frame.
-pub(crate) struct Side {
-    pub(crate) stream: UnixStream,
-    buffer: Vec<u8>,
-}
-
-impl Side {
-    pub(crate) fn new(stream: UnixStream) -> Side {
-        Side { stream, buffer: Vec::new() }
+fn trickle(stream: &mut TcpStream, reply: &[u8]) -> io::Result<()> {
+    for piece in reply.chunks((reply.len() / 100).max(1)) {
+        stream.write_all(piece)?;
+        std::thread::sleep(Duration::from_millis(2));
     }
-
-    /// The next command or reply; `None` at the end.
-    pub(crate) fn frame(&mut self) -> io::Result<Option<Vec<u8>>> {
-        loop {
-            if let Some(length) = frame_length(&self.buffer) {
-                return Ok(Some(self.buffer.drain(..length).collect()));
-            }
-            let mut more = [0; 65536];
-            match self.stream.read(&mut more)? {
-                0 => return Ok(None),
-                length => self.buffer.extend_from_slice(&more[..length]),
-            }
-        }
-    }
-}
-
-/// Bytes of the first command or reply (<https://redis.io/docs/latest/develop/reference/protocol-spec/>),
-/// if all of it is there.
-fn frame_length(bytes: &[u8]) -> Option<usize> {
-    let end = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
-    let number = || std::str::from_utf8(&bytes[1..end - 2]).ok()?.parse::<i64>().ok();
-    match bytes[0] {
-        b'$' => match usize::try_from(number()?) {
-            Ok(length) => Some(end + length + 2).filter(|&whole| whole <= bytes.len()),
-            Err(_) => Some(end),
-        },
-        b'*' => {
-            let mut at = end;
-            for _ in 0..number()?.max(0) {
-                at += frame_length(&bytes[at..])?;
-            }
-            Some(at)
-        }
-        _ => Some(end),
-    }
-}
-
-pub(crate) fn command_name(command: &[u8]) -> String {
-    let name = command.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
-    String::from_utf8_lossy(name).trim_end().to_uppercase()
+    Ok(())
 }

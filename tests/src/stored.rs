@@ -41,6 +41,10 @@ impl Stored {
         let mut bytes = Vec::new();
         for page in 1..=self.number("page_count") {
             let content = self.fields.get(&format!("page{page}")).unwrap_or_else(|| panic!("page {page} is missing"));
+            let content = match content.len() {
+                length if length == size => content.clone(),
+                _ => zstd::bulk::decompress(content, size).unwrap_or_else(|error| panic!("page {page}: {error}")),
+            };
             assert_eq!(content.len(), size, "page {page}");
             bytes.extend(content);
         }

@@ -80,7 +80,7 @@ fn damaged_metadata_is_refused_with_its_field_until_it_is_repaired() {
 #[test]
 fn another_format_is_left_alone() {
     let (server, connection) = database();
-    for format in ["2", "", "one"] {
+    for format in ["3", "", "one"] {
         redis(&server, &["HSET", HASH, "format", format]);
         assert_failure(open_failure(&server.options("shop")), code::CANTOPEN, "this version reads format 1");
         assert_failure(failure(&connection, SCAN), code::CANTOPEN, "use a newer sqlite-redis");
@@ -97,9 +97,9 @@ fn a_damaged_page_is_refused_with_its_number_until_it_is_repaired() {
     for page in ["page1", "page2", "page150"] {
         for (damage, words) in [
             (vec!["HDEL", HASH, page], "is missing"),
-            (vec!["HSET", HASH, page, &half], "has 100 bytes, not 4096"),
-            (vec!["HSET", HASH, page, &double], "has 8192 bytes, not 4096"),
-            (vec!["HSET", HASH, page, ""], "has 0 bytes, not 4096"),
+            (vec!["HSET", HASH, page, &half], "has 100 bytes, no page of 4096"),
+            (vec!["HSET", HASH, page, &double], "has 8192 bytes, no page of 4096"),
+            (vec!["HSET", HASH, page, ""], "has 0 bytes, no page of 4096"),
         ] {
             redis(&server, &damage);
             let words = format!("hash field {page} {words}");

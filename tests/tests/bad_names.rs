@@ -94,9 +94,15 @@ fn unknown_parameters_are_named() {
 
 /// For each setting a value that makes no sense, and what is said of it.
 const BAD_VALUES: &[(&str, &str, &str)] = &[
-    ("redis", "localhost:6379", "expected redis://, rediss:// or unix://"),
-    ("redis", "http://localhost", "expected redis://, rediss:// or unix://"),
+    ("redis", "localhost:6379", "expected redis://, rediss://, unix://"),
+    ("redis", "http://localhost", "expected redis://, rediss://, unix://"),
     ("redis", "redis://host:notaport", "not a server address"),
+    ("replica", "localhost:6379", "expected redis://"),
+    ("replica", "redis+cluster://a:1", "expected one server"),
+    ("consistency", "eventual", "expected strong, session, bounded=<milliseconds> or snapshot"),
+    ("consistency", "bounded=0", "bounded=<milliseconds>"),
+    ("catch_up_ms", "0", "at least 1"),
+    ("wait_disk", "all", "expected 0 or 1"),
     ("prefix", "a{b", "without braces"),
     ("cache_size", "many", "expected bytes"),
     ("cache_size", "-1", "expected bytes"),
@@ -108,11 +114,14 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("connect_ms", "soon", "expected milliseconds"),
     ("timeout_ms", "0", "at least 1"),
     ("timeout_ms", "-5", "expected milliseconds"),
+    ("failover_ms", "0", "at least 1"),
     ("log_commits", "1.5", "expected a whole number"),
     ("log_bytes", "x", "expected bytes"),
+    ("stage_bytes", "x", "expected bytes"),
     ("wait", "all", "expected a number of replicas"),
     ("wait_ms", "0", "at least 1"),
     ("readonly", "maybe", "expected 0 or 1"),
+    ("compress", "lz4", "expected 0 or 1"),
     ("allow_eviction", "2", "expected 0 or 1"),
 ];
 

@@ -146,6 +146,7 @@ fn a_user_who_may_only_read_reads_and_is_told_so_when_writing() {
     set_user(&server, &["+@read", "+@connection", "+info", "+type"]);
     let connection = with_user(&server, "ann", "pw").open().unwrap();
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 1);
+    connection.execute_batch("CREATE TEMP TABLE elsewhere AS SELECT * FROM t").unwrap();
     assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::PERM, "access rules forbid this");
     set_user(&server, &["+@all"]);
     assert_usable(&connection, 1);

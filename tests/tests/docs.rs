@@ -65,6 +65,9 @@ fn the_documented_access_rules_let_an_application_do_everything() {
     for n in 0..20 {
         small.execute("UPDATE item SET content = randomblob(3000) WHERE n = 2 + ?1 % 8", [n]).unwrap();
     }
+    // Commits that are staged.
+    let large = as_user(&server, "shop").stage_bytes(0).open().unwrap();
+    large.execute_batch("UPDATE item SET content = 1; DELETE FROM item WHERE n > 5; VACUUM").unwrap();
     check_integrity(&db);
     assert_eq!(refused(&server), Vec::<String>::new());
 }

@@ -1,63 +1,8 @@
 //! A process that forks with connections open, in Debian's Python: a Rust test has threads, and
 //! must not fork.
 
-use std::path::Path;
-use std::process::Command;
-
-use sqlite_redis_tests::{Server, check_integrity, number};
-
-/// Opens `shop` as `open()`; `child(body)` forks, runs `body` there and returns its exit status.
-const PRELUDE: &str = "
-import os, sqlite3, sys, traceback
-loader = sqlite3.connect(':memory:')
-loader.enable_load_extension(True)
-loader.load_extension(sys.argv[1])
-def open(**options):
-    return sqlite3.connect(sys.argv[2], uri=True, isolation_level=None, **options)
-def count(db):
-    return db.execute('SELECT count(*) FROM t').fetchone()[0]
-def child(body):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            body()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return pid
-def join(pid):
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, 'the child failed'
-def refused(db, sql):
-    try:
-        db.execute(sql)
-    except sqlite3.OperationalError as error:
-        return str(error)
-    raise AssertionError(sql + ' was not refused')
-db = open(timeout=30)
-db.execute('CREATE TABLE t (a, b)')
-";
-
-fn python(server: &Server, script: &str) {
-    let extension = ["libsqlite_redis.so", "libsqlite_redis.dylib"].map(sqlite_redis_tests::built);
-    let Some(extension) = extension.iter().find(|path| path.exists()) else {
-        eprintln!("skipped: the extension is not built (cargo build --workspace builds it)");
-        return;
-    };
-    let python = "/usr/bin/python3";
-    if !Path::new(python).exists() {
-        eprintln!("skipped: there is no {python}");
-        return;
-    }
-    let mut command = Command::new(python);
-    command.args(["-c", &format!("{PRELUDE}{script}")]).arg(extension).arg(server.options("shop").uri());
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let db = server.open("shop");
-    assert!(number(&db, "SELECT count(*) FROM t") >= 0);
-    check_integrity(&db);
-    server.check_stored("shop");
-}
+use sqlite_redis_tests::python::python;
+use sqlite_redis_tests::{Server, number};
 
 #[test]
 fn child_and_parent_both_go_on_with_a_connection() {
@@ -245,4 +190,35 @@ assert count(db) == 90
 ",
     );
     assert_eq!(number(&server.open("shop"), "SELECT count(DISTINCT a || '/' || b) FROM t"), 90);
+}
+
+#[test]
+fn a_child_works_whatever_other_threads_of_the_parent_did_at_the_fork() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+import signal, threading
+stop = threading.Event()
+def write():
+    # A lease so short that the thread which renews it is always about to.
+    mine = sqlite3.connect(sys.argv[2] + '&lease_ms=100', uri=True, isolation_level=None, timeout=60)
+    while not stop.wait(0.005):
+        mine.execute(\"INSERT INTO t VALUES ('thread', 0)\")
+threads = [threading.Thread(target=write) for _ in range(2)]
+for thread in threads:
+    thread.start()
+def body():
+    # A child that waits for a thread of its parent ends by this signal.
+    signal.alarm(120)
+    mine = sqlite3.connect(sys.argv[2] + '&lease_ms=100', uri=True, isolation_level=None, timeout=60)
+    mine.execute(\"INSERT INTO t VALUES ('child', 0)\")
+for _ in range(40):
+    join(child(body))
+stop.set()
+for thread in threads:
+    thread.join()
+assert db.execute(\"SELECT count(*) FROM t WHERE a = 'child'\").fetchone()[0] == 40
+",
+    );
 }

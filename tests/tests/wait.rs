@@ -42,7 +42,7 @@ fn waiting_costs_no_round_trip_of_its_own() {
     };
     let before = trips();
     db.execute("INSERT INTO t VALUES (1)", []).unwrap();
-    assert_eq!(trips() - before, 3);
+    assert_eq!(trips() - before, 2);
     assert_eq!(primary.calls("wait"), 2);
 }
 
@@ -94,4 +94,72 @@ fn a_commit_whose_reply_was_lost_waits_for_replicas_all_the_same() {
     assert_eq!(number(&db, "SELECT count(*) FROM t"), 2);
     let there = replica.options("shop").open().unwrap();
     eventually("the replica has it", || number(&there, "SELECT count(*) FROM t") == 2);
+}
+
+#[test]
+fn a_commit_that_was_found_at_a_primary_is_not_reported_as_kept_by_the_one_that_lacks_it() {
+    let (primary, replica) = primary_and_replica();
+    let next = Server::replica_of(&replica);
+    let proxy = Proxy::to(&primary);
+    let db = proxy.options("shop").wait(1, Duration::from_secs(5)).open().unwrap();
+    db.execute_batch("CREATE TABLE t (x)").unwrap();
+    eventually("the replica has it", || replica.stored("shop") == primary.stored("shop"));
+    assert_eq!(replica.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    eventually("its replica is in step", || next.is_replica_in_step());
+    // The commit is done at the old primary, which is asked and says so; then the replica takes over.
+    proxy.next("EXEC", Fault::LoseReply);
+    proxy.next("EVAL", Fault::HoldRequest);
+    let writer = std::thread::spawn(move || code(db.execute("INSERT INTO t VALUES (1)", [])));
+    proxy.wait_for_held(1);
+    assert_eq!(number(&primary.open("shop"), "SELECT count(*) FROM t"), 1);
+    proxy.turn(&replica);
+    assert_eq!(writer.join().unwrap(), IOERR_FSYNC);
+    assert_eq!(number(&replica.open("shop"), "SELECT count(*) FROM t"), 0);
+}
+
+/// The way to a server that seems to be of this version, and to have an append-only file or not.
+fn seeming(server: &Server, version: &str, aof: u8) -> Proxy {
+    let proxy = Proxy::to(server);
+    let info = format!("redis_version:{version}\r\nmaxmemory_policy:noeviction\r\naof_enabled:{aof}\r\n");
+    proxy.answer("INFO", &format!("${}\r\n{info}\r\n", info.len()));
+    proxy
+}
+
+#[test]
+fn a_commit_is_on_disk_when_it_is_reported() {
+    // There is no WAITAOF before 7.2, so the proxy plays that part.
+    let server = Server::start();
+    let proxy = seeming(&server, "7.2.4", 1);
+    proxy.answer("WAITAOF", "*2\r\n:1\r\n:0\r\n");
+    let db = proxy.options("shop").wait_disk(true).open().unwrap();
+    assert_eq!(text(&db, "PRAGMA redis_wait_disk"), "1");
+    db.execute_batch("CREATE TABLE t (x)").unwrap();
+    let asked = |name: &str| proxy.commands().iter().filter(|command| *command == name).count();
+    assert_eq!((asked("WAITAOF"), asked("WAIT")), (1, 0));
+    proxy.answer("WAITAOF", "*2\r\n:0\r\n:0\r\n");
+    assert_eq!(code(db.execute("INSERT INTO t VALUES (1)", [])), IOERR_FSYNC);
+    let error = sqlite_redis::last_error(&db).unwrap().to_string();
+    assert!(error.contains("stands on the primary, but it was not on the primary's disk"), "{error}");
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 1);
+    proxy.answer("WAITAOF", "-ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.\r\n");
+    assert_eq!(code(db.execute("INSERT INTO t VALUES (2)", [])), IOERR_FSYNC);
+    let error = sqlite_redis::last_error(&db).unwrap().to_string();
+    assert!(error.contains("appendonly is disabled"), "{error}");
+    assert_eq!(text(&db, "PRAGMA redis_wait_disk = 0"), "0");
+    db.execute("INSERT INTO t VALUES (3)", []).unwrap();
+    assert_eq!((number(&db, "SELECT count(*) FROM t"), asked("WAITAOF")), (3, 3));
+}
+
+#[test]
+fn a_server_that_can_not_tell_of_its_disk_is_refused() {
+    let server = Server::start();
+    for (version, aof, words) in [("7.0.15", 1, "WAITAOF) needs Redis 7.2"), ("7.2.4", 0, "appendonly off")] {
+        let proxy = seeming(&server, version, aof);
+        let error = proxy.options("shop").wait_disk(true).open().unwrap_err().to_string();
+        assert!(error.contains("wait_disk=1") && error.contains(words), "{error}");
+        let db = proxy.options("shop").open().unwrap();
+        assert!(db.execute_batch("PRAGMA redis_wait_disk = 1").is_err());
+        assert!(db.execute_batch("PRAGMA redis_wait_disk = maybe").is_err());
+        assert_eq!(text(&db, "PRAGMA redis_wait_disk"), "0");
+    }
 }

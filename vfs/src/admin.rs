@@ -13,20 +13,21 @@ use crate::store::commit::{LogMark, metadata};
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::redis::RedisStore;
-use crate::store::server::{Request, Server, checked};
-use crate::store::{Commit, CommitId, PageNo, Snapshot, Undo, check_shape};
+use crate::store::server::{Link, Request, Server, checked};
+use crate::store::stage::Stage;
+use crate::store::{Commit, CommitId, FORMAT, PageNo, Snapshot, Undo, check_shape};
 
-/// Pages sent at once by an import.
+mod status;
+
+pub use status::{ReplicaState, ReplicaStatus, Status};
+
+/// Pages that an import gathers before it sends them.
 const BATCH: usize = 64;
 /// Fields that the server looks at to estimate the memory of a key. The default of 5 may hit
 /// metadata only, and take a database of megabytes for one of some hundred bytes.
 const SAMPLES: usize = 1000;
-/// How long the pages of an import that died stay in Redis.
-const STAGING_SECONDS: u64 = 600;
-
 /// A server, and the databases under one key prefix on it.
 pub struct Admin {
-    server: Arc<Server>,
     config: Config,
 }
 
@@ -66,11 +67,16 @@ impl Admin {
     /// # Errors
     /// A setting that makes no sense. The server is not asked yet.
     pub fn connect(options: &Options) -> Result<Self> {
-        Admin::with(options.config()?)
+        Ok(Admin::with(options.config()?))
     }
 
-    pub(crate) fn with(config: Config) -> Result<Self> {
-        Ok(Admin { server: Process::current().server(&config)?, config })
+    pub(crate) fn with(config: Config) -> Self {
+        Admin { config }
+    }
+
+    /// The server that has these keys.
+    fn server(&self, keys: &Keys) -> Arc<Server> {
+        Process::current().server(&self.config, &keys.hash)
     }
 
     /// The server, without user and password.
@@ -96,12 +102,23 @@ impl Admin {
 
     fn scan(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
+        let any = Process::current().server(&self.config, "");
+        for mut node in any.nodes()? {
+            self.scan_node(&mut node, &mut names)?;
+        }
+        names.sort();
+        // SCAN may answer with a key twice.
+        names.dedup();
+        Ok(names)
+    }
+
+    fn scan_node(&self, node: &mut Link<'_>, names: &mut Vec<String>) -> Result<()> {
         let mut cursor = "0".to_owned();
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(Keys::pattern(&self.config.prefix));
             scan.arg("COUNT").arg(1000).arg("TYPE").arg("hash");
-            let reply = checked(self.server.ask(&Request::one(&scan))?.pop().unwrap_or_default())?;
+            let reply = checked(node.exchange(&Request::one(&scan))?.pop().unwrap_or_default())?;
             let mut parts = array("SCAN", reply)?.into_iter();
             cursor = parts.next().as_ref().and_then(text).unwrap_or_default();
             for key in array("SCAN", parts.next().unwrap_or_default())? {
@@ -109,13 +126,9 @@ impl Admin {
                 names.extend(key.as_deref().and_then(|key| Keys::name_in(&self.config.prefix, key)).map(str::to_owned));
             }
             if cursor == "0" || cursor.is_empty() {
-                break;
+                return Ok(());
             }
         }
-        names.sort();
-        // SCAN may answer with a key twice.
-        names.dedup();
-        Ok(names)
     }
 
     /// A database, or `None` if there is none of this name.
@@ -135,22 +148,22 @@ impl Admin {
         request.push(cmd("XLEN").arg(&keys.log));
         request.push(cmd("GET").arg(&keys.lock));
         request.push(cmd("PTTL").arg(&keys.lock));
-        let replies: Vec<Value> = self.server.ask(&request)?.into_iter().map(checked).collect::<Result<_>>()?;
+        let replies: Vec<Value> = self.server(&keys).ask(&request)?.into_iter().map(checked).collect::<Result<_>>()?;
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or_default();
-        let snapshot = protocol::snapshot(&array("HMGET", next())?)?;
+        let snapshot = protocol::snapshot(&array("HMGET", next())?)?.0;
         if snapshot == Snapshot::EMPTY {
             return Ok(None);
         }
         let (redis_bytes, log_bytes, log_length) = (count(&next()), count(&next()), count(&next()));
-        let (token, ttl) = (text(&next()), count(&next()));
+        let lease = holder(&next(), &next());
         Ok(Some(Info {
             name: keys::database_name(name)?.to_owned(),
             version: snapshot.version.0,
             page_size: snapshot.page_size,
             page_count: snapshot.page_count,
             redis_bytes,
-            lease: token.map(|token| Holder { token, ttl_ms: ttl }),
+            lease,
             log_length,
             log_bytes,
         }))
@@ -184,8 +197,9 @@ impl Admin {
 
     fn try_remove(&self, name: &str) -> Result<bool> {
         let keys = self.keys(name)?;
-        // One command, so both keys go at once.
-        let reply = self.server.ask(&Request::one(cmd("UNLINK").arg(&keys.hash).arg(&keys.log)))?.pop();
+        // One command, so all of it goes at once.
+        let unlink = cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.staged).to_owned();
+        let reply = self.server(&keys).ask(&Request::one(&unlink))?.pop();
         Ok(count(&checked(reply.unwrap_or_default())?) > 0)
     }
 
@@ -201,23 +215,22 @@ impl Admin {
     fn begin_import(&self, name: &str, page_size: u32, page_count: u32, overwrite: bool) -> Result<Import<'_>> {
         let keys = self.keys(name)?;
         check_shape(page_size.into(), page_count.into())?;
-        self.server.check()?;
-        let exists = checked(self.server.ask(&Request::one(cmd("EXISTS").arg(&keys.hash)))?.pop().unwrap_or_default())?;
+        let server = self.server(&keys);
+        server.check()?;
+        let exists = checked(server.ask(&Request::one(cmd("EXISTS").arg(&keys.hash)))?.pop().unwrap_or_default())?;
         if count(&exists) > 0 && !overwrite {
             return Err(Cause::Exists.into());
         }
-        let token = format!("{:016x}", rand::random::<u64>());
         Ok(Import {
             admin: self,
             name: name.to_owned(),
-            staging: keys.staging(&token),
+            stage: Stage::new(server.clone(), &keys)?,
+            server,
             keys,
             page_size,
             page_count,
             overwrite,
-            sent: 0,
             batch: Vec::new(),
-            finished: false,
         })
     }
 }
@@ -232,6 +245,11 @@ fn snapshot_command(keys: &Keys) -> Cmd {
     hmget
 }
 
+/// The holder of a lease, from the replies to `GET` and `PTTL`.
+fn holder(token: &Value, ttl: &Value) -> Option<Holder> {
+    text(token).map(|token| Holder { token, ttl_ms: count(ttl) })
+}
+
 /// A number among the replies; nothing counts as 0.
 fn count(value: &Value) -> u64 {
     match value {
@@ -243,16 +261,14 @@ fn count(value: &Value) -> u64 {
 /// An import on its way. Dropped before [`Import::finish`], it leaves nothing behind.
 pub struct Import<'a> {
     admin: &'a Admin,
+    server: Arc<Server>,
     name: String,
     keys: Keys,
-    /// The hash in which the pages are gathered. It has a time to live, should this process die.
-    staging: String,
+    stage: Stage,
     page_size: u32,
     page_count: u32,
     overwrite: bool,
-    sent: u32,
     batch: Vec<Vec<u8>>,
-    finished: bool,
 }
 
 impl Import<'_> {
@@ -261,7 +277,7 @@ impl Import<'_> {
     /// # Errors
     /// A page of another size or one too many; the server fails.
     pub fn page(&mut self, mut page: Vec<u8>) -> Result<()> {
-        let number = self.sent + self.batch.len() as u32 + 1;
+        let number = self.stage.pages + self.batch.len() as u32 + 1;
         if page.len() != self.page_size as usize || number > self.page_count {
             let reason = format!("page {number} of {} has {} bytes", self.page_count, page.len());
             return self.admin.at(&self.name, Err(Cause::Unsupported(reason).into()));
@@ -280,21 +296,8 @@ impl Import<'_> {
     }
 
     fn send_batch(&mut self) -> Result<()> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        let mut hset = cmd("HSET");
-        hset.arg(&self.staging);
-        for (page, bytes) in PageNo::range(self.sent + 1, self.page_count).zip(&self.batch) {
-            hset.arg(keys::page(page)).arg(bytes.as_slice());
-        }
-        let mut request = Request::one(&hset);
-        request.push(cmd("EXPIRE").arg(&self.staging).arg(STAGING_SECONDS));
-        // Sent again after a lost reply, the same fields get the same values.
-        for reply in self.admin.server.ask(&request)? {
-            checked(reply)?;
-        }
-        self.sent += self.batch.len() as u32;
+        let pages = PageNo::range(self.stage.pages + 1, self.page_count).zip(self.batch.iter().map(Vec::as_slice));
+        self.stage.add(pages, self.admin.config.compress)?;
         self.batch.clear();
         Ok(())
     }
@@ -305,16 +308,16 @@ impl Import<'_> {
     /// Pages are missing; someone made or changed a database of this name meanwhile.
     pub fn finish(mut self) -> Result<u64> {
         let outcome = self.send_batch().and_then(|()| self.publish());
-        self.finished = outcome.is_ok();
+        self.stage.published = outcome.is_ok();
         self.admin.at(&self.name, outcome)
     }
 
     fn publish(&mut self) -> Result<u64> {
-        if self.sent != self.page_count {
-            return Err(Cause::Unsupported(format!("{} of {} pages came", self.sent, self.page_count)).into());
+        if self.stage.pages != self.page_count {
+            return Err(Cause::Unsupported(format!("{} of {} pages came", self.stage.pages, self.page_count)).into());
         }
-        let Import { keys, staging, .. } = &*self;
-        let mut link = self.admin.server.link()?;
+        let (keys, staging) = (&self.keys, &self.stage.key);
+        let mut link = self.server.link()?;
         let mut watch = Request::one(cmd("WATCH").arg(&keys.hash).arg(staging));
         watch.push(&snapshot_command(keys));
         watch.push(cmd("EXISTS").arg(&keys.hash));
@@ -331,18 +334,18 @@ impl Import<'_> {
         // Readers of what was there before must see that the version is another one.
         let snapshot = Snapshot {
             version: base.version.next(),
-            commit: CommitId::random(),
+            commit: CommitId::draw()?,
             page_size: self.page_size,
             page_count: self.page_count,
         };
         let (commit, version) = (snapshot.commit, snapshot.version.0);
         let entry = Commit { base, snapshot, pages: Vec::new(), undo: Undo::Barrier };
         let mut publish = Request::default();
-        publish.push(&metadata(staging, &snapshot, LogMark { begins: version, bytes: 0 }));
+        publish.push(&metadata(staging, &snapshot, FORMAT, LogMark { begins: version, bytes: 0 }));
         publish.push(cmd("PERSIST").arg(staging));
-        publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log));
+        publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.staged));
         publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));
-        let store = RedisStore::new(self.admin.server.clone(), &self.admin.config, keys::database_name(&self.name)?);
+        let store = RedisStore::new(self.server.clone(), &self.admin.config, keys::database_name(&self.name)?);
         publish.push(&store.xadd(&entry, None));
         publish.push(&cmd("EXEC"));
         let mut replies = match link.exchange(&publish) {
@@ -368,30 +371,16 @@ impl Import<'_> {
         if count(exists) > 0 && !self.overwrite {
             return Err(Cause::Exists.into());
         }
-        if count(staged) != u64::from(self.page_count) {
-            return Err(Cause::Damaged(format!("{} pages arrived of {}", count(staged), self.page_count)).into());
-        }
+        self.stage.check(staged.clone())?;
         // A damaged database may be replaced too.
         let fields = array("HMGET", snapshot.clone())?;
-        Ok(protocol::snapshot(&fields).unwrap_or(Snapshot::EMPTY))
+        Ok(protocol::snapshot(&fields).map_or(Snapshot::EMPTY, |(at, _)| at))
     }
 
     /// After a lost reply: whether the database is in its place.
     fn was_published(&self, commit: CommitId, version: u64, lost: Error) -> Result<u64> {
         let hget = cmd("HGET").arg(&self.keys.hash).arg(keys::COMMIT).to_owned();
-        let found = checked(self.admin.server.ask(&Request::one(&hget))?.pop().unwrap_or_default())?;
+        let found = checked(self.server.ask(&Request::one(&hget))?.pop().unwrap_or_default())?;
         if text(&found).is_some_and(|found| found == commit.to_string()) { Ok(version) } else { Err(lost) }
-    }
-}
-
-impl Drop for Import<'_> {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        let removed = self.admin.server.ask(&Request::one(cmd("UNLINK").arg(&self.staging)));
-        if let Err(error) = removed.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
-            crate::ffi::log(&format!("{} will be removed by its time to live: {error}", self.staging));
-        }
     }
 }

@@ -7,19 +7,21 @@
 //! 3. `epoch` names the history: it changes whenever `head` moves to a version that does not
 //!    demonstrably follow the one before. Readers remember the epoch that admitted them, and
 //!    get nothing from another.
-//! 4. `lineage` holds recent versions of this history, newest last, `head` among them.
+//! 4. `lineage` holds recent versions of this history, `head` the newest of them.
+//! 5. Only the primary begins another history. What a replica says is of this one, or of no use.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::time::Instant;
 
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use crate::delta;
 use crate::store::{CommitId, LogEntry, Page, PageNo, Snapshot, Undo, Version, check_chain};
+use crate::sync::Mutex;
 
-/// Recent versions remembered, so that readers a little behind `head` are recognised.
-const LINEAGE: usize = 256;
+/// Recent versions remembered, so that readers and replicas behind `head` are recognised.
+const LINEAGE: usize = 4096;
 
 /// Names one history of a database; see the invariants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +30,28 @@ pub(crate) struct Epoch(u64);
 impl Epoch {
     /// The epoch of a reader that may not use the cache.
     pub(crate) const NONE: Epoch = Epoch(u64::MAX);
+
+    /// Whether the cache came to this history after the other one.
+    pub(crate) fn is_after(self, other: Epoch) -> bool {
+        self.0 > other.0
+    }
 }
 
-/// Whether a snapshot may use the cache.
+/// What the cache makes of a snapshot.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Recognised {
+    /// It belongs to this history.
+    Known(Epoch),
+    /// It is newer than all that is known.
+    Newer {
+        /// The newest that is.
+        head: Version,
+    },
+    /// It is older than what is remembered, or of another history.
+    Unknown(Epoch),
+}
+
+/// Whether a snapshot of the primary may use the cache.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// It may, with this epoch.
@@ -46,8 +67,10 @@ struct Entry {
 
 struct State {
     head: Snapshot,
+    /// When `head` became what it is.
+    since: Instant,
     epoch: Epoch,
-    lineage: VecDeque<(Version, CommitId)>,
+    lineage: BTreeMap<Version, CommitId>,
     pages: LruCache<PageNo, Entry>,
 }
 
@@ -62,41 +85,64 @@ impl Cache {
     pub(crate) fn new(size: u64) -> Self {
         let state = State {
             head: Snapshot::EMPTY,
+            since: Instant::now(),
             epoch: Epoch(0),
-            lineage: VecDeque::from([Snapshot::EMPTY.identity()]),
+            lineage: BTreeMap::from([Snapshot::EMPTY.identity()]),
             pages: LruCache::new(capacity(size, 4096)),
         };
         Cache { size, state: Mutex::new(state) }
     }
 
-    /// Asks to use the cache for a snapshot that the server has just answered with.
+    /// The newest snapshot of this history, and since when it is known.
+    pub(crate) fn head(&self) -> (Snapshot, Epoch, Instant) {
+        let state = self.state.lock();
+        (state.head, state.epoch, state.since)
+    }
+
+    /// Whether a snapshot belongs to this history, as far as is known.
+    pub(crate) fn recognise(&self, snapshot: &Snapshot) -> Recognised {
+        self.state.lock().recognise(snapshot)
+    }
+
+    /// Asks to use the cache for a snapshot that the primary has just answered with.
     pub(crate) fn admit(&self, snapshot: &Snapshot) -> Admission {
         let mut state = self.state.lock();
-        if state.knows(snapshot) {
-            return Admission::Admitted(state.epoch);
+        match state.recognise(snapshot) {
+            Recognised::Known(epoch) => Admission::Admitted(epoch),
+            Recognised::Newer { head } => Admission::NeedsHistory { after: head },
+            Recognised::Unknown(_) => {
+                state.begin_anew(snapshot, self.size);
+                Admission::Admitted(state.epoch)
+            }
         }
-        if snapshot.version > state.head.version && state.head != Snapshot::EMPTY {
-            return Admission::NeedsHistory { after: state.head.version };
-        }
-        state.begin_anew(snapshot, self.size);
-        Admission::Admitted(state.epoch)
     }
 
     /// Asks again, with the log's entries after the version that [`Admission::NeedsHistory`]
-    /// named. Pages that they changed are dropped; all are when the entries don't explain how
-    /// the snapshot came about.
-    pub(crate) fn admit_with(&self, snapshot: &Snapshot, entries: &[LogEntry]) -> Epoch {
+    /// named. Pages that they changed are dropped, and returned; all are dropped, and none returned,
+    /// when the entries don't explain how the snapshot came about.
+    pub(crate) fn admit_with(&self, snapshot: &Snapshot, entries: &[LogEntry]) -> (Epoch, Vec<PageNo>) {
         let mut state = self.state.lock();
-        // Another thread may have moved `head` on meanwhile.
-        if state.knows(snapshot) {
-            return state.epoch;
-        }
-        let news: Vec<_> = entries.iter().filter(|entry| entry.version > state.head.version).collect();
-        let chained = check_chain(&state.head, snapshot, news.iter().copied());
-        if news.is_empty() || chained.is_err() || !state.follow(snapshot, &news) {
+        let followed = state.follow(snapshot, entries);
+        if followed.is_none() {
             state.begin_anew(snapshot, self.size);
         }
-        state.epoch
+        (state.epoch, followed.unwrap_or_default())
+    }
+
+    /// The same for a snapshot of a replica, which is refused if the entries don't explain it.
+    pub(crate) fn follow(&self, snapshot: &Snapshot, entries: &[LogEntry]) -> Option<Epoch> {
+        let mut state = self.state.lock();
+        state.follow(snapshot, entries).map(|_| state.epoch)
+    }
+
+    /// Takes note of an older version that the primary's log has shown to be of this history.
+    pub(crate) fn remember(&self, older: &Snapshot, epoch: Epoch) -> Option<Epoch> {
+        let mut state = self.state.lock();
+        let of_this = state.epoch == epoch && older.version < state.head.version;
+        if of_this {
+            state.lineage.insert(older.version, older.commit);
+        }
+        of_this.then_some(epoch)
     }
 
     /// The page as of `version`, if it is here.
@@ -135,11 +181,19 @@ impl Cache {
         }
     }
 
-    /// Takes over what this process has committed itself.
-    pub(crate) fn committed(&self, base: &Snapshot, snapshot: &Snapshot, pages: impl Iterator<Item = (PageNo, Page)>) {
+    /// Takes over what this process has committed itself. Whoever goes on reading that may use the
+    /// cache with the epoch returned: none where the commit followed an older version than `head`, since
+    /// then `head` and what is known of it belong to another history.
+    pub(crate) fn committed(
+        &self,
+        base: &Snapshot,
+        snapshot: &Snapshot,
+        pages: impl Iterator<Item = (PageNo, Page)>,
+    ) -> Epoch {
         let mut state = self.state.lock();
-        if state.head.identity() != base.identity() {
-            return;
+        // A follower may have heard of the commit before its reply was here.
+        if state.head.identity() != base.identity() && state.head.identity() != snapshot.identity() {
+            return Epoch::NONE;
         }
         let resized = base.page_size != snapshot.page_size;
         if resized {
@@ -153,25 +207,33 @@ impl Cache {
             state.pages.put(number, Entry { page, since: snapshot.version });
         }
         state.set_head(snapshot);
+        state.epoch
     }
 }
 
 impl State {
-    /// Whether the snapshot belongs to this history. One that is `head` by name but not by shape does
-    /// not: either is wrong, and a reader finds out which.
-    fn knows(&self, snapshot: &Snapshot) -> bool {
-        if self.head.identity() == snapshot.identity() {
-            return self.head == *snapshot;
+    /// One that is `head` by name but not by shape is not known: either is wrong, and a reader
+    /// finds out which.
+    fn recognise(&self, snapshot: &Snapshot) -> Recognised {
+        let known = match self.head.identity() == snapshot.identity() {
+            true => self.head == *snapshot,
+            false => self.lineage.get(&snapshot.version) == Some(&snapshot.commit),
+        };
+        if known {
+            Recognised::Known(self.epoch)
+        } else if snapshot.version > self.head.version && self.head != Snapshot::EMPTY {
+            Recognised::Newer { head: self.head.version }
+        } else {
+            Recognised::Unknown(self.epoch)
         }
-        self.lineage.iter().rev().any(|identity| *identity == snapshot.identity())
     }
 
     fn set_head(&mut self, snapshot: &Snapshot) {
-        self.head = *snapshot;
-        if self.lineage.len() == LINEAGE {
-            self.lineage.pop_front();
+        (self.head, self.since) = (*snapshot, Instant::now());
+        self.lineage.insert(snapshot.version, snapshot.commit);
+        while self.lineage.len() > LINEAGE {
+            self.lineage.pop_first();
         }
-        self.lineage.push_back(snapshot.identity());
     }
 
     fn begin_anew(&mut self, snapshot: &Snapshot, size: u64) {
@@ -182,22 +244,29 @@ impl State {
         self.set_head(snapshot);
     }
 
-    /// Moves `head` on; `false` when an entry does not say what it changed.
-    fn follow(&mut self, snapshot: &Snapshot, entries: &[&LogEntry]) -> bool {
-        for entry in entries {
-            let Undo::Deltas(deltas) = &entry.undo else { return false };
-            let Some(changed) = delta::parse_undo(deltas) else { return false };
-            for (page, _) in changed {
-                self.pages.pop(&page);
-            }
+    /// Moves `head` on to a snapshot that the entries lead to, and tells which pages were dropped
+    /// because they changed. `None` when they don't lead there, or don't say what they changed.
+    fn follow(&mut self, snapshot: &Snapshot, entries: &[LogEntry]) -> Option<Vec<PageNo>> {
+        // Another thread may have moved `head` on meanwhile.
+        if let Recognised::Known(_) = self.recognise(snapshot) {
+            return Some(Vec::new());
         }
-        for entry in entries {
-            self.lineage.push_back((entry.version, entry.commit));
+        let head = self.head;
+        let news = || entries.iter().filter(move |entry| entry.version > head.version);
+        if news().next().is_none() || check_chain(&head, snapshot, news()).is_err() {
+            return None;
         }
-        let surplus = self.lineage.len().saturating_sub(LINEAGE);
-        self.lineage.drain(..surplus);
-        self.head = *snapshot;
-        true
+        let mut dropped = Vec::new();
+        for entry in news() {
+            let Undo::Deltas(deltas) = &entry.undo else { return None };
+            let changed = delta::parse_undo(deltas)?;
+            dropped.extend(changed.iter().map(|(page, _)| *page).filter(|page| self.pages.pop(page).is_some()));
+        }
+        for entry in news() {
+            self.lineage.insert(entry.version, entry.commit);
+        }
+        self.set_head(snapshot);
+        Some(dropped)
     }
 }
 
@@ -263,7 +332,7 @@ mod tests {
     fn a_newer_version_drops_only_what_changed() {
         let (cache, epoch) = cache();
         assert_eq!(cache.admit(&snapshot(6, 60)), Admission::NeedsHistory { after: Version(5) });
-        assert_eq!(cache.admit_with(&snapshot(6, 60), &[entry(6, 60, 50, 2)]), epoch);
+        assert_eq!(cache.admit_with(&snapshot(6, 60), &[entry(6, 60, 50, 2)]), (epoch, vec![no(2)]));
         assert_eq!(cache.get(no(1), Version(6), epoch), Some(page(1)));
         assert_eq!(cache.get(no(2), Version(6), epoch), None);
         assert_eq!(cache.get(no(2), Version(5), epoch), None, "nor does the older reader get it");
@@ -295,13 +364,44 @@ mod tests {
             let (cache, before) = cache();
             let epoch = match cache.admit(&to) {
                 Admission::Admitted(epoch) => epoch,
-                Admission::NeedsHistory { .. } => cache.admit_with(&to, &log),
+                Admission::NeedsHistory { .. } => cache.admit_with(&to, &log).0,
             };
             assert_ne!(epoch, before);
             assert_eq!(cache.get(no(1), to.version, epoch), None, "{to:?}");
             cache.insert(epoch, to.version, &[to], [(no(1), page(8))]);
             assert_eq!(cache.get(no(1), Version(9), before), None, "a reader from before, {to:?}");
         }
+    }
+
+    #[test]
+    fn a_replica_is_followed_only_within_this_history() {
+        let (cache, epoch) = cache();
+        for (to, log) in [
+            (snapshot(6, 61), vec![entry(6, 61, 51, 2)]),
+            (snapshot(7, 70), vec![entry(7, 70, 60, 2)]),
+            (snapshot(6, 60), vec![]),
+            (snapshot(5, 51), vec![]),
+            (snapshot(4, 40), vec![]),
+        ] {
+            assert_eq!(cache.follow(&to, &log), None, "{to:?}");
+        }
+        assert_eq!(cache.recognise(&snapshot(4, 40)), Recognised::Unknown(epoch));
+        assert_eq!(cache.remember(&snapshot(4, 40), epoch), Some(epoch));
+        assert_eq!(cache.recognise(&snapshot(4, 40)), Recognised::Known(epoch));
+        assert_eq!(cache.recognise(&snapshot(4, 41)), Recognised::Unknown(epoch));
+        assert_eq!(cache.get(no(1), Version(5), epoch), Some(page(1)), "all that was there still is");
+        assert_eq!(cache.get(no(1), Version(4), epoch), None, "nobody has said so of version 4");
+        assert_eq!(cache.follow(&snapshot(6, 60), &[entry(6, 60, 50, 2)]), Some(epoch));
+        assert_eq!(cache.head().0, snapshot(6, 60));
+        assert_eq!(cache.remember(&snapshot(4, 42), Epoch(99)), None);
+    }
+
+    #[test]
+    fn an_own_commit_that_was_heard_of_before_keeps_its_pages() {
+        let (cache, epoch) = cache();
+        assert_eq!(cache.follow(&snapshot(6, 60), &[entry(6, 60, 50, 2)]), Some(epoch));
+        cache.committed(&snapshot(5, 50), &snapshot(6, 60), [(no(2), page(7))].into_iter());
+        assert_eq!(cache.get(no(2), Version(6), epoch), Some(page(7)));
     }
 
     #[test]

@@ -4,9 +4,13 @@
 
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
-
 use crate::error::{Cause, Result};
+
+pub(crate) mod address;
+mod consistency;
+
+pub(crate) use address::Address;
+pub use consistency::Consistency;
 
 /// One setting as users see it.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,14 @@ macro_rules! settings {
 
 settings! {
     SERVER = "redis", "SQLITE_REDIS_URL", "redis://127.0.0.1:6379",
-        "server: `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `unix:///path[?db=N&user=U&pass=P]`";
+        "server: `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `unix:///path[?db=N&user=U&pass=P]`, \
+         `sentinel://[user:password@]service@host:port,host:port[/db]`, `redis+cluster://[user:password@]host:port,host:port`";
+    REPLICA = "replica", "SQLITE_REDIS_REPLICA", "none",
+        "a replica of that server for reads, as a URL; repeat it for more (several in the variable: with spaces between); `auto`: all that the primary has";
+    CONSISTENCY = "consistency", "SQLITE_REDIS_CONSISTENCY", "strong",
+        "how new what is read must be: `strong`, `session`, `bounded=<milliseconds>`, `snapshot`; see [replication](replication.md)";
+    CATCH_UP = "catch_up_ms", "SQLITE_REDIS_CATCH_UP_MS", "1000",
+        "how long a replica that lags is waited for in `session`, and by `PRAGMA redis_wait_version`, milliseconds";
     PREFIX = "prefix", "SQLITE_REDIS_PREFIX", "sqlite",
         "start of every key of the database";
     CACHE_SIZE = "cache_size", "SQLITE_REDIS_CACHE_SIZE", "64M",
@@ -47,14 +58,22 @@ settings! {
         "time for making a connection, milliseconds";
     TIMEOUT = "timeout_ms", "SQLITE_REDIS_TIMEOUT_MS", "10000",
         "time for one reply, and for finding out what became of a commit whose reply was lost, milliseconds";
+    FAILOVER = "failover_ms", "SQLITE_REDIS_FAILOVER_MS", "15000",
+        "with `sentinel://` and `redis+cluster://`: how long the next primary is waited for, milliseconds";
     LOG_COMMITS = "log_commits", "SQLITE_REDIS_LOG_COMMITS", "10000",
         "commits kept in the log: how far behind a reader may stay";
     LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M",
         "reverse deltas kept in the log, bytes (k, M, G); the older half is dropped when they are more";
+    STAGE_BYTES = "stage_bytes", "SQLITE_REDIS_STAGE_BYTES", "32M",
+        "a commit of more bytes goes to a key of its own first, so that other clients of the server don't wait for it (k, M, G)";
     WAIT = "wait", "SQLITE_REDIS_WAIT", "0",
         "replicas that must have a commit before it is reported as done";
     WAIT_TIME = "wait_ms", "SQLITE_REDIS_WAIT_MS", "1000",
-        "time that `wait` gives the replicas, milliseconds, less than `timeout_ms`";
+        "time that `wait` and `wait_disk` give the servers, milliseconds, less than `timeout_ms`";
+    WAIT_DISK = "wait_disk", "SQLITE_REDIS_WAIT_DISK", "0",
+        "1: the primary, and as many replicas as `wait` says, must have a commit on disk before it is reported as done (Redis 7.2 with `appendonly yes`)";
+    COMPRESS = "compress", "SQLITE_REDIS_COMPRESS", "0",
+        "1 stores pages that are written compressed (Zstandard) where that is shorter; what is stored is read with any setting";
     READ_ONLY = "readonly", "SQLITE_REDIS_READONLY", "0",
         "1 opens without the right to write, as `mode=ro` does";
     ALLOW_EVICTION = "allow_eviction", "SQLITE_REDIS_ALLOW_EVICTION", "0",
@@ -90,20 +109,37 @@ pub(crate) fn known_parameters() -> String {
 pub(crate) struct Wait {
     /// Replicas that must have it.
     pub replicas: u32,
+    /// Whether they and the primary must have it on disk (`WAITAOF`).
+    pub disk: bool,
     /// How long they are waited for.
     pub time: Duration,
 }
 
 impl Wait {
     /// For none.
-    pub(crate) const NONE: Wait = Wait { replicas: 0, time: Duration::from_secs(1) };
+    pub(crate) const NONE: Wait = Wait { replicas: 0, disk: false, time: Duration::from_secs(1) };
+}
+
+/// Which replicas are read from.
+#[derive(Debug, Clone)]
+pub(crate) enum Replicas {
+    /// These, or none.
+    Named(Vec<Address>),
+    /// All that the primary has.
+    Auto,
 }
 
 /// The settings of one database, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How to reach the server.
-    pub(crate) server: ConnectionInfo,
+    /// Where the server is.
+    pub(crate) server: Address,
+    /// Its replicas, for reads.
+    pub(crate) replicas: Replicas,
+    /// How new what is read must be.
+    pub consistency: Consistency,
+    /// How long a replica that lags is waited for.
+    pub catch_up: Duration,
     /// Start of every key.
     pub prefix: String,
     /// Bytes of page cache.
@@ -114,12 +150,18 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// Time for one reply.
     pub timeout: Duration,
+    /// How long the next primary is waited for.
+    pub failover: Duration,
     /// Commits kept in the log.
     pub log_commits: u64,
     /// Bytes of reverse deltas kept in the log.
     pub log_bytes: u64,
+    /// Bytes from which on a commit is staged.
+    pub stage_bytes: u64,
     /// What a commit waits for.
     pub(crate) wait: Wait,
+    /// Store pages compressed (Zstandard) where that is shorter.
+    pub compress: bool,
     /// No writes from here.
     pub read_only: bool,
     /// Open in spite of a policy that may drop pages.
@@ -147,9 +189,13 @@ impl Config {
             }
         }
         let value = |setting: &Setting| Value::of(setting, &given);
-        let wait = Wait { replicas: value(&WAIT).replicas()?, time: value(&WAIT_TIME).milliseconds(1)? };
+        let wait = Wait {
+            replicas: value(&WAIT).replicas()?,
+            disk: value(&WAIT_DISK).boolean()?,
+            time: value(&WAIT_TIME).milliseconds(1)?,
+        };
         let timeout = value(&TIMEOUT).milliseconds(1)?;
-        if wait.replicas > 0 && wait.time >= timeout {
+        if (wait.replicas > 0 || wait.disk) && wait.time >= timeout {
             return value(&WAIT_TIME).bad(format!(
                 "expected less than {} ({} ms)",
                 TIMEOUT.parameter,
@@ -158,47 +204,49 @@ impl Config {
         }
         Ok(Config {
             server: value(&SERVER).server()?,
+            replicas: Value::replicas_named(Value::all_of(&REPLICA, &given))?,
+            consistency: value(&CONSISTENCY).consistency()?,
+            catch_up: value(&CATCH_UP).milliseconds(1)?,
             prefix: value(&PREFIX).prefix()?,
             cache_size: value(&CACHE_SIZE).bytes()?,
             lease: value(&LEASE).milliseconds(100)?,
             connect_timeout: value(&CONNECT_TIMEOUT).milliseconds(1)?,
             timeout,
+            failover: value(&FAILOVER).milliseconds(1)?,
             log_commits: value(&LOG_COMMITS).number()?,
             log_bytes: value(&LOG_BYTES).bytes()?,
+            stage_bytes: value(&STAGE_BYTES).bytes()?,
             wait,
+            compress: value(&COMPRESS).boolean()?,
             read_only: value(&READ_ONLY).boolean()?,
             allow_eviction: value(&ALLOW_EVICTION).boolean()?,
         })
     }
 
+    /// The same settings for a replica.
+    pub(crate) fn of_replica(&self, replica: &Address) -> Config {
+        let server = match (replica, &self.server) {
+            (Address::Fixed(info), Address::Cluster(_)) => Address::Replica(info.clone()),
+            _ => replica.clone(),
+        };
+        Config { server, ..self.clone() }
+    }
+
     /// The server's address and database number, without user and password.
     pub fn server_name(&self) -> String {
-        let db = self.server.redis_settings().db();
-        match self.server.addr() {
-            ConnectionAddr::Tcp(host, port) => with_db(format!("redis://{host}:{port}"), "/", db),
-            ConnectionAddr::TcpTls { host, port, .. } => with_db(format!("rediss://{host}:{port}"), "/", db),
-            ConnectionAddr::Unix(path) => with_db(format!("unix://{}", path.display()), "?db=", db),
-            other => other.to_string(),
-        }
+        self.server.name()
     }
 
     /// What makes two connections to a server interchangeable: its URL, user and password included.
     pub(crate) fn server_key(&self) -> String {
-        let redis = self.server.redis_settings();
-        format!(
-            "{:?} {} {:?} {:?} {:?} {:?}",
-            self.server.addr(),
-            redis.db(),
-            redis.username(),
-            redis.password(),
-            self.connect_timeout,
-            self.timeout
-        )
+        format!("{} {:?}", self.server.key(), (self.connect_timeout, self.timeout, self.failover))
     }
-}
 
-fn with_db(address: String, separator: &str, db: i64) -> String {
-    if db == 0 { address } else { format!("{address}{separator}{db}") }
+    /// How long it is looked for what became of a commit whose reply was lost.
+    pub(crate) fn patience(&self) -> Duration {
+        let failover = if self.server.follows() { self.failover } else { Duration::ZERO };
+        self.timeout.max(self.lease) + failover
+    }
 }
 
 /// A value on its way to be parsed, with the name to blame.
@@ -218,6 +266,17 @@ impl Value {
         }
     }
 
+    /// Those of a setting that may be given more than once.
+    fn all_of(setting: &Setting, given: &[(&str, &str)]) -> Vec<Value> {
+        let several: Vec<_> = given.iter().filter(|(name, _)| *name == setting.parameter).collect();
+        if several.is_empty() {
+            let Value { name, text } = Value::of(setting, given);
+            let texts = text.split_whitespace().filter(|text| *text != setting.default);
+            return texts.map(|text| Value { name, text: text.to_owned() }).collect();
+        }
+        several.into_iter().map(|(_, text)| Value { name: setting.parameter, text: (*text).to_owned() }).collect()
+    }
+
     fn bad<T>(self, reason: impl Into<String>) -> Result<T> {
         Err(Cause::BadSetting { setting: self.name.to_owned(), value: self.text, reason: reason.into() }.into())
     }
@@ -233,6 +292,29 @@ impl Value {
         match self.text.parse() {
             Ok(number) if number <= 1000 => Ok(number),
             _ => self.bad("expected a number of replicas"),
+        }
+    }
+
+    fn replicas_named(all: Vec<Value>) -> Result<Replicas> {
+        if let [Value { text, .. }] = all.as_slice()
+            && text == "auto"
+        {
+            return Ok(Replicas::Auto);
+        }
+        let one = |value: Value| {
+            let name = value.name;
+            match value.server()? {
+                address @ Address::Fixed(_) => Ok(address),
+                other => Value { name, text: other.name() }.bad("expected one server: redis://, rediss:// or unix://"),
+            }
+        };
+        all.into_iter().map(one).collect::<Result<_>>().map(Replicas::Named)
+    }
+
+    fn consistency(self) -> Result<Consistency> {
+        match Consistency::parse(&self.text) {
+            Some(consistency) => Ok(consistency),
+            None => self.bad(Consistency::EXPECTED),
         }
     }
 
@@ -265,20 +347,12 @@ impl Value {
         Ok(self.text)
     }
 
-    fn server(self) -> Result<ConnectionInfo> {
-        let known = ["redis://", "rediss://", "unix://", "redis+unix://", "valkey://", "valkeys://"];
-        if !known.iter().any(|scheme| self.text.starts_with(scheme)) {
-            let text = without_password(&self.text);
-            return Value { text, ..self }.bad("expected redis://, rediss:// or unix:// and an address");
-        }
-        match self.text.as_str().into_connection_info() {
-            Ok(info) => {
-                let redis = info.redis_settings().clone().set_lib_name("sqlite-redis", env!("CARGO_PKG_VERSION"));
-                Ok(info.set_redis_settings(redis))
-            }
-            Err(error) => {
+    fn server(self) -> Result<Address> {
+        match Address::parse(&self.text) {
+            Ok(address) => Ok(address),
+            Err(expected) => {
                 let text = without_password(&self.text);
-                Value { text, ..self }.bad(format!("not a server address: {error}"))
+                Value { text, ..self }.bad(expected)
             }
         }
     }
@@ -293,7 +367,9 @@ fn without_password(url: &str) -> String {
             let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
             let known = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b == b'+');
             let shown = if known { &url[..scheme.len() + 3] } else { "" };
-            format!("{shown}…{}", &url[end..])
+            // The `@` may be one of a password in the query, of which nothing may be shown either.
+            let in_query = url[..end].find('?').is_some_and(|query| url[query..end].contains("pass"));
+            format!("{shown}…{}", if in_query { "" } else { &url[end..] })
         }
         None => url.to_owned(),
     };
@@ -363,6 +439,12 @@ mod tests {
             ("wait", "-1"),
             ("wait", "all"),
             ("readonly", "maybe"),
+            ("replica", "localhost:6379"),
+            ("replica", ""),
+            ("replica", "sentinel://shop@a:1"),
+            ("consistency", "eventual"),
+            ("consistency", "bounded"),
+            ("catch_up_ms", "0"),
             ("prefix", "a{b"),
             ("prefix", ""),
             ("redis", "localhost:6379"),
@@ -374,9 +456,24 @@ mod tests {
     }
 
     #[test]
+    fn replicas_are_those_that_were_given() {
+        let replicas = |parameters: &[(&str, &str)]| match config(parameters).unwrap().replicas {
+            Replicas::Named(named) => named.iter().map(Address::name).collect::<Vec<_>>(),
+            Replicas::Auto => vec!["auto".to_owned()],
+        };
+        assert!(replicas(&[]).is_empty());
+        assert_eq!(
+            replicas(&[("replica", "redis://a:1"), ("lease_ms", "100"), ("replica", "unix:///b?db=2")]),
+            ["redis://a:1", "unix:///b?db=2"]
+        );
+        assert_eq!(replicas(&[("replica", "auto")]), ["auto"]);
+    }
+
+    #[test]
     fn the_wait_for_replicas_ends_before_the_wait_for_the_reply() {
         assert!(config(&[("wait", "1"), ("wait_ms", "500"), ("timeout_ms", "501")]).is_ok());
         assert!(config(&[("wait", "1"), ("wait_ms", "500"), ("timeout_ms", "500")]).is_err());
+        assert!(config(&[("wait_disk", "1"), ("timeout_ms", "500")]).is_err());
         assert!(config(&[("wait", "0"), ("timeout_ms", "500")]).is_ok());
     }
 
@@ -389,13 +486,23 @@ mod tests {
             "http://a@host?pass=secret",
             "http://me:secret@host//x",
             "me:secret//x@host",
+            "redis://h?protocol=me:secret@x",
             "me:secret@host redis://x",
+            "unix:///path?db=x&pass=a@secret",
+            "sentinel://me:secret@a b@host:1",
+            "sentinel://shop@host:1/x?sentinel_password=secret",
+            "sentinel://shop@host:1/x?sentinel_password=a@secret",
+            "redis+cluster://me:secret@host:1/2",
         ] {
             let error = config(&[("redis", url)]).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }
         let config = config(&[("redis", "redis://me:secret@host:7000/3")]).unwrap();
         assert_eq!(config.server_name(), "redis://host:7000/3");
+        let url = "sentinel://me:secret@shop@host:1/3?sentinel_password=secret";
+        let config = Config::from_parameters([("redis", url)]).unwrap();
+        assert_eq!(config.server_name(), "sentinel://shop@host:1/3");
+        assert_eq!(config.server.passwords(), ["secret", "secret"]);
     }
 
     #[test]

@@ -2,24 +2,29 @@
 //! connections of the process to the same database.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::cache::{Admission, Cache, Epoch};
-use crate::config::Config;
-use crate::error::Result;
+use crate::cache::{Admission, Cache, Epoch, Recognised};
+use crate::config::{Config, Wait};
+use crate::error::{Cause, Result};
 use crate::ffi::fork;
+use crate::freshness::Freshness;
 use crate::lease::{Lease, Renewer};
 use crate::reader::Reader;
+use crate::replicas::Replicas;
+use crate::source::Source;
 use crate::store::redis::RedisStore;
 use crate::store::server::{Server, Stats};
-use crate::store::{Fetched, PageNo, Snapshot, Store};
+use crate::store::{Fetched, Heard, LogEntry, PageNo, Snapshot, Store, Version};
 
 /// See the [module](self).
 pub(crate) struct Database {
     /// For messages: ``database `shop` on redis://localhost:6379``.
     pub place: Arc<str>,
-    pub store: Arc<dyn Store>,
+    pub primary: Arc<Source>,
+    pub replicas: Replicas,
     pub cache: Cache,
+    pub freshness: Freshness,
     lease_life: Duration,
     renewer: Arc<Renewer>,
     server: Option<Arc<Server>>,
@@ -33,8 +38,10 @@ impl Database {
         let redis = RedisStore::new(server.clone(), config, name);
         Database {
             place: place(config, name),
-            store: Arc::new(redis.clone()),
+            primary: Arc::new(Source::new(config.server_name(), Arc::new(redis.clone()), true)),
+            replicas: Replicas::default(),
             cache: Cache::new(config.cache_size),
+            freshness: Freshness::default(),
             lease_life: config.lease,
             renewer,
             server: Some(server),
@@ -48,8 +55,10 @@ impl Database {
     pub(crate) fn on(store: Arc<dyn Store>, cache_size: u64) -> Arc<Self> {
         Arc::new(Database {
             place: "database `test` in memory".into(),
-            store,
+            primary: Arc::new(Source::new("memory".to_owned(), store, true)),
+            replicas: Replicas::default(),
             cache: Cache::new(cache_size),
+            freshness: Freshness::default(),
             lease_life: Duration::from_secs(5),
             renewer: Arc::default(),
             server: None,
@@ -58,58 +67,187 @@ impl Database {
         })
     }
 
+    /// The server that has the primary; none in tests without servers.
+    pub(crate) fn server(&self) -> Option<&Server> {
+        self.server.as_deref()
+    }
+
+    /// Refuses to wait for what the server can't tell of.
+    pub(crate) fn check_wait(&self, wait: Wait) -> Result<()> {
+        self.server().map_or(Ok(()), |server| crate::store::wait::check_server(server, wait))
+    }
+
+    /// Where the primary's pages are, and its lease.
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.primary.store
+    }
+
     /// Refuses servers and keys that can't serve; reads the current snapshot.
     pub(crate) fn open(&self) -> Result<Reader> {
+        let asked = Instant::now();
         let fetched = match &self.redis {
             Some(redis) => redis.open(&[PageNo::FIRST])?,
-            None => self.store.fetch(&[PageNo::FIRST])?,
+            None => self.store().fetch(&[PageNo::FIRST])?,
         };
-        let (snapshot, epoch) = self.adopt(fetched)?;
+        let (snapshot, epoch) = self.adopt(asked, fetched)?;
         Ok(Reader::new(snapshot, epoch))
     }
 
-    /// The current snapshot, and leave to use the cache for it. One round trip while nobody else
+    /// The primary's snapshot, and leave to use the cache for it. One round trip while nobody else
     /// writes; page 1 comes along when the one of the `last` snapshot is not cached.
-    pub(crate) fn snapshot(&self, last: Option<(&Snapshot, Epoch)>) -> Result<(Snapshot, Epoch)> {
-        let cached = last.is_some_and(|(snapshot, epoch)| self.cache.has(PageNo::FIRST, snapshot.version, epoch));
-        let wanted: &[PageNo] = if cached { &[] } else { &[PageNo::FIRST] };
-        self.adopt(self.store.fetch(wanted)?)
+    pub(crate) fn newest(&self, last: Option<(Snapshot, Epoch)>) -> Result<(Snapshot, Epoch)> {
+        let asked = Instant::now();
+        self.adopt(asked, self.store().fetch(self.wanted(last))?)
     }
 
-    /// The snapshot of a reply that was asked for page 1 or for no page.
-    fn adopt(&self, mut fetched: Fetched) -> Result<(Snapshot, Epoch)> {
+    /// The same with the write lease, in one round trip, for a transaction that will write; `None`
+    /// when the lease is not to be had. Whoever asks for the write lock is told why.
+    pub(crate) fn newest_to_write(&self) -> Result<Option<(Lease, Snapshot, Epoch)>> {
+        let asked = Instant::now();
+        let (lease, snapshot) = match self.lease(PATIENCE) {
+            Err(error) if refuses_lease(&error.cause) => return Ok(None),
+            outcome => outcome?,
+        };
+        match self.admit(&snapshot) {
+            Ok(epoch) => {
+                self.freshness.said(epoch, asked, &snapshot);
+                Ok(Some((lease, snapshot, epoch)))
+            }
+            Err(error) => Err(lease.release_after(error)),
+        }
+    }
+
+    fn wanted(&self, last: Option<(Snapshot, Epoch)>) -> &'static [PageNo] {
+        let cached = last.is_some_and(|(snapshot, epoch)| self.cache.has(PageNo::FIRST, snapshot.version, epoch));
+        if cached { &[] } else { &[PageNo::FIRST] }
+    }
+
+    /// The snapshot of the primary's reply to a question after page 1 or after no page.
+    fn adopt(&self, asked: Instant, fetched: Fetched) -> Result<(Snapshot, Epoch)> {
+        let epoch = self.admit(&fetched.at)?;
+        self.freshness.said(epoch, asked, &fetched.at);
+        Ok(self.keep(epoch, fetched))
+    }
+
+    fn keep(&self, epoch: Epoch, mut fetched: Fetched) -> (Snapshot, Epoch) {
         let snapshot = fetched.at;
-        let epoch = self.admit(&snapshot)?;
         if let Some(page) = fetched.pages.pop().flatten() {
             self.cache.insert(epoch, snapshot.version, &[snapshot], [(PageNo::FIRST, page)]);
         }
-        Ok((snapshot, epoch))
+        (snapshot, epoch)
     }
 
     fn admit(&self, snapshot: &Snapshot) -> Result<Epoch> {
         match self.cache.admit(snapshot) {
             Admission::Admitted(epoch) => Ok(epoch),
-            Admission::NeedsHistory { after } if snapshot.version.0 - after.0 > FAR_BEHIND => {
-                Ok(self.cache.admit_with(snapshot, &[]))
-            }
             Admission::NeedsHistory { after } => {
-                let entries = match self.store.history(after, snapshot.version) {
-                    Ok(entries) => entries,
-                    Err(error) if matches!(error.cause, crate::Cause::BadReply(_) | crate::Cause::Damaged(_)) => {
-                        // The log is only history: without it the cache starts anew.
-                        crate::ffi::log(&format!("{}: the log is no use: {error}", self.place));
-                        Vec::new()
-                    }
-                    Err(error) => return Err(error),
-                };
-                Ok(self.cache.admit_with(snapshot, &entries))
+                let entries = self.history(self.store(), after, snapshot.version)?;
+                let (epoch, dropped) = self.cache.admit_with(snapshot, &entries);
+                self.refresh(snapshot, epoch, dropped);
+                Ok(epoch)
             }
         }
     }
 
-    /// Takes the write lease; with it comes the version that the server has now.
-    pub(crate) fn lease(&self) -> Result<(Lease, Snapshot)> {
-        Lease::take(&self.store, self.lease_life, &self.renewer)
+    /// Fetches pages anew that others have changed: page 1, which is read next, and in the same round
+    /// trip what is likely to be read too.
+    fn refresh(&self, snapshot: &Snapshot, epoch: Epoch, mut changed: Vec<PageNo>) {
+        changed.retain(|page| snapshot.has(*page));
+        changed.truncate(REFRESHED);
+        if let Err(error) = Reader::new(*snapshot, epoch).pages(self, &changed) {
+            // Whoever needs such a page is told.
+            crate::ffi::log(&format!("{}: fetching changed pages: {error}", self.place));
+        }
+    }
+
+    /// The log between two versions; nothing where it is no use or more than is worth reading.
+    fn history(&self, store: &dyn Store, after: Version, through: Version) -> Result<Vec<LogEntry>> {
+        if through.0 - after.0 > FAR_BEHIND {
+            return Ok(Vec::new());
+        }
+        match store.history(after, through) {
+            Err(error) if matches!(error.cause, Cause::BadReply(_) | Cause::Damaged(_)) => {
+                // The log is only history: without it the cache starts anew.
+                crate::ffi::log(&format!("{}: the log is no use: {error}", self.place));
+                Ok(Vec::new())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// A replica's snapshot; `None` when the server is no replica any more, or its snapshot is not
+    /// of the primary's history as far as that is known.
+    pub(crate) fn of_replica(
+        &self,
+        replica: &Source,
+        last: Option<(Snapshot, Epoch)>,
+    ) -> Result<Option<(Snapshot, Epoch)>> {
+        let Some(fetched) = replica.store.fetch_as_replica(self.wanted(last))? else { return Ok(None) };
+        let epoch = self.recognise(replica, &fetched.at)?;
+        Ok(epoch.map(|epoch| self.keep(epoch, fetched)))
+    }
+
+    fn recognise(&self, replica: &Source, snapshot: &Snapshot) -> Result<Option<Epoch>> {
+        // The database may still be on its way there.
+        if *snapshot == Snapshot::EMPTY {
+            return Ok(None);
+        }
+        match self.cache.recognise(snapshot) {
+            Recognised::Known(epoch) => Ok(Some(epoch)),
+            Recognised::Newer { head } => {
+                let entries = self.history(&*replica.store, head, snapshot.version)?;
+                Ok(self.cache.follow(snapshot, &entries))
+            }
+            Recognised::Unknown(epoch) => match self.primary_had(snapshot)? {
+                Some(true) => Ok(self.cache.remember(snapshot, epoch)),
+                Some(false) | None => Ok(None),
+            },
+        }
+    }
+
+    /// Whether the primary once had this snapshot, as the commit after it tells; `None` when its
+    /// log does not reach back.
+    pub(crate) fn primary_had(&self, snapshot: &Snapshot) -> Result<Option<bool>> {
+        let next = self.history(self.store(), snapshot.version, snapshot.version.next())?;
+        Ok(next.first().map(|entry| entry.base == snapshot.commit))
+    }
+
+    /// The newest snapshot known here: what came last, unless the primary has gone back since.
+    pub(crate) fn known(&self) -> (Snapshot, Epoch) {
+        let (head, epoch, since) = self.cache.head();
+        (self.freshness.went_back(epoch, head.version, since).unwrap_or(head), epoch)
+    }
+
+    /// The same, when nothing is missing in it that is older than the bound.
+    pub(crate) fn fresh(&self, bound: Duration) -> Option<(Snapshot, Epoch)> {
+        let (snapshot, epoch) = self.known();
+        let as_of = self.freshness.as_of(epoch, snapshot.version)?;
+        (as_of.elapsed() < bound).then_some((snapshot, epoch))
+    }
+
+    /// Takes note of what a follower has heard; `false` when that does not prove that what is
+    /// known here is what the server has.
+    pub(crate) fn heard(&self, source: &Source, asked: Instant, heard: &Heard) -> Result<bool> {
+        let at = &heard.at;
+        if !source.is_primary {
+            if heard.as_primary {
+                return Ok(false);
+            }
+            let followed = *at != Snapshot::EMPTY && self.cache.follow(at, &heard.entries).is_some();
+            let known = followed || self.recognise(source, at)?.is_some();
+            // One that is behind may be so because of what the primary has lost.
+            return Ok(known && at.version >= self.known().0.version);
+        }
+        let followed = if heard.entries.is_empty() { None } else { self.cache.follow(at, &heard.entries) };
+        let epoch = followed.map_or_else(|| self.admit(at), Ok)?;
+        self.freshness.said(epoch, asked, at);
+        Ok(true)
+    }
+
+    /// Takes the write lease; with it comes the version that the server has now. Stands in line for
+    /// as long as there is `patience`.
+    pub(crate) fn lease(&self, patience: Duration) -> Result<(Lease, Snapshot)> {
+        Lease::take(&self.primary.store, self.lease_life, patience, &self.renewer)
     }
 
     /// What has gone over the wire to its server.
@@ -117,6 +255,20 @@ impl Database {
         self.server.as_ref().map(|server| server.stats()).unwrap_or_default()
     }
 }
+
+/// Whether a server answers with this that would answer a read.
+fn refuses_lease(cause: &Cause) -> bool {
+    matches!(
+        cause,
+        Cause::Busy(_) | Cause::ReadOnlyServer(_) | Cause::Permission(_) | Cause::ServerFull(_) | Cause::Server(_)
+    )
+}
+
+/// How long a transaction that will write stands in line before SQLite's busy handler has its say.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Changed pages that are fetched anew at once.
+const REFRESHED: usize = 8;
 
 /// Versions after which reading the log costs more than filling the cache again.
 const FAR_BEHIND: u64 = 4096;

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::delta::{self, UndoBuilder};
 use crate::error::{Cause, During, code, sqlite_code};
 use crate::store::keys::{self, Keys};
 use crate::store::{CommitId, PageNo, Version};
-use crate::{PROCESS_SETTINGS, SETTINGS};
+use crate::{Consistency, PROCESS_SETTINGS, SETTINGS};
 
 fn read(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
@@ -51,20 +52,44 @@ fn the_tables_of_settings_are_those_of_the_code() {
 }
 
 #[test]
+fn the_table_of_levels_is_that_of_the_code() {
+    let rows = table(&read("replication.md"), "levels");
+    let documented: Vec<_> = rows.iter().map(|row| first_code(&row[0]).replace("=N", "=7")).collect();
+    let levels = [
+        Consistency::Strong,
+        Consistency::Session,
+        Consistency::Bounded(Duration::from_millis(7)),
+        Consistency::Snapshot,
+    ];
+    assert_eq!(documented, levels.map(|level| level.to_string()));
+}
+
+#[test]
+fn the_table_of_pragmas_is_that_of_the_code() {
+    let rows = table(&read("configuration.md"), "pragmas");
+    let documented: Vec<String> = rows
+        .iter()
+        .map(|row| first_code(&row[0]).trim_start_matches("PRAGMA ").split(' ').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(documented, crate::file::PRAGMAS);
+}
+
+#[test]
 fn the_tables_of_keys_and_fields_are_those_of_the_code() {
     let document = read("formats.md");
     let keys = Keys::new("sqlite", "shop");
     let staging = keys.staging("<token>");
     let named =
         |marker| -> Vec<String> { table(&document, marker).iter().map(|row| first_code(&row[0]).to_owned()).collect() };
-    assert_eq!(named("keys"), [keys.hash, keys.log, keys.lock, staging]);
+    assert_eq!(named("keys"), [keys.hash, keys.log, keys.lock, keys.queue, keys.turn, staging, keys.staged]);
     let mut fields = vec![keys::page(PageNo::FIRST)];
     fields.extend(keys::SNAPSHOT.map(str::to_owned));
     fields.push(keys::LOG_MARK.to_owned());
     assert_eq!(named("fields"), fields);
     use keys::log::{BASE, COMMIT, PAGE_COUNT, PAGE_SIZE, TIME, UNDO};
     assert_eq!(named("log"), [COMMIT, BASE, TIME, PAGE_SIZE, PAGE_COUNT, UNDO]);
-    assert!(document.contains(&format!("| `format` | `{}` |", crate::store::FORMAT)));
+    let formats = format!("| `format` | `{}`; or `{}` while ", crate::store::FORMAT, crate::store::STAGED_FORMAT);
+    assert!(document.contains(&formats));
     assert!(document.contains(&format!("1 to {} bytes of UTF-8", keys::MAX_NAME)));
 }
 
@@ -105,6 +130,8 @@ fn causes() -> Vec<(&'static str, Cause)> {
         Cause::ConnectionLost(text()),
         Cause::NoReply,
         Cause::Loading(text()),
+        Cause::Moving(text()),
+        Cause::TooFewReplicas(text()),
         Cause::ReadOnlyServer(text()),
         Cause::ReadOnly,
         Cause::ServerFull(text()),
@@ -121,8 +148,15 @@ fn causes() -> Vec<(&'static str, Cause)> {
         Cause::Stale { snapshot: Version(1), found: Version(2) },
         Cause::ExclusiveLost { snapshot: Version(1), found: Version(2) },
         Cause::SnapshotGone { snapshot: Version(1), reason: text() },
+        Cause::SessionLost { seen: Version(2), found: Version(1) },
+        Cause::Behind { server: text(), wanted: Version(2), found: Version(1) },
+        Cause::UnfitReplica { server: text(), reason: text() },
         Cause::OutcomeUnknown { version: Version(2), commit: CommitId(2), reason: text() },
         Cause::NotReplicated { version: Version(2), reason: text() },
+        Cause::Declaration(text()),
+        Cause::Constraint { code: code::CONSTRAINT_UNIQUE, message: text() },
+        Cause::Conflict(text()),
+        Cause::NoRowid(text()),
         Cause::Forked,
         Cause::Journal { message: text(), full: false },
         Cause::Journal { message: text(), full: true },
@@ -141,6 +175,8 @@ fn causes() -> Vec<(&'static str, Cause)> {
         Cause::ConnectionLost(_) => "ConnectionLost",
         Cause::NoReply => "NoReply",
         Cause::Loading(_) => "Loading",
+        Cause::Moving(_) => "Moving",
+        Cause::TooFewReplicas(_) => "TooFewReplicas",
         Cause::ReadOnlyServer(_) => "ReadOnlyServer",
         Cause::ReadOnly => "ReadOnly",
         Cause::ServerFull(_) => "ServerFull",
@@ -157,8 +193,15 @@ fn causes() -> Vec<(&'static str, Cause)> {
         Cause::Stale { .. } => "Stale",
         Cause::ExclusiveLost { .. } => "ExclusiveLost",
         Cause::SnapshotGone { .. } => "SnapshotGone",
+        Cause::SessionLost { .. } => "SessionLost",
+        Cause::Behind { .. } => "Behind",
+        Cause::UnfitReplica { .. } => "UnfitReplica",
         Cause::OutcomeUnknown { .. } => "OutcomeUnknown",
         Cause::NotReplicated { .. } => "NotReplicated",
+        Cause::Declaration(_) => "Declaration",
+        Cause::Constraint { .. } => "Constraint",
+        Cause::Conflict(_) => "Conflict",
+        Cause::NoRowid(_) => "NoRowid",
         Cause::Forked => "Forked",
         Cause::Journal { full: false, .. } => "Journal",
         Cause::Journal { full: true, .. } => "Journal, disk full",
@@ -178,6 +221,7 @@ fn name_of(code: i32) -> &'static str {
         code::READONLY => "READONLY",
         code::IOERR => "IOERR",
         code::CORRUPT => "CORRUPT",
+        code::CONSTRAINT_UNIQUE => "CONSTRAINT_UNIQUE",
         code::FULL => "FULL",
         code::CANTOPEN => "CANTOPEN",
         code::AUTH => "AUTH",
@@ -259,32 +303,54 @@ fn the_tests_that_the_documents_name_exist() {
     tests.extend(named("design.md", "invariants", 1));
     tests.extend(named("correctness.md", "guarantees", 2));
     tests.extend(named("correctness.md", "broken", 2));
-    tests.retain(|name| !name.is_empty());
     assert!(tests.len() >= 30);
     for test in tests {
         assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
     }
 }
 
-/// `docs/correctness.md` says that no decision depends on the clock of a client.
-#[test]
-fn only_the_logs_time_field_uses_the_wall_clock() {
+/// The sources of the crate, with their paths.
+fn sources() -> Vec<(std::path::PathBuf, String)> {
     let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-    let (clock, mut uses) = (["System", "Time::now()"].concat(), Vec::new());
+    let mut sources = Vec::new();
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 directories.push(path);
-                continue;
+            } else {
+                let source = std::fs::read_to_string(&path).unwrap();
+                sources.push((path, source));
             }
-            let source = std::fs::read_to_string(&path).unwrap();
-            uses.extend(source.lines().filter(|line| line.contains(&clock)).map(|_| path.clone()));
-            assert!(!source.contains("now_ms()") || source.matches("now_ms()").count() == 2, "{}", path.display());
         }
+    }
+    sources
+}
+
+/// `docs/correctness.md` says that no decision depends on the clock of a client.
+#[test]
+fn only_the_logs_time_field_uses_the_wall_clock() {
+    let (clock, mut uses) = (["System", "Time::now()"].concat(), Vec::new());
+    for (path, source) in sources() {
+        uses.extend(source.lines().filter(|line| line.contains(&clock)).map(|_| path.clone()));
+        assert!(!source.contains("now_ms()") || source.matches("now_ms()").count() == 2, "{}", path.display());
     }
     assert_eq!(uses.len(), 1, "{uses:?}");
     assert!(uses[0].ends_with("store/commit.rs"));
+}
+
+/// [`crate::sync`] says why. A fork in the wrong moment is too rare for a test to wait for.
+#[test]
+fn all_locks_are_fit_for_a_fork() {
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    assert!(!manifest.contains(&["parking", "_lot"].concat()));
+    for (path, source) in sources().iter().filter(|(path, _)| !path.ends_with("sync.rs")) {
+        for lock in ["Mutex", "Condvar", "RwLock"] {
+            let foreign = ["sync::", lock, ";"].concat();
+            let ours = source.matches(&format!("crate::{foreign}")).count();
+            assert_eq!(source.matches(&foreign).count(), ours, "{lock} in {}", path.display());
+        }
+    }
 }
 
 #[test]
@@ -293,5 +359,58 @@ fn a_message_names_its_cause_and_what_to_do() {
     for (name, cause) in causes() {
         let message = crate::Error::from(cause).at(&place).to_string();
         assert!(message.starts_with("database `shop` on redis://h:1: "), "{name}: {message}");
+    }
+}
+
+/// A key in which placeholders stand for what differs.
+fn shown_key(key: Vec<u8>) -> String {
+    String::from_utf8(key).expect("placeholders are text")
+}
+
+#[test]
+fn the_keys_of_virtual_tables_are_those_of_the_code() {
+    let document = read("virtual-table.md");
+    let named =
+        |marker| -> Vec<String> { table(&document, marker).iter().map(|row| first_code(&row[0]).to_owned()).collect() };
+    let keys = crate::vtab::keys::Keys::new("prefix", "db", "table");
+    let row = shown_key(keys.row(7)).replace('7', "{rowid}");
+    let published =
+        [keys.counter(), keys.rowids(), keys.indices(), keys.values("{x}"), keys.rows_with("{x}", b"{val}")];
+    assert_eq!(named("published keys"), [vec![row], published.map(shown_key).to_vec()].concat());
+    let commit = shown_key(keys.commit(7)).replace("0000000000000007", "{client}");
+    let added = [
+        keys.nulls("{x}"),
+        keys.others("{x}"),
+        keys.building(),
+        keys.uniques(),
+        keys.unique("{constraint}", b"{values}"),
+    ];
+    let hold = shown_key(keys.hold());
+    assert_eq!(named("added keys"), [added.map(shown_key).to_vec(), vec![commit, hold]].concat());
+    for seconds in [crate::vtab::commit::MARK_SECONDS, crate::vtab::commit::PATIENCE.as_secs()] {
+        assert!(document.contains(&format!("string, {seconds} s to live")), "{seconds}");
+    }
+}
+
+#[test]
+fn the_functions_of_virtual_tables_are_those_of_the_code() {
+    let document = read("virtual-table.md");
+    let calls: Vec<(String, usize)> = table(&document, "functions")
+        .iter()
+        .map(|row| {
+            let (name, arguments) = first_code(&row[0]).split_once('(').expect("a call");
+            (name.to_owned(), arguments.split(',').count())
+        })
+        .collect();
+    let scalar = crate::ffi::function::FUNCTIONS.iter().map(|(name, count, _)| (*name, *count as usize));
+    let looks = crate::vtab::look::Look::ALL.iter().map(|look| (look.name(), 2));
+    let known: Vec<(String, usize)> =
+        scalar.chain(looks).map(|(name, count)| (name.to_str().expect("ASCII").to_owned(), count)).collect();
+    assert_eq!(calls, known);
+    for (look, row) in crate::vtab::look::Look::ALL.iter().zip(table(&document, "functions").iter().skip(3)) {
+        let declared = look.declaration().to_str().expect("ASCII");
+        let columns: Vec<&str> = row[1].split('`').skip(1).step_by(2).collect();
+        assert_eq!(columns.len(), look.columns(), "{}", row[1]);
+        assert!(columns.iter().all(|column| declared.contains(column)), "{declared}");
     }
 }

@@ -92,6 +92,15 @@ pub enum Cause {
     /// The server is loading its data set.
     #[error("the server is still loading its data ({0}); try again")]
     Loading(String),
+    /// The database is on its way from one server to another, or the Cluster has none for it yet.
+    #[error("the database has moved or is about to ({0}); nothing was done, so roll back and try again")]
+    Moving(String),
+    /// The server has fewer replicas than it is told to have before it takes writes.
+    #[error(
+        "the server takes no writes ({0}); nothing was written; try again when its replicas are back, \
+         or, after a failover, when this client has learnt of the new primary"
+    )]
+    TooFewReplicas(String),
     /// A write was sent to a replica.
     #[error("the server is a read-only replica ({0}); write to its primary")]
     ReadOnlyServer(String),
@@ -170,6 +179,38 @@ pub enum Cause {
         /// Why its pages can't be had.
         reason: String,
     },
+    /// The primary does not have what this session has seen: a failover lost it, or the database was
+    /// removed. Said once; then the session goes on with what there is.
+    #[error(
+        "this session has seen version {seen}, which the primary does not have any more: it is at version {found}; \
+         a failover may have lost commits; from now on the session reads what the primary has"
+    )]
+    SessionLost {
+        /// The newest version that this connection has read or written.
+        seen: Version,
+        /// The version the primary has.
+        found: Version,
+    },
+    /// A version that was waited for did not come in time.
+    #[error(
+        "{server} has version {found}, and version {wanted} did not arrive there in time; try again, or read from the primary"
+    )]
+    Behind {
+        /// Where it was waited for.
+        server: String,
+        /// The version waited for.
+        wanted: Version,
+        /// The version it has.
+        found: Version,
+    },
+    /// A server that was named as a replica is not one of the primary.
+    #[error("the replica {server} can't serve this database: {reason}")]
+    UnfitReplica {
+        /// Its address.
+        server: String,
+        /// What it is instead.
+        reason: String,
+    },
     /// The reply to a commit was lost, and what became of it can't be told.
     #[error(
         "it is unknown whether version {version} (commit {commit}) was written: {reason}; \
@@ -211,9 +252,33 @@ pub enum Cause {
     /// A page that SQLite asked for is not one.
     #[error("page {0} is out of range")]
     NoSuchPage(PageNo),
+    /// Arguments of the virtual table or of its functions that make no sense.
+    #[error("{0}")]
+    Declaration(String),
+    /// A row that a constraint of its virtual table forbids, or what SQLite says about it.
+    #[error("{message}")]
+    Constraint {
+        /// SQLite's result code.
+        code: i32,
+        /// SQLite's words.
+        message: String,
+    },
+    /// Another client changed what a transaction on virtual tables read or wrote.
+    #[error("{0} was changed by another client; nothing was written; roll back and run the transaction again")]
+    Conflict(String),
+    /// No rowid is left.
+    #[error("no rowid is left: the counter `{0}` is at its end")]
+    NoRowid(String),
     /// A bug here.
     #[error("internal error: {0}; please report it")]
     Internal(String),
+}
+
+impl Cause {
+    /// Whether the server could not be asked, or is not ready to answer.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Cause::Unreachable(_) | Cause::ConnectionLost(_) | Cause::NoReply | Cause::Loading(_))
+    }
 }
 
 /// What SQLite was doing when something failed; picks among the codes of one cause.
@@ -246,6 +311,8 @@ pub(crate) mod code {
     pub const NOTFOUND: c_int = 12;
     pub const FULL: c_int = 13;
     pub const CANTOPEN: c_int = 14;
+    pub const CONSTRAINT: c_int = 19;
+    pub const MISMATCH: c_int = 20;
     pub const AUTH: c_int = 23;
     pub const IOERR_READ: c_int = IOERR | (1 << 8);
     pub const IOERR_SHORT_READ: c_int = IOERR | (2 << 8);
@@ -256,6 +323,9 @@ pub(crate) mod code {
     pub const IOERR_DELETE: c_int = IOERR | (10 << 8);
     pub const IOERR_ACCESS: c_int = IOERR | (13 << 8);
     pub const IOERR_LOCK: c_int = IOERR | (15 << 8);
+    pub const CONSTRAINT_PRIMARYKEY: c_int = CONSTRAINT | (6 << 8);
+    pub const CONSTRAINT_UNIQUE: c_int = CONSTRAINT | (8 << 8);
+    pub const CONSTRAINT_ROWID: c_int = CONSTRAINT | (10 << 8);
     pub const BUSY_SNAPSHOT: c_int = BUSY | (2 << 8);
 }
 
@@ -274,6 +344,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         | Cause::ServerTooOld(_)
         | Cause::ForeignKey { .. }
         | Cause::UnknownFormat(_)
+        | Cause::UnfitReplica { .. }
         | Cause::Unsupported(_) => code::CANTOPEN,
         Cause::Unreachable(_) | Cause::ConnectionLost(_) | Cause::NoReply | Cause::BadReply(_) => match during {
             During::Open => code::CANTOPEN,
@@ -288,7 +359,10 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         Cause::ReadOnly | Cause::ReadOnlyServer(_) => code::READONLY,
         Cause::ServerFull(_) | Cause::Journal { full: true, .. } => code::FULL,
         Cause::Damaged(_) => code::CORRUPT,
-        Cause::Loading(_) | Cause::Busy(_) => match during {
+        // Not of the kind that a busy handler tries again: then nobody would be told.
+        Cause::SessionLost { .. } => io_code(during),
+        Cause::Behind { .. } => code::BUSY,
+        Cause::Loading(_) | Cause::Moving(_) | Cause::TooFewReplicas(_) | Cause::Busy(_) => match during {
             During::Commit => code::BUSY_SNAPSHOT,
             _ => code::BUSY,
         },
@@ -300,6 +374,10 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
             other => io_code(other),
         },
         Cause::ExclusiveLost { .. } => io_code(during),
+        Cause::Conflict(_) => code::BUSY_SNAPSHOT,
+        Cause::Declaration(_) => code::ERROR,
+        Cause::Constraint { code, .. } => *code,
+        Cause::NoRowid(_) => code::FULL,
         Cause::NoSuchPage(_) => io_code(during),
         Cause::Host(_) => code::ERROR,
         Cause::Internal(_) => code::INTERNAL,
@@ -326,7 +404,9 @@ mod tests {
 
     #[test]
     fn a_commit_is_never_answered_with_plain_busy() {
-        for cause in [Cause::Busy("x".into()), Cause::Loading("x".into()), Cause::Forked] {
+        let text = || "x".to_owned();
+        let all = [Cause::Busy(text()), Cause::Loading(text()), Cause::Moving(text()), Cause::TooFewReplicas(text())];
+        for cause in all.into_iter().chain([Cause::Forked]) {
             assert_ne!(sqlite_code(&cause, During::Commit), code::BUSY);
         }
     }

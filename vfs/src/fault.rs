@@ -10,12 +10,16 @@ pub(crate) enum Point {
     BeforeLease,
     /// The server has answered that.
     AfterLease,
+    /// The pages of a large commit are gathered.
+    Staged,
     /// Before pages, log entry and `EXEC` are sent.
     BeforeExec,
     /// The server has carried them out; a failure here is a reply that is lost.
     AfterExec,
     /// Before it is asked what became of a commit whose reply was lost.
     BeforeResolve,
+    /// Before staged pages are moved to their place.
+    BeforePromote,
     /// Before the lease is given back by itself, which a commit does on its way.
     BeforeRelease,
     /// The server has it back.

@@ -4,24 +4,31 @@
 //!
 //! ```text
 //! xLock(SHARED)           a transaction begins; nothing is sent
-//! xRead, xFileSize        the first one takes the snapshot (1 round trip), then pages
-//! xLock(RESERVED)         lease, watch, version check (1 round trip)
+//! xRead, xFileSize        the first one takes the snapshot (1 round trip), then pages; with it the
+//!                         lease, where a statement that writes is running
+//! xLock(RESERVED)         lease, watch, version check (1 round trip), unless that was done
 //! xWrite, xTruncate       into the write set
 //! FCNTL_SYNC              the commit point (1 round trip)
 //! xUnlock                 the lease is given back if the commit did not
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cookie::SchemaCookie;
+pub(crate) use pragma::Answer;
+#[cfg(test)]
+pub(crate) use pragma::PRAGMAS;
 
 use crate::cache::{Admission, Epoch};
-use crate::config::{Config, Wait};
+use crate::config::{Config, Consistency, Replicas, Wait};
 use crate::database::Database;
 use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
+use crate::lease::Lease;
 use crate::process::Process;
 use crate::reader::Reader;
+use crate::session::Session;
 use crate::store::{CommitId, Snapshot, Version};
 use crate::txn::{Asked, Committed, Txn};
 
@@ -66,12 +73,23 @@ pub(crate) struct Address {
     pub name: String,
 }
 
+impl Address {
+    fn session(&self, database: &Arc<Database>) -> Result<Session> {
+        let replicas = database.replicas.of(database, &self.config, &self.name)?;
+        Ok(Session::new(self.config.consistency, self.config.catch_up, replicas))
+    }
+}
+
 /// See the [module](self).
 pub(crate) struct File {
     database: Arc<Database>,
     address: Option<Address>,
     txn: Txn,
     level: Level,
+    /// The transaction that begins will most likely write.
+    writes: bool,
+    /// The lease that came with the snapshot, until the write lock is asked for.
+    ahead: Option<Lease>,
     read_only: bool,
     /// `PRAGMA locking_mode=EXCLUSIVE` was seen: the lease is kept between commits.
     exclusive: bool,
@@ -81,25 +99,17 @@ pub(crate) struct File {
     journal_mode: String,
     pager: PagerCache,
     cookie: SchemaCookie,
-    /// The newest snapshot of this connection.
-    last: Option<(Snapshot, Epoch)>,
+    /// What this connection has seen, and where it reads from.
+    session: Session,
     /// What opening found, for the header that SQLite reads without a lock.
     opened: Option<Reader>,
     last_error: Option<Error>,
 }
 
-/// How a pragma is to be answered.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// As SQLite does.
-    NotOurs,
-    Text(String),
-}
-
 impl File {
     /// Opens a database; `create` allows that there is none.
     pub(crate) fn open(address: Address, read_only: bool, create: bool) -> Result<File> {
-        let database = Process::current().database(&address.config, &address.name)?;
+        let database = Process::current().database(&address.config, &address.name);
         let opened = database.open().map_err(|error| error.at(&database.place))?;
         if opened.snapshot == Snapshot::EMPTY && !create {
             return Err(Error::from(Cause::Missing).at(&database.place));
@@ -107,8 +117,10 @@ impl File {
         let read_only = read_only || address.config.read_only;
         let mut file = File::on(database, read_only);
         file.wait = address.config.wait;
+        file.database.check_wait(file.wait).map_err(|error| error.at(&file.database.place))?;
+        file.session = address.session(&file.database).map_err(|error| error.at(&file.database.place))?;
+        file.session.saw(opened.snapshot, opened.epoch);
         file.address = Some(address);
-        file.last = Some((opened.snapshot, opened.epoch));
         file.opened = Some(opened);
         Ok(file)
     }
@@ -119,13 +131,15 @@ impl File {
             address: None,
             txn: Txn::None,
             level: Level::None,
+            writes: false,
+            ahead: None,
             read_only,
             exclusive: false,
             wait: Wait::NONE,
             journal_mode: "delete".to_owned(),
             pager: PagerCache { identity: None, bytes: [0; 16] },
             cookie: SchemaCookie::default(),
-            last: None,
+            session: Session::new(Consistency::Strong, Duration::from_secs(1), Vec::new()),
             opened: None,
             last_error: None,
         }
@@ -147,8 +161,10 @@ impl File {
         self.last_error.as_ref()
     }
 
-    /// Remembers a failure for `PRAGMA redis_last_error` and the Rust API.
+    /// Remembers a failure for `PRAGMA redis_last_error` and the Rust API. Tried again, the same
+    /// must not begin with the same old version.
     pub(crate) fn failed(&mut self, error: &Error) {
+        self.session.want_newest();
         self.last_error = Some(error.clone());
     }
 
@@ -178,8 +194,9 @@ impl File {
         if !matches!(&self.txn, Txn::Writing(writing) if writing.is_lost()) {
             return Ok(());
         }
-        let (snapshot, epoch) = self.take_snapshot()?;
-        self.txn.writing()?.catch_up(Reader::new(snapshot, epoch))
+        self.session.want_newest();
+        let reader = self.begin()?;
+        self.txn.writing()?.catch_up(reader)
     }
 
     /// SQLite reads the header once before it takes any lock, to learn the page size.
@@ -192,25 +209,40 @@ impl File {
     }
 
     fn one_off(&mut self) -> Result<Reader> {
-        if let Some(reader) = self.opened.take() {
-            return Ok(reader);
+        match self.opened.take() {
+            Some(reader) => Ok(reader),
+            None => self.begin(),
         }
-        let (snapshot, epoch) = self.take_snapshot()?;
-        Ok(Reader::new(snapshot, epoch))
     }
 
-    fn take_snapshot(&mut self) -> Result<(Snapshot, Epoch)> {
-        let last = self.last.as_ref().map(|(snapshot, epoch)| (snapshot, *epoch));
-        let taken = self.database.snapshot(last)?;
-        self.last = Some(taken);
-        Ok(taken)
+    /// Takes a snapshot to read.
+    fn begin(&mut self) -> Result<Reader> {
+        if let Some(Address { config, name }) = &self.address
+            && let Replicas::Auto = config.replicas
+        {
+            self.session.set_replicas(self.database.replicas.of(&self.database, config, name)?);
+        }
+        self.session.begin(&self.database)
+    }
+
+    /// The snapshot of a transaction. One that will write takes the lease with it: that saves a
+    /// round trip, and nobody can commit between the two.
+    fn first_reader(&mut self) -> Result<Reader> {
+        if self.writes
+            && !self.read_only
+            && let Some((lease, reader)) = self.session.begin_to_write(&self.database)?
+        {
+            self.ahead = Some(lease);
+            return Ok(reader);
+        }
+        self.begin()
     }
 
     fn need_snapshot(&mut self) -> Result<()> {
         if matches!(self.txn, Txn::Begun) {
-            let (snapshot, epoch) = self.take_snapshot()?;
-            self.cookie.enter(epoch);
-            self.txn = Txn::Reading(Reader::new(snapshot, epoch));
+            let reader = self.first_reader()?;
+            self.cookie.enter(reader.epoch);
+            self.txn = Txn::Reading(reader);
         }
         Ok(())
     }
@@ -256,11 +288,15 @@ impl File {
     pub(crate) fn size(&mut self) -> Result<u64> {
         self.look_for_fork()?;
         if self.level == Level::None {
-            let (snapshot, _) = self.take_snapshot()?;
-            return Ok(snapshot.bytes());
+            return Ok(self.begin()?.snapshot.bytes());
         }
         self.need_snapshot()?;
         Ok(self.txn.size().unwrap_or(0))
+    }
+
+    /// Tells of the transaction that begins next whether it will most likely write.
+    pub(crate) fn expect_writes(&mut self, writes: bool) {
+        self.writes = writes;
     }
 
     pub(crate) fn lock(&mut self, level: Level) -> Result<()> {
@@ -279,7 +315,7 @@ impl File {
                 return Err(Cause::ReadOnly.into());
             }
             self.need_snapshot()?;
-            self.txn.start_writing(&self.database)?;
+            self.txn.start_writing(&self.database, self.ahead.take())?;
         }
         self.level = level;
         Ok(())
@@ -292,7 +328,8 @@ impl File {
             return forked;
         }
         self.level = level;
-        let released = self.txn.stop_writing();
+        let unused = self.ahead.take().map_or(Ok(()), Lease::release);
+        let released = self.txn.stop_writing().and(unused);
         if level == Level::None {
             self.txn = Txn::None;
         }
@@ -302,7 +339,7 @@ impl File {
     /// Whether someone, here or elsewhere, holds the write lock.
     pub(crate) fn reserved(&mut self) -> Result<bool> {
         self.look_for_fork()?;
-        Ok(self.level >= Level::Reserved || self.database.store.leased()?)
+        Ok(self.level >= Level::Reserved || self.database.store().leased()?)
     }
 
     /// `SQLITE_FCNTL_SYNC`, the commit point. `super_journal` says that the transaction spans
@@ -318,61 +355,11 @@ impl File {
         if let Committed::Version { altered } = committed {
             let snapshot = self.txn.snapshot();
             self.pager.identity = snapshot.filter(|_| !altered).map(|snapshot| snapshot.identity());
-            self.last = self.txn.reader().map(|reader| (reader.snapshot, reader.epoch));
+            if let Some(reader) = self.txn.reader() {
+                self.session.saw(reader.snapshot, reader.epoch);
+            }
         }
         Ok(())
-    }
-
-    pub(crate) fn pragma(&mut self, name: &str, value: Option<&str>) -> Result<Answer> {
-        let value = value.map(str::to_ascii_lowercase);
-        match (name.to_ascii_lowercase().as_str(), value.as_deref()) {
-            (pragma::LOCKING_MODE, Some(mode)) => {
-                self.exclusive = mode == "exclusive";
-                Ok(Answer::NotOurs)
-            }
-            // SQLite refuses WAL by itself, except in exclusive mode.
-            (pragma::JOURNAL_MODE, Some("wal")) => Ok(Answer::Text(self.journal_mode.clone())),
-            (pragma::JOURNAL_MODE, Some(mode)) => {
-                if JOURNAL_MODES.contains(&mode) {
-                    self.journal_mode = mode.to_owned();
-                }
-                Ok(Answer::NotOurs)
-            }
-            (pragma::WAIT, None) => Ok(Answer::Text(self.wait.replicas.to_string())),
-            (pragma::WAIT, Some(replicas)) => match replicas.parse() {
-                Ok(replicas) => {
-                    self.wait.replicas = replicas;
-                    Ok(Answer::Text(replicas.to_string()))
-                }
-                Err(_) => Err(Cause::BadSetting {
-                    setting: pragma::WAIT.to_owned(),
-                    value: replicas.to_owned(),
-                    reason: "expected a number of replicas".to_owned(),
-                }
-                .into()),
-            },
-            (pragma::VERSION, None) => self.version().map(|version| Answer::Text(version.to_string())),
-            (pragma::LAST_ERROR, None) => {
-                Ok(Answer::Text(self.last_error.as_ref().map(Error::to_string).unwrap_or_default()))
-            }
-            (pragma::STATS, None) => {
-                let stats = self.database.stats();
-                Ok(Answer::Text(format!(
-                    "round_trips={} commands={} bytes_sent={}",
-                    stats.round_trips, stats.commands, stats.bytes_sent
-                )))
-            }
-            _ => Ok(Answer::NotOurs),
-        }
-    }
-
-    /// The version that the open transaction reads, or else the newest.
-    fn version(&mut self) -> Result<Version> {
-        self.look_for_fork()?;
-        match self.txn.snapshot() {
-            Some(snapshot) => Ok(snapshot.version),
-            None => Ok(self.take_snapshot()?.0.version),
-        }
     }
 
     /// In a child that was forked with this file open: go on with connections, cache and threads
@@ -382,11 +369,18 @@ impl File {
             return Ok(());
         }
         let Some(address) = &self.address else { return Err(Cause::Forked.into()) };
-        let fresh = Process::current().database(&address.config, &address.name)?;
+        let fresh = Process::current().database(&address.config, &address.name);
+        let consistency = self.session.consistency();
+        let session = std::mem::replace(&mut self.session, address.session(&fresh)?);
+        self.session.set_consistency(consistency);
         let parents = std::mem::replace(&mut self.database, fresh);
         // Its locks may be held by threads that only the parent has.
         std::mem::forget(parents);
-        (self.last, self.opened) = (None, None);
+        session.abandon();
+        self.opened = None;
+        if let Some(lease) = self.ahead.take() {
+            lease.abandon();
+        }
         self.cookie.forked();
         let database = &self.database;
         self.txn.forked(|snapshot| match database.cache.admit(snapshot) {
@@ -411,23 +405,7 @@ impl File {
     }
 }
 
-/// Modes that `PRAGMA journal_mode` may set here.
-const JOURNAL_MODES: &[&str] = &["delete", "truncate", "persist", "memory", "off"];
-
-/// Pragmas that are answered or watched here.
-pub(crate) mod pragma {
-    pub const LOCKING_MODE: &str = "locking_mode";
-    pub const JOURNAL_MODE: &str = "journal_mode";
-    /// Replicas that must have a commit of this connection.
-    pub const WAIT: &str = "redis_wait";
-    /// The version of the database that the connection reads.
-    pub const VERSION: &str = "redis_version";
-    /// The last failure of the connection, in words.
-    pub const LAST_ERROR: &str = "redis_last_error";
-    /// What has gone over the wire.
-    pub const STATS: &str = "redis_stats";
-}
-
 mod cookie;
+mod pragma;
 #[cfg(test)]
 mod tests;

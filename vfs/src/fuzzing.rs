@@ -12,11 +12,17 @@ use crate::config::{self, Config};
 use crate::database::Database;
 use crate::delta::{self, UndoBuilder};
 use crate::error::{Cause, Result};
+use crate::ffi::api::Api;
+use crate::ffi::sql::Memory;
 use crate::store::commit::LogMark;
 use crate::store::keys::{self, Keys};
-use crate::store::redis::fetched;
-use crate::store::{Fetched, Leased, LogEntry, PageNo, Snapshot, Store, Version, protocol, server};
+use crate::store::redis::{Read, read};
+use crate::store::{Fetched, Heard, Leased, LogEntry, PageNo, Snapshot, Store, Version, protocol, server};
 use crate::vfs::Named;
+use crate::vtab::declare::Definition;
+use crate::vtab::keys::TYPES;
+use crate::vtab::value::Affinity;
+use crate::vtab::{omitted, row as rows};
 
 /// One target: its name, which is also that of its corpus, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
@@ -30,6 +36,8 @@ pub const TARGETS: &[Target] = &[
     ("metadata", metadata),
     ("settings", settings),
     ("names", names),
+    ("virtual_table", virtual_table),
+    ("row", row),
 ];
 
 /// A delta between any two pages restores the first; any bytes as a delta are applied or refused.
@@ -87,7 +95,7 @@ pub fn log(data: &[u8]) {
     let before = Snapshot { version: Version(first.version.0.saturating_sub(1)), commit: first.base, ..SMALL };
     let after = Snapshot { version: last.version, commit: last.commit, ..SMALL };
     cache.admit(&before);
-    let epoch = cache.admit_with(&after, &entries);
+    let (epoch, _) = cache.admit_with(&after, &entries);
     cache.insert(epoch, after.version, &[after], [(PageNo::FIRST, Arc::new(vec![1; 512]))]);
     assert!(cache.has(PageNo::FIRST, after.version, epoch));
     if before.version < after.version {
@@ -113,7 +121,11 @@ impl Store for Scripted {
         Ok(self.entries.clone())
     }
 
-    fn lease(&self, _token: &str, _life: Duration) -> Result<Leased> {
+    fn listen(&self, _after: Version, _patience: Duration) -> Result<Heard> {
+        Ok(Heard { entries: self.entries.clone(), at: self.now.at, as_primary: false })
+    }
+
+    fn lease(&self, _token: &str, _life: Duration, _patience: Duration) -> Result<Leased> {
         Ok(Leased::ByAnother(String::new()))
     }
 
@@ -172,15 +184,18 @@ pub fn metadata(data: &[u8]) {
         assert!(!server::server_cause(error).to_string().is_empty());
     }
     let wanted = [PageNo::FIRST, PageNo::new(3).expect("from 1 on")];
-    let Ok(fetched) = fetched(reply, &wanted) else { return };
-    let at = fetched.at;
+    let (at, pages) = match read(reply, &wanted) {
+        Ok(Read::Whole(fetched)) => (fetched.at, Some(fetched.pages)),
+        Ok(Read::Staged(at, _)) => (at, None),
+        Err(_) => return,
+    };
     if at == Snapshot::EMPTY {
-        assert!(fetched.pages.iter().all(Option::is_none));
+        assert!(pages.is_some_and(|pages| pages.iter().all(Option::is_none)));
         return;
     }
     assert!(at.page_size.is_power_of_two() && (512..=65536).contains(&at.page_size));
     assert!(at.page_count > 0 && at.version.0 > 0 && at.version.next() > at.version);
-    for (number, page) in wanted.iter().zip(&fetched.pages) {
+    for (number, page) in wanted.iter().zip(pages.iter().flatten()) {
         assert_eq!(page.as_ref().map(|page| page.len()), at.has(*number).then_some(at.page_size as usize));
     }
 }
@@ -191,31 +206,26 @@ pub fn settings(data: &[u8]) {
     let text = String::from_utf8_lossy(data).replace("PASSWORD", PASSWORD);
     let parameters: Vec<(&str, &str)> =
         text.split('\n').map(|line| line.split_once('=').unwrap_or((line, ""))).collect();
-    // What names a password by these words is one; anywhere else it is not known to be.
+    // A password stands before the last `@` of an address, or behind `pass=` or `password=`.
+    let is_marked = |value: &str, at: usize| {
+        value[..at].ends_with("pass=")
+            || value[..at].ends_with("password=")
+            || (value[..at].ends_with(':') && value.rfind('@').is_some_and(|end| end >= at + PASSWORD.len()))
+    };
     let hidden = parameters.iter().all(|(name, value)| {
-        let shown = value.split(PASSWORD).collect::<Vec<_>>();
-        let before_last = &shown[..shown.len() - 1];
         !name.contains(PASSWORD)
-            && before_last.iter().all(|before| {
-                *name == config::SERVER.parameter
-                    && (before.ends_with("pass=") || is_user_info(value, before, PASSWORD))
-            })
+            && value.match_indices(PASSWORD).all(|(at, _)| *name == config::SERVER.parameter && is_marked(value, at))
     });
     match Config::from_parameters(parameters.iter().copied()) {
         Ok(config) => {
             assert!(config.lease >= Duration::from_millis(100) && !config.prefix.contains(['{', '}', '\0']));
-            let is_password = config.server.redis_settings().password() == Some(PASSWORD);
+            let is_password = config.server.passwords().contains(&PASSWORD);
             if is_password && text.matches(PASSWORD).count() == 1 {
                 assert!(!config.server_name().contains(PASSWORD), "{}", config.server_name());
             }
         }
         Err(error) => assert!(!hidden || !error.to_string().contains(PASSWORD), "{error}"),
     }
-}
-
-/// Whether what follows `before` in a URL is a password before an `@`.
-fn is_user_info(url: &str, before: &str, password: &str) -> bool {
-    before.ends_with(':') && url.contains(&format!("{before}{password}@"))
 }
 
 /// Any name makes keys of one hash tag, from which it can be told again, or is refused.
@@ -240,4 +250,34 @@ pub fn names(data: &[u8]) {
     }
     assert_eq!(Keys::name_in("sqlite", &all.hash), Some(name));
     assert_eq!(Keys::name_in("sqlite", &all.log), None);
+}
+
+/// Any arguments of `USING redis(...)`, one a line, are refused or make a table that SQLite takes.
+pub fn virtual_table(data: &[u8]) {
+    let text = String::from_utf8_lossy(data).replace('\0', " ");
+    // As the text of an `INSERT`, it names columns or it does not.
+    let _ = omitted::listed(&text, "t");
+    let mut arguments = ["redis", "main", "t"].map(str::to_owned).to_vec();
+    arguments.extend(text.split('\n').map(str::to_owned));
+    let Ok((definition, _)) = Definition::parse(Api::linked(), &arguments) else { return };
+    let columns = definition.columns.len();
+    assert!(columns > 0 && definition.alias.is_none_or(|alias| alias < columns));
+    assert!(definition.indexed.iter().all(|column| *column < columns));
+    assert!(definition.uniques.iter().flat_map(|unique| &unique.columns).all(|(column, _)| *column < columns));
+    let memory = Memory::open(Api::linked()).expect("a database in memory");
+    memory.run(&definition.declaration()).expect("a declaration");
+}
+
+/// Any text in a row's hash is some value, which is written so that it reads the same again.
+pub fn row(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else { return };
+    let all = [Affinity::Integer, Affinity::Text, Affinity::Blob, Affinity::Real, Affinity::Numeric];
+    let affinity = all[usize::from(*first) % all.len()];
+    let (field, types) = rest.split_at(rest.len() / 2);
+    for types in [None, Some(types), Some(rest)] {
+        let value = rows::value("a", affinity, Some(field), types);
+        let fields = rows::fields([("a", affinity, &value)].into_iter(), types);
+        let named = |name: &[u8]| fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_slice());
+        assert_eq!(rows::value("a", affinity, named(b"a"), named(TYPES)), value);
+    }
 }

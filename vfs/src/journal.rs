@@ -6,11 +6,11 @@ use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
 use tempfile::SpooledTempFile;
 
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Bytes of a journal kept in memory.
 const IN_MEMORY: usize = 4 << 20;
@@ -26,7 +26,13 @@ pub(crate) struct Journal {
 }
 
 fn cause(error: &io::Error) -> Cause {
-    Cause::Journal { message: error.to_string(), full: error.kind() == io::ErrorKind::StorageFull }
+    Cause::Journal { message: error.to_string(), full: is_full(error) }
+}
+
+/// Whether there is no room left: on the disk, or within what the user or the process may have.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 fn empty() -> Arc<Mutex<SpooledTempFile>> {
@@ -99,7 +105,7 @@ fn show_to_files(name: &str, journal: &[u8]) -> Result<()> {
     made.map(|_| ()).map_err(|error| {
         let message =
             format!("a transaction over a database in Redis and a file needs {name} in the working directory: {error}");
-        Cause::Journal { message, full: error.kind() == io::ErrorKind::StorageFull }.into()
+        Cause::Journal { message, full: is_full(&error) }.into()
     })
 }
 

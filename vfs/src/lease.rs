@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
+use crate::process::unique;
 use crate::store::{Leased, Snapshot, Store, Writer};
+use crate::sync::{Condvar, Mutex};
 
 /// A token that nobody else has, and that tells an operator who it is.
-pub(crate) fn token() -> String {
+pub(crate) fn token() -> Result<String> {
     let host = gethostname::gethostname();
-    format!("{}/{}/{:016x}", host.to_string_lossy(), std::process::id(), rand::random::<u64>())
+    Ok(format!("{}/{}/{:016x}", host.to_string_lossy(), std::process::id(), unique()?))
 }
 
 /// Renews the leases of this process. One thread, which runs while there are any.
@@ -76,7 +76,9 @@ impl Renewer {
                 let next = state.leases.values().map(|held| held.due).min();
                 let wakes_at = next.unwrap_or(now + LINGER);
                 state.wakes_at = Some(wakes_at);
-                if self.wake.wait_until(&mut state, wakes_at).timed_out() && state.leases.is_empty() && next.is_none() {
+                let timed_out;
+                (state, timed_out) = self.wake.wait_until(state, wakes_at);
+                if timed_out.timed_out() && state.leases.is_empty() && next.is_none() {
                     state.running = false;
                     return;
                 }
@@ -122,10 +124,15 @@ impl Lease {
     /// Takes the lease; with it comes the version that the server has now.
     ///
     /// # Errors
-    /// [`Cause::Busy`] when another holds it.
-    pub(crate) fn take(store: &Arc<dyn Store>, life: Duration, renewer: &Arc<Renewer>) -> Result<(Lease, Snapshot)> {
-        let token = token();
-        match store.lease(&token, life)? {
+    /// [`Cause::Busy`] when another holds it for as long as there is `patience`.
+    pub(crate) fn take(
+        store: &Arc<dyn Store>,
+        life: Duration,
+        patience: Duration,
+        renewer: &Arc<Renewer>,
+    ) -> Result<(Lease, Snapshot)> {
+        let token = token()?;
+        match store.lease(&token, life, patience)? {
             Leased::ByAnother(holder) => Err(Cause::Busy(holder).into()),
             Leased::Held(writer, snapshot) => {
                 renewer.add(token.clone(), store.clone(), life);
@@ -142,6 +149,14 @@ impl Lease {
     pub(crate) fn release(mut self) -> Result<()> {
         self.renewer.remove(&self.token);
         self.writer.release()
+    }
+
+    /// Gives the lease back after a failure, which is the one to report whatever comes of this.
+    pub(crate) fn release_after(self, error: Error) -> Error {
+        if let Err(second) = self.release() {
+            crate::ffi::log(&format!("after a failure ({error}), giving back the lease failed too: {second}"));
+        }
+        error
     }
 
     /// In a forked child: forgets the lease, which is the parent's, and its connection.
@@ -176,12 +191,12 @@ mod tests {
         let memory = Arc::new(MemoryStore::default());
         let store: Arc<dyn Store> = memory.clone();
         let renewer = Arc::new(Renewer::default());
-        let (lease, _) = Lease::take(&store, Duration::from_millis(30), &renewer).unwrap();
+        let (lease, _) = Lease::take(&store, Duration::from_millis(30), Duration::ZERO, &renewer).unwrap();
         eventually("renewed", || memory.renewals() >= 3);
         assert!(
-            matches!(Lease::take(&store, Duration::from_secs(1), &renewer), Err(e) if matches!(e.cause, Cause::Busy(_)))
+            matches!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer), Err(e) if matches!(e.cause, Cause::Busy(_)))
         );
         lease.release().unwrap();
-        assert!(Lease::take(&store, Duration::from_secs(1), &renewer).is_ok());
+        assert!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer).is_ok());
     }
 }

@@ -20,12 +20,16 @@
 //! 2. `vfs`: which names are databases in Redis; `config`: every setting; `options`: the Rust API
 //! 3. `file`: SQLite's reads, locks, writes and syncs become a transaction; `journal`: what
 //!    SQLite takes for its rollback journal
-//! 4. `txn`: one transaction as a state; `writes`: what it has written; `header`: what page 1 says
+//! 4. `session`: which version a connection is to read, and from which server; `freshness`: how old
+//!    that is; `follower`: learns of commits without being asked
+//! 5. `txn`: one transaction as a state; `writes`: what it has written; `header`: what page 1 says
 //!    of the rest; `reader`: its snapshot
-//! 5. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
-//! 6. `database` and `process`: what connections share; `lease`: the right to write
-//! 7. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
-//! 8. `error`: everything that can go wrong, and SQLite's code for it
+//! 6. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
+//! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write
+//! 8. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases;
+//!    `sync`: locks that a fork leaves usable
+//! 9. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
+//! 10. `error`: everything that can go wrong, and SQLite's code for it; `sync`: locks that a fork leaves in order
 
 mod ffi;
 mod vfs;
@@ -33,6 +37,9 @@ mod config;
 mod options;
 mod file;
 mod journal;
+mod session;
+mod freshness;
+mod follower;
 mod txn;
 mod writes;
 mod header;
@@ -40,10 +47,14 @@ mod reader;
 mod cache;
 mod delta;
 mod database;
+mod source;
+mod replicas;
 mod process;
 mod lease;
 mod store;
 mod fault;
+mod sync;
+mod vtab;
 pub mod admin;
 mod error;
 #[cfg(test)]
@@ -52,7 +63,7 @@ mod docs;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use config::{PROCESS_SETTINGS, SETTINGS, Setting};
+pub use config::{Consistency, PROCESS_SETTINGS, SETTINGS, Setting};
 pub use error::{Cause, Error, Result};
 pub use ffi::connection::last_error;
 pub use ffi::{forget_last_failure, last_failure};

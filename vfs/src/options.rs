@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::config::{self, Config, Setting};
+use crate::config::{self, Config, Consistency, Setting};
 use crate::error::{Cause, Error, Result};
 
 /// How to open a database that lives in Redis.
@@ -31,10 +31,29 @@ impl Options {
         self
     }
 
-    /// The server: `redis://`, `rediss://` or `unix://`.
+    /// The server: `redis://`, `rediss://`, `unix://`, `sentinel://` or `redis+cluster://`.
     #[must_use]
     pub fn server(self, url: impl Into<String>) -> Self {
         self.set(&config::SERVER, url.into())
+    }
+
+    /// A replica of the server, for reads. Each call adds one. `auto` stands for all that the primary has.
+    #[must_use]
+    pub fn replica(mut self, url: impl Into<String>) -> Self {
+        self.parameters.push((config::REPLICA.parameter, url.into()));
+        self
+    }
+
+    /// How new what is read must be.
+    #[must_use]
+    pub fn consistency(self, consistency: Consistency) -> Self {
+        self.set(&config::CONSISTENCY, consistency)
+    }
+
+    /// How long a replica that lags is waited for.
+    #[must_use]
+    pub fn catch_up(self, time: Duration) -> Self {
+        self.set(&config::CATCH_UP, time.as_millis())
     }
 
     /// Start of every key.
@@ -67,6 +86,12 @@ impl Options {
         self.set(&config::TIMEOUT, time.as_millis())
     }
 
+    /// How long the next primary is waited for in a failover.
+    #[must_use]
+    pub fn failover(self, time: Duration) -> Self {
+        self.set(&config::FAILOVER, time.as_millis())
+    }
+
     /// Commits kept in the log.
     #[must_use]
     pub fn log_commits(self, commits: u64) -> Self {
@@ -79,11 +104,31 @@ impl Options {
         self.set(&config::LOG_BYTES, bytes)
     }
 
+    /// Bytes from which on a commit goes to a key of its own first, so that other clients of the
+    /// server don't wait for it.
+    #[must_use]
+    pub fn stage_bytes(self, bytes: u64) -> Self {
+        self.set(&config::STAGE_BYTES, bytes)
+    }
+
     /// Replicas that must have a commit before it is reported as done, and how long to wait for
     /// them. Fewer in time: the commit fails with [`Cause::NotReplicated`], and stands.
     #[must_use]
     pub fn wait(self, replicas: u32, time: Duration) -> Self {
         self.set(&config::WAIT, replicas).set(&config::WAIT_TIME, time.as_millis())
+    }
+
+    /// Store the pages that are written compressed (Zstandard) where that is shorter.
+    #[must_use]
+    pub fn compress(self, compress: bool) -> Self {
+        self.set(&config::COMPRESS, u8::from(compress))
+    }
+
+    /// Whether the primary, and as many replicas as [`Options::wait`] says, must have a commit on disk
+    /// before it is reported as done. Needs Redis 7.2 with `appendonly yes`.
+    #[must_use]
+    pub fn wait_disk(self, disk: bool) -> Self {
+        self.set(&config::WAIT_DISK, u8::from(disk))
     }
 
     /// Open also where the server's maxmemory-policy may drop pages.

@@ -6,18 +6,29 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use lru::LruCache;
-use parking_lot::Mutex;
+use rand::TryRng;
+use rand::rngs::SysRng;
 
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::database::Database;
-use crate::error::Result;
+use crate::error::{Cause, Result};
 use crate::ffi::fork;
 use crate::journal::SuperJournals;
 use crate::lease::Renewer;
+use crate::store::keys::Keys;
 use crate::store::server::Server;
+use crate::sync::Mutex;
+use crate::vtab::keys::Keys as TableKeys;
+use crate::vtab::table::Known;
 
 /// Databases whose caches stay warm while nobody has them open.
 const WARM_DATABASES: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+
+/// 64 bits that nobody else draws. They are the system's own: a generator in the memory of the
+/// process would go on with the same numbers in a forked child.
+pub(crate) fn unique() -> Result<u64> {
+    SysRng.try_next_u64().map_err(|error| Cause::Host(format!("the system gives no random numbers: {error}")).into())
+}
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 
@@ -28,6 +39,8 @@ pub(crate) struct Process {
     databases: Mutex<LruCache<String, Arc<Database>>>,
     renewer: Arc<Renewer>,
     pub super_journals: SuperJournals,
+    /// What is known about virtual tables, by server and keys.
+    known: Mutex<HashMap<String, Arc<Mutex<Known>>>>,
 }
 
 impl Process {
@@ -38,6 +51,7 @@ impl Process {
             databases: Mutex::new(LruCache::new(WARM_DATABASES)),
             renewer: Arc::default(),
             super_journals: SuperJournals::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -58,32 +72,39 @@ impl Process {
     }
 
     /// The database of this name with these settings. The first to open it sets its cache size.
-    pub(crate) fn database(&self, config: &Config, name: &str) -> Result<Arc<Database>> {
+    pub(crate) fn database(&self, config: &Config, name: &str) -> Arc<Database> {
         let server_key = config.server_key();
         let key = format!(
             "{server_key} {:?} {name:?} {:?}",
             config.prefix,
-            (config.lease, config.log_commits, config.log_bytes, config.allow_eviction)
+            (
+                config.lease,
+                config.log_commits,
+                config.log_bytes,
+                config.stage_bytes,
+                config.compress,
+                config.allow_eviction
+            )
         );
         let mut databases = self.databases.lock();
         if let Some(database) = databases.get(&key) {
-            return Ok(database.clone());
+            return database.clone();
         }
-        let server = self.server(config)?;
+        let server = self.server(config, &Keys::new(&config.prefix, name).hash);
         let database = Arc::new(Database::new(server, self.renewer.clone(), config, name));
         databases.put(key, database.clone());
-        Ok(database)
+        database
     }
 
-    /// The server with these settings.
-    pub(crate) fn server(&self, config: &Config) -> Result<Arc<Server>> {
-        let key = format!("{} {}", config.server_key(), config.allow_eviction);
-        let mut servers = self.servers.lock();
-        if let Some(server) = servers.get(&key) {
-            return Ok(server.clone());
-        }
-        let server = Arc::new(Server::new(config)?);
-        servers.insert(key, server.clone());
-        Ok(server)
+    /// What is known about the virtual table with these keys.
+    pub(crate) fn known(&self, config: &Config, keys: &TableKeys) -> Arc<Mutex<Known>> {
+        self.known.lock().entry(format!("{} {}", config.server_key(), keys.base())).or_default().clone()
+    }
+
+    /// The server with these settings that has the slot of `key`, which matters in a Cluster only.
+    pub(crate) fn server(&self, config: &Config, key: &str) -> Arc<Server> {
+        let slot_of = if let Address::Cluster(_) = config.server { key } else { "" };
+        let settings = format!("{} {} {slot_of}", config.server_key(), config.allow_eviction);
+        self.servers.lock().entry(settings).or_insert_with(|| Arc::new(Server::new(config, key))).clone()
     }
 }

@@ -1,13 +1,15 @@
 //! Reading one version of a database, whatever the server has by then.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::cache::Epoch;
 use crate::database::Database;
 use crate::delta;
 use crate::error::{Cause, Result};
 use crate::header::Header;
-use crate::store::{LogEntry, Page, PageNo, Snapshot, Undo, Version, check_chain};
+use crate::source::Source;
+use crate::store::{LogEntry, Page, PageNo, Snapshot, Store, Undo, Version, check_chain};
 
 /// Pages fetched in one round trip, at most.
 pub(crate) const WINDOW_PAGES: u32 = 64;
@@ -20,11 +22,19 @@ pub(crate) struct Reader {
     pub epoch: Epoch,
     history: History,
     ahead: ReadAhead,
+    /// Where pages are asked for first; `None` when only the primary is asked.
+    replica: Option<Arc<Source>>,
 }
 
 impl Reader {
     pub(crate) fn new(snapshot: Snapshot, epoch: Epoch) -> Self {
-        Reader { snapshot, epoch, history: History::new(snapshot), ahead: ReadAhead::default() }
+        Reader { snapshot, epoch, history: History::new(snapshot), ahead: ReadAhead::default(), replica: None }
+    }
+
+    /// Asks this replica for pages, as long as it can serve.
+    pub(crate) fn through(mut self, replica: Option<Arc<Source>>) -> Self {
+        self.replica = replica;
+        self
     }
 
     /// One page: from the cache, or from the server along with those likely to be wanted next.
@@ -80,9 +90,26 @@ impl Reader {
         wanted.iter().zip(all).map(|(&number, page)| self.fitting(number, page)).collect()
     }
 
-    /// Fetches pages and rolls them back to the snapshot if the server has gone on.
+    /// Fetches pages: from the replica, or from the primary when that can't serve or is behind.
+    /// Either says with its pages of which version they are, so it is all the same which.
     fn load(&mut self, database: &Database, wanted: &[PageNo]) -> Result<Vec<Page>> {
-        let fetched = database.store.fetch(wanted)?;
+        if let Some(replica) = self.replica.take() {
+            match self.load_from(&*replica.store, database, wanted) {
+                Ok(pages) => {
+                    self.replica = Some(replica);
+                    return Ok(pages);
+                }
+                // It lags, which is no fault of its own.
+                Err(error) if matches!(error.cause, Cause::SnapshotGone { .. }) => {}
+                Err(error) => replica.failed(&error),
+            }
+        }
+        self.load_from(database.store(), database, wanted)
+    }
+
+    /// Fetches pages and rolls them back to the snapshot if the server has gone on.
+    fn load_from(&mut self, store: &dyn Store, database: &Database, wanted: &[PageNo]) -> Result<Vec<Page>> {
+        let fetched = store.fetch(wanted)?;
         let (snapshot, now) = (self.snapshot, fetched.at);
         if now.identity() == snapshot.identity() {
             if now != snapshot {
@@ -97,7 +124,7 @@ impl Reader {
             database.cache.insert(self.epoch, snapshot.version, &[snapshot], numbered);
             return Ok(pages);
         }
-        self.history.extend(database, &now)?;
+        self.history.extend(store, &now)?;
         let mut pages = Vec::with_capacity(wanted.len());
         for (&page, bytes) in wanted.iter().zip(fetched.pages) {
             let old = self.history.roll_back(page, bytes.as_deref().map(Vec::as_slice), &now)?;
@@ -169,14 +196,14 @@ impl History {
     }
 
     /// Learns the commits up to `now`, and that they follow the snapshot.
-    fn extend(&mut self, database: &Database, now: &Snapshot) -> Result<()> {
+    fn extend(&mut self, store: &dyn Store, now: &Snapshot) -> Result<()> {
         if now.version <= self.known.version {
             return match self.identity_at(now.version) {
                 Some(commit) if commit == now.commit => Ok(()),
                 _ => self.gone(format!("the server went back to another version {}", now.version)),
             };
         }
-        let entries = match database.store.history(self.known.version, now.version) {
+        let entries = match store.history(self.known.version, now.version) {
             Ok(entries) => entries,
             Err(error) if matches!(error.cause, Cause::BadReply(_) | Cause::Damaged(_)) => {
                 return self.gone(format!("the log is no use: {}", error.cause));

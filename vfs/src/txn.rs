@@ -1,5 +1,7 @@
 //! One transaction of one connection, as a state that owns what it needs.
 
+use std::time::Duration;
+
 use crate::cache::Epoch;
 use crate::config::Wait;
 use crate::database::Database;
@@ -143,13 +145,14 @@ impl Txn {
     }
 
     /// Turns a read transaction into a write transaction: the lease, and proof that nobody
-    /// committed since its snapshot.
-    pub(crate) fn start_writing(&mut self, database: &Database) -> Result<()> {
+    /// committed since its snapshot. A lease that came with the snapshot is that proof.
+    pub(crate) fn start_writing(&mut self, database: &Database, ahead: Option<Lease>) -> Result<()> {
         let Txn::Reading(reader) = self else {
             return Err(Cause::Internal("a write lock without a snapshot".into()).into());
         };
-        let lease = lease_at(database, &reader.snapshot)?;
+        let lease = ahead.map_or_else(|| lease_at(database, &reader.snapshot), Ok)?;
         let Txn::Reading(reader) = std::mem::replace(self, Txn::None) else { return Ok(()) };
+        let reader = reader.through(None);
         let writes = WriteSet::new(reader.snapshot.page_size, reader.snapshot.bytes());
         *self = Txn::Writing(Box::new(Writing {
             reader,
@@ -201,7 +204,7 @@ fn chunk_of(page: PageNo) -> u64 {
 
 /// The lease, and with it the certainty that `snapshot` is the newest version.
 fn lease_at(database: &Database, snapshot: &Snapshot) -> Result<Lease> {
-    let (lease, now) = database.lease()?;
+    let (lease, now) = database.lease(Duration::ZERO)?;
     if now.identity() != snapshot.identity() {
         lease.release()?;
         return Err(Cause::Stale { snapshot: snapshot.version, found: now.version }.into());
@@ -274,7 +277,7 @@ impl Writing {
             self.forget_writes();
             if self.exclusivity == Exclusivity::Lost {
                 let snapshot = self.reader.snapshot.version;
-                let found = database.store.fetch(&[])?.at.version;
+                let found = database.store().fetch(&[])?.at.version;
                 self.exclusivity = Exclusivity::Told;
                 return Err(Cause::ExclusiveLost { snapshot, found }.into());
             }
@@ -293,7 +296,7 @@ impl Writing {
         let pages_written = self.writes.size() / u64::from(page_size);
         let page_count = header.page_count().map_or(pages_written, u64::from);
         let (page_size, page_count) = crate::store::check_shape(page_size.into(), page_count)?;
-        let snapshot = Snapshot { version: base.version.next(), commit: CommitId::random(), page_size, page_count };
+        let snapshot = Snapshot { version: base.version.next(), commit: CommitId::draw()?, page_size, page_count };
         let aligned = self.writes.is_aligned() && page_size as usize == self.writes.unit();
         let (pages, undo) = if aligned { self.changes(database, &snapshot)? } else { self.recut(database, &snapshot)? };
         if pages.is_empty() && page_count == base.page_count && page_size == base.page_size {
@@ -314,8 +317,8 @@ impl Writing {
         if ending.release {
             self.lease = None;
         }
-        database.cache.committed(&base, &snapshot, pages.into_iter());
-        self.reader = Reader::new(snapshot, self.reader.epoch);
+        let epoch = database.cache.committed(&base, &snapshot, pages.into_iter());
+        self.reader = Reader::new(snapshot, epoch);
         self.committed = true;
         self.forget_writes();
         Ok(Committed::Version { altered })

@@ -65,8 +65,8 @@ pub(crate) fn exists(named: &Named<'_>) -> Result<bool> {
         Named::SuperJournal(name) => Ok(Process::current().super_journals.exists(name)),
         Named::Database(name) => {
             let config = Config::from_parameters([])?;
-            let database = Process::current().database(&config, keys::database_name(name)?)?;
-            Ok(database.store.fetch(&[])?.at != Snapshot::EMPTY)
+            let database = Process::current().database(&config, keys::database_name(name)?);
+            Ok(database.store().fetch(&[])?.at != Snapshot::EMPTY)
         }
     }
 }
@@ -80,7 +80,7 @@ pub(crate) fn delete(named: &Named<'_>) -> Result<()> {
             Ok(())
         }
         Named::Database(name) => {
-            let admin = crate::admin::Admin::with(Config::from_parameters([])?)?;
+            let admin = crate::admin::Admin::with(Config::from_parameters([])?);
             admin.remove(name).map(|_| ())
         }
     }

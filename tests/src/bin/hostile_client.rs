@@ -126,7 +126,7 @@ impl Stamps {
         });
         match outcome {
             Outcome::Acknowledged => self.0 = BTreeSet::from([next]),
-            Outcome::Failed => {}
+            Outcome::Failed | Outcome::Read => {}
             Outcome::Unknown => {
                 self.0.insert(next);
             }

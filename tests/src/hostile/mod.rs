@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
 use crate::Server;
-use crate::proxy::{Side, command_name};
+use crate::frames::{Side, command_name};
 use invent::Material;
 use reply::{Reply, broken};
 
@@ -173,7 +173,7 @@ impl Shared {
             match random.random_range(0..10) {
                 0..6 => send(&mut client, &Reply::any(&mut random, 3))?,
                 6..8 => return client.stream.write_all(&broken(&mut random, &sound)),
-                8 => return silence(client),
+                8 => return client.drain(),
                 _ => return flood(client, &mut random),
             }
         }
@@ -199,27 +199,21 @@ impl Shared {
                 0..7 => send(&mut client, &spoil::spoil(&mut random, &command_name(&command), &sound))?,
                 7 => return client.stream.write_all(&bytes[..bytes.len() / 2]),
                 8 => return client.stream.write_all(b"?\r\n"),
-                _ => return silence(client),
+                _ => return client.drain(),
             }
         }
         Ok(())
     }
 }
 
-fn send(client: &mut Side, reply: &Reply) -> io::Result<()> {
+fn send(client: &mut Side<UnixStream>, reply: &Reply) -> io::Result<()> {
     let mut bytes = Vec::new();
     reply.encode(&mut bytes);
     client.stream.write_all(&bytes)
 }
 
-/// Answers nothing until the client goes.
-fn silence(mut client: Side) -> io::Result<()> {
-    while client.frame()?.is_some() {}
-    Ok(())
-}
-
 /// Answers with something that has no end, until the client goes or it has been a lot.
-fn flood(mut client: Side, random: &mut StdRng) -> io::Result<()> {
+fn flood(mut client: Side<UnixStream>, random: &mut StdRng) -> io::Result<()> {
     let (start, piece): (&[u8], &[u8]) = match random.random_range(0..3) {
         0 => (b"+", &[b'x'; 8192]),
         1 => (b"*2147483647\r\n", b":1\r\n:2\r\n$-1\r\n"),

@@ -4,16 +4,24 @@
 
 use std::ffi::{c_char, c_int, c_void};
 
-use parking_lot::Mutex;
-use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value, sqlite3_vfs};
+use rusqlite::ffi::{
+    self, sqlite3, sqlite3_context, sqlite3_index_info, sqlite3_module, sqlite3_stmt, sqlite3_value, sqlite3_vfs,
+};
 
 use crate::error::{Cause, Result};
+use crate::sync::Mutex;
 
 /// The oldest SQLite that has all of the functions: 3.38.
 const OLDEST: c_int = 3_038_000;
 
 /// What `sqlite3_auto_extension` calls for each new connection.
 pub(crate) type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const c_void) -> c_int;
+/// What frees nothing, and makes SQLite copy a value: `SQLITE_TRANSIENT`.
+pub(crate) fn transient() -> Option<Destructor> {
+    // SAFETY: SQLite defines this value of a destructor; it is compared, never called.
+    Some(unsafe { std::mem::transmute::<isize, Destructor>(-1) })
+}
+
 /// A scalar SQL function.
 pub(crate) type ScalarFunction = unsafe extern "C" fn(*mut sqlite3_context, c_int, *mut *mut sqlite3_value);
 /// What frees a value handed to SQLite.
@@ -56,12 +64,84 @@ macro_rules! functions {
 }
 
 functions! {
+    3 bind_double = ffi::sqlite3_bind_double,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int, f64) -> c_int;
+    5 bind_int64 = ffi::sqlite3_bind_int64,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int, i64) -> c_int;
+    6 bind_null = ffi::sqlite3_bind_null,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int) -> c_int;
+    16 close = ffi::sqlite3_close,
+        unsafe extern "C" fn(*mut sqlite3) -> c_int;
+    19 column_blob = ffi::sqlite3_column_blob,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int) -> *const c_void;
+    20 column_bytes = ffi::sqlite3_column_bytes,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int) -> c_int;
+    22 column_count = ffi::sqlite3_column_count,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
+    27 column_double = ffi::sqlite3_column_double,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int) -> f64;
+    29 column_int64 = ffi::sqlite3_column_int64,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int) -> i64;
+    36 column_text = ffi::sqlite3_column_text,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int) -> *const u8;
+    38 column_type = ffi::sqlite3_column_type,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int) -> c_int;
+    50 declare_vtab = ffi::sqlite3_declare_vtab,
+        unsafe extern "C" fn(*mut sqlite3, *const c_char) -> c_int;
+    53 errmsg = ffi::sqlite3_errmsg,
+        unsafe extern "C" fn(*mut sqlite3) -> *const c_char;
+    57 finalize = ffi::sqlite3_finalize,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
+    58 free = ffi::sqlite3_free,
+        unsafe extern "C" fn(*mut c_void);
+    60 get_autocommit = ffi::sqlite3_get_autocommit,
+        unsafe extern "C" fn(*mut sqlite3) -> c_int;
+    77 reset = ffi::sqlite3_reset,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
+    79 result_double = ffi::sqlite3_result_double,
+        unsafe extern "C" fn(*mut sqlite3_context, f64);
+    80 result_error = ffi::sqlite3_result_error,
+        unsafe extern "C" fn(*mut sqlite3_context, *const c_char, c_int);
+    83 result_int64 = ffi::sqlite3_result_int64,
+        unsafe extern "C" fn(*mut sqlite3_context, i64);
+    84 result_null = ffi::sqlite3_result_null,
+        unsafe extern "C" fn(*mut sqlite3_context);
     85 result_text = ffi::sqlite3_result_text,
         unsafe extern "C" fn(*mut sqlite3_context, *const c_char, c_int, Option<Destructor>);
+    94 step = ffi::sqlite3_step,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
+    101 user_data = ffi::sqlite3_user_data,
+        unsafe extern "C" fn(*mut sqlite3_context) -> *mut c_void;
+    102 value_blob = ffi::sqlite3_value_blob,
+        unsafe extern "C" fn(*mut sqlite3_value) -> *const c_void;
+    103 value_bytes = ffi::sqlite3_value_bytes,
+        unsafe extern "C" fn(*mut sqlite3_value) -> c_int;
+    105 value_double = ffi::sqlite3_value_double,
+        unsafe extern "C" fn(*mut sqlite3_value) -> f64;
+    107 value_int64 = ffi::sqlite3_value_int64,
+        unsafe extern "C" fn(*mut sqlite3_value) -> i64;
+    109 value_text = ffi::sqlite3_value_text,
+        unsafe extern "C" fn(*mut sqlite3_value) -> *const u8;
+    113 value_type = ffi::sqlite3_value_type,
+        unsafe extern "C" fn(*mut sqlite3_value) -> c_int;
+    116 prepare_v2 = ffi::sqlite3_prepare_v2,
+        unsafe extern "C" fn(*mut sqlite3, *const c_char, c_int, *mut *mut sqlite3_stmt, *mut *const c_char) -> c_int;
+    118 clear_bindings = ffi::sqlite3_clear_bindings,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
+    119 create_module_v2 = ffi::sqlite3_create_module_v2,
+        unsafe extern "C" fn(*mut sqlite3, *const c_char, *const sqlite3_module, *mut c_void, Option<Destructor>) -> c_int;
+    135 open_v2 = ffi::sqlite3_open_v2,
+        unsafe extern "C" fn(*const c_char, *mut *mut sqlite3, c_int, *const c_char) -> c_int;
     141 vfs_find = ffi::sqlite3_vfs_find,
         unsafe extern "C" fn(*const c_char) -> *mut sqlite3_vfs;
     142 vfs_register = ffi::sqlite3_vfs_register,
         unsafe extern "C" fn(*mut sqlite3_vfs, c_int) -> c_int;
+    146 result_error_code = ffi::sqlite3_result_error_code,
+        unsafe extern "C" fn(*mut sqlite3_context, c_int);
+    152 next_stmt = ffi::sqlite3_next_stmt,
+        unsafe extern "C" fn(*mut sqlite3, *mut sqlite3_stmt) -> *mut sqlite3_stmt;
+    153 sql = ffi::sqlite3_sql,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> *const c_char;
     162 create_function_v2 = ffi::sqlite3_create_function_v2,
         unsafe extern "C" fn(
             *mut sqlite3,
@@ -74,16 +154,42 @@ functions! {
             Option<unsafe extern "C" fn(*mut sqlite3_context)>,
             Option<Destructor>,
         ) -> c_int;
+    166 extended_errcode = ffi::sqlite3_extended_errcode,
+        unsafe extern "C" fn(*mut sqlite3) -> c_int;
     167 log = ffi::sqlite3_log,
         unsafe extern "C" fn(c_int, *const c_char, ...);
-    189 uri_parameter = ffi::sqlite3_uri_parameter,
-        unsafe extern "C" fn(*const c_char, *const c_char) -> *const c_char;
+    177 vtab_config = ffi::sqlite3_vtab_config,
+        unsafe extern "C" fn(*mut sqlite3, c_int, ...) -> c_int;
+    178 vtab_on_conflict = ffi::sqlite3_vtab_on_conflict,
+        unsafe extern "C" fn(*mut sqlite3) -> c_int;
+    184 stmt_busy = ffi::sqlite3_stmt_busy,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
+    185 stmt_readonly = ffi::sqlite3_stmt_readonly,
+        unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
     192 auto_extension = auto_extension_linked,
         unsafe extern "C" fn(Option<EntryPoint>) -> c_int;
+    193 bind_blob64 = ffi::sqlite3_bind_blob64,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int, *const c_void, u64, Option<Destructor>) -> c_int;
+    194 bind_text64 = ffi::sqlite3_bind_text64,
+        unsafe extern "C" fn(*mut sqlite3_stmt, c_int, *const c_char, u64, Option<Destructor>, u8) -> c_int;
     197 malloc64 = ffi::sqlite3_malloc64,
         unsafe extern "C" fn(u64) -> *mut c_void;
+    201 result_blob64 = ffi::sqlite3_result_blob64,
+        unsafe extern "C" fn(*mut sqlite3_context, *const c_void, u64, Option<Destructor>);
+    202 result_text64 = ffi::sqlite3_result_text64,
+        unsafe extern "C" fn(*mut sqlite3_context, *const c_char, u64, Option<Destructor>, u8);
+    224 vtab_collation = ffi::sqlite3_vtab_collation,
+        unsafe extern "C" fn(*mut sqlite3_index_info, c_int) -> *const c_char;
+    242 value_frombind = ffi::sqlite3_value_frombind,
+        unsafe extern "C" fn(*mut sqlite3_value) -> c_int;
     245 uri_key = ffi::sqlite3_uri_key,
         unsafe extern "C" fn(*const c_char, c_int) -> *const c_char;
+    259 vtab_in = ffi::sqlite3_vtab_in,
+        unsafe extern "C" fn(*mut sqlite3_index_info, c_int, c_int) -> c_int;
+    260 vtab_in_first = ffi::sqlite3_vtab_in_first,
+        unsafe extern "C" fn(*mut sqlite3_value, *mut *mut sqlite3_value) -> c_int;
+    261 vtab_in_next = ffi::sqlite3_vtab_in_next,
+        unsafe extern "C" fn(*mut sqlite3_value, *mut *mut sqlite3_value) -> c_int;
 }
 
 /// Place of `sqlite3_libversion_number`, which is as old as the structure.

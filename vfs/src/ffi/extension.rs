@@ -127,16 +127,20 @@ unsafe extern "C" fn connection_of_linked(
     })
 }
 
-/// The SQL functions of every connection.
+/// The virtual tables and SQL functions of every connection.
 ///
 /// # Safety
 /// `db` is an open connection of the SQLite that `api` belongs to.
 unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
+    // SAFETY: by contract.
+    let session = unsafe { super::module::register(api, db)? };
     // The functions answer through the SQLite that came first. A second one in the same process
     // has the VFS, but must not be given them.
     if !super::LOG.get().is_some_and(|first| std::ptr::eq(*first, api)) {
         return Ok(());
     }
+    // SAFETY: by contract.
+    unsafe { super::function::register(api, db, &session)? };
     let flags = ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY;
     // SAFETY: by contract.
     let created = unsafe {

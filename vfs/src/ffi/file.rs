@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
 
-use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
+use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
 use super::api::Api;
 use super::{guard, report};
@@ -27,6 +27,8 @@ pub(crate) struct OsFile {
 pub(crate) struct Open {
     kind: Kind,
     api: &'static Api,
+    /// Where SQLite has the connection that uses this file at the time; null until it has told.
+    connection: *const *mut sqlite3,
 }
 
 pub(crate) enum Kind {
@@ -40,7 +42,7 @@ impl Open {
     /// # Safety
     /// `file` points to `szOsFile` bytes, which nobody else uses.
     pub(crate) unsafe fn place(file: *mut sqlite3_file, kind: Kind, api: &'static Api) {
-        let open = Box::into_raw(Box::new(Open { kind, api }));
+        let open = Box::into_raw(Box::new(Open { kind, api, connection: std::ptr::null() }));
         // SAFETY: by contract; `szOsFile` is at least the size of `OsFile`.
         unsafe { file.cast::<OsFile>().write(OsFile { base: sqlite3_file { pMethods: &METHODS }, open }) };
     }
@@ -212,13 +214,48 @@ unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64
 
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     let body = |open: &mut Open| {
+        let level = known_level(level)?;
+        // SAFETY: SQLite calls this for the connection, so that is in use by this thread.
+        let writes = || unsafe { writes(open.api, open.connection) };
         if let Kind::Database(file) = &mut open.kind {
-            file.lock(known_level(level)?)?;
+            if file.level() == Level::None {
+                file.expect_writes(writes());
+            }
+            file.lock(level)?;
         }
         Ok(code::OK)
     };
     // SAFETY: SQLite calls this with a file that it has open.
     unsafe { with(file, During::Lock, body) }
+}
+
+/// Statements looked at in search of one that writes. Programs keep some dozens prepared; with more
+/// than this, the search is not worth what it may save.
+const MANY_STATEMENTS: usize = 200;
+
+/// Whether a connection is running a statement that may write. This is a hint: such a statement may
+/// turn out to only read this database, having another to write to.
+///
+/// # Safety
+/// `connection` is null or points to a connection that is in use by this thread.
+unsafe fn writes(api: &Api, connection: *const *mut sqlite3) -> bool {
+    if connection.is_null() {
+        return false;
+    }
+    // SAFETY: by contract.
+    let next = |statement| unsafe { (api.next_stmt)(*connection, statement) };
+    let mut statement = next(std::ptr::null_mut());
+    for _ in 0..MANY_STATEMENTS {
+        if statement.is_null() {
+            return false;
+        }
+        // SAFETY: it is a statement of the connection, which nobody else uses meanwhile.
+        if unsafe { (api.stmt_busy)(statement) != 0 && (api.stmt_readonly)(statement) == 0 } {
+            return true;
+        }
+        statement = next(statement);
+    }
+    false
 }
 
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
@@ -257,7 +294,10 @@ unsafe extern "C" fn check_reserved_lock(file: *mut sqlite3_file, reserved: *mut
 unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: *mut c_void) -> c_int {
     let during = if op == ffi::SQLITE_FCNTL_SYNC { During::Commit } else { During::Control };
     let body = |open: &mut Open| {
-        let Open { kind, api } = open;
+        if op == ffi::SQLITE_FCNTL_PDB {
+            open.connection = argument.cast();
+        }
+        let Open { kind, api, .. } = open;
         match kind {
             // SAFETY: SQLite passes the argument that belongs to the operation.
             Kind::Database(file) => unsafe { control(file, api, op, argument) },

@@ -7,7 +7,14 @@ pub(crate) mod api;
 pub(crate) mod connection;
 pub(crate) mod extension;
 pub(crate) mod file;
+pub(crate) mod eponymous;
 pub(crate) mod fork;
+pub(crate) mod function;
+pub(crate) mod module;
+pub(crate) mod query;
+pub(crate) mod sql;
+pub(crate) mod update;
+pub(crate) mod value;
 pub(crate) mod vfs;
 
 use std::cell::RefCell;
@@ -42,8 +49,8 @@ pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
 pub(crate) fn report(error: &Error, during: During) -> c_int {
     let code = sqlite_code(&error.cause, during);
     LAST_FAILURE.with(|last| *last.borrow_mut() = Some(error.clone()));
-    // That a lock is held is an everyday answer, not news.
-    if code & 0xff != code::BUSY {
+    // That a lock is held, or a constraint violated, is an everyday answer, not news.
+    if ![code::BUSY, code::CONSTRAINT, code::MISMATCH].contains(&(code & 0xff)) {
         log_as(code, &error.to_string());
     }
     code

@@ -5,13 +5,13 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 
-use parking_lot::Mutex;
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
 
 use super::api::Api;
 use super::file::{Kind, Open, OsFile};
 use super::{LOG, fork, guard, report};
 use crate::error::{Cause, During, Error, Result, code};
+use crate::sync::Mutex;
 use crate::vfs::{self, Named};
 
 /// A registered VFS with what its callbacks need; `sqlite3_vfs.pAppData` points to it.
@@ -207,10 +207,14 @@ unsafe fn uri_parameters(api: &Api, name: *const c_char) -> Result<Vec<(String, 
         if key.is_null() {
             break;
         }
-        // SAFETY: the key exists, so its value does; both are NUL-terminated.
-        let (key, value) = unsafe { (CStr::from_ptr(key), (api.uri_parameter)(name, key)) };
-        // SAFETY: as above.
-        let value = if value.is_null() { c"" } else { unsafe { CStr::from_ptr(value) } };
+        // The value is that behind the key, not what `sqlite3_uri_parameter` finds: that is the first
+        // of this name, and a parameter may be there more than once.
+        // SAFETY: in a name, each key is followed by its value, both NUL-terminated; that is the
+        // "special memory layout" that `sqlite3_uri_key` and its kin are documented to need.
+        let (key, value) = unsafe {
+            let key = CStr::from_ptr(key);
+            (key, CStr::from_ptr(key.as_ptr().add(key.count_bytes() + 1)))
+        };
         match (key.to_str(), value.to_str()) {
             (Ok(key), Ok(value)) => parameters.push((key.to_owned(), value.to_owned())),
             _ => return Err(Cause::UnknownParameters(key.to_string_lossy().into_owned()).into()),

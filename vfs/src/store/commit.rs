@@ -5,10 +5,13 @@ use std::time::SystemTime;
 use redis::{Cmd, Value, cmd};
 
 use crate::error::{Cause, Result};
+use crate::store::keys::Keys;
+use crate::store::packing::pack;
 use crate::store::protocol::text;
 use crate::store::redis::RedisStore;
 use crate::store::server::{Request, Sending, checked};
-use crate::store::{Commit, FORMAT, Snapshot, Undo, Version, keys};
+use crate::store::stage::Stage;
+use crate::store::{Commit, FORMAT, STAGED_FORMAT, Snapshot, Undo, Version, keys};
 
 /// Pages in one `HSET` or `HDEL`.
 const BATCH: usize = 256;
@@ -50,7 +53,13 @@ impl LogMark {
 
 impl RedisStore {
     /// Sends what follows `MULTI` in a commit, up to `EXEC`.
-    pub(super) fn transaction(&self, commit: &Commit<'_>, log_mark: LogMark, request: &mut Sending<'_, '_>) {
+    pub(super) fn transaction(
+        &self,
+        commit: &Commit<'_>,
+        log_mark: LogMark,
+        stage: Option<&Stage>,
+        request: &mut Sending<'_, '_>,
+    ) {
         let Commit { base, snapshot, .. } = commit;
         let share = (self.log_bytes / 2).min(MOST_UNDO);
         let deltas = match &commit.undo {
@@ -59,14 +68,31 @@ impl RedisStore {
         };
         let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
         let (log_mark, trim) = log_mark.add(snapshot.version, deltas.map_or(0, <[u8]>::len) as u64, share);
-        let mut hset = metadata(&self.keys.hash, snapshot, log_mark);
+        match stage {
+            Some(stage) => self.publish(commit, log_mark, stage, request),
+            None => self.pages(commit, log_mark, request),
+        }
+        if *base == Snapshot::EMPTY {
+            // What an earlier database of this name left, or its versions would be in the way.
+            request.push(cmd("DEL").arg(&self.keys.log));
+        }
+        if let Some(first) = trim {
+            request.push(cmd("XTRIM").arg(&self.keys.log).arg("MINID").arg(format!("{first}-0")));
+        }
+        request.push(&self.xadd(commit, deltas));
+        request.push(&cmd("EXEC"));
+    }
+
+    /// Pages and metadata into the hash, removed pages out of it.
+    fn pages(&self, commit: &Commit<'_>, log_mark: LogMark, request: &mut Sending<'_, '_>) {
+        let mut hset = metadata(&self.keys.hash, &commit.snapshot, FORMAT, log_mark);
         for (n, (page, bytes)) in commit.pages.iter().enumerate() {
             if n % BATCH == BATCH - 1 {
                 request.push(&hset);
                 hset = cmd("HSET");
                 hset.arg(&self.keys.hash);
             }
-            hset.arg(keys::page(*page)).arg(*bytes);
+            hset.arg(keys::page(*page)).arg(pack(bytes, self.compress).as_ref());
         }
         request.push(&hset);
         let removed: Vec<_> = commit.removed().collect();
@@ -78,15 +104,28 @@ impl RedisStore {
             }
             request.push(&hdel);
         }
-        if *base == Snapshot::EMPTY {
-            // What an earlier database of this name left, or its versions would be in the way.
-            request.push(cmd("DEL").arg(&self.keys.log));
-        }
-        if let Some(first) = trim {
-            request.push(cmd("XTRIM").arg(&self.keys.log).arg("MINID").arg(format!("{first}-0")));
-        }
-        request.push(&self.xadd(commit, deltas));
-        request.push(&cmd("EXEC"));
+    }
+
+    /// Staged pages become the hash if they are all of them, or else go before those of the hash.
+    fn publish(&self, commit: &Commit<'_>, log_mark: LogMark, stage: &Stage, request: &mut Sending<'_, '_>) {
+        let Commit { base, snapshot, .. } = commit;
+        let Keys { hash, staged, .. } = &*self.keys;
+        let whole = stage.pages == snapshot.page_count;
+        let place = if whole {
+            request.push(&metadata(&stage.key, snapshot, FORMAT, log_mark));
+            request.push(cmd("UNLINK").arg(hash).arg(staged));
+            hash
+        } else {
+            request.push(&metadata(hash, snapshot, STAGED_FORMAT, log_mark));
+            let mut hset = cmd("HSET");
+            hset.arg(&stage.key).arg(keys::COMMIT).arg(snapshot.commit.to_string());
+            // The pages above it that the base had are still to be removed.
+            request.push(hset.arg(keys::PAGE_COUNT).arg(base.page_count));
+            request.push(cmd("UNLINK").arg(staged));
+            staged
+        };
+        request.push(cmd("PERSIST").arg(&stage.key));
+        request.push(cmd("RENAME").arg(&stage.key).arg(place));
     }
 
     pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
@@ -131,14 +170,14 @@ impl RedisStore {
 }
 
 /// Sets the fields of a hash that are not pages; pages can be added to the command.
-pub(crate) fn metadata(hash: &str, snapshot: &Snapshot, log_mark: LogMark) -> Cmd {
+pub(crate) fn metadata(hash: &str, snapshot: &Snapshot, format: u32, log_mark: LogMark) -> Cmd {
     let mut hset = cmd("HSET");
     hset.arg(hash);
     hset.arg(keys::VERSION).arg(snapshot.version.0);
     hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
     hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
     hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
-    hset.arg(keys::FORMAT).arg(FORMAT);
+    hset.arg(keys::FORMAT).arg(format);
     hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
     hset
 }

@@ -78,15 +78,28 @@ pub(crate) struct Keys {
     pub log: String,
     /// String: the token of whoever holds the write lease.
     pub lock: String,
+    /// List: a token for each who waits for the lease.
+    pub queue: String,
+    /// List: the token under which the lease was passed on, until it is taken over.
+    pub turn: String,
+    /// Hash: pages of the last commit that have not yet moved to their place.
+    pub staged: String,
 }
 
 impl Keys {
     pub(crate) fn new(prefix: &str, name: &str) -> Self {
         let hash = format!("{prefix}:{{{name}}}");
-        Keys { log: format!("{hash}:log"), lock: format!("{hash}:lock"), hash }
+        Keys {
+            log: format!("{hash}:log"),
+            lock: format!("{hash}:lock"),
+            queue: format!("{hash}:queue"),
+            turn: format!("{hash}:turn"),
+            staged: format!("{hash}:staged"),
+            hash,
+        }
     }
 
-    /// Where an import builds the hash before it takes its place.
+    /// Where an import or a large commit gathers its pages before they take their place.
     pub(crate) fn staging(&self, token: &str) -> String {
         format!("{}:import:{token}", self.hash)
     }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::error::{Cause, Result};
-use crate::store::{Commit, Ending, Fetched, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer};
+use crate::store::{Commit, Ending, Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer};
+use crate::sync::Mutex;
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct State {
     now: Snapshot,
     pages: BTreeMap<PageNo, Page>,
@@ -18,6 +17,7 @@ struct State {
     renewals: u64,
     fetches: Vec<Vec<PageNo>>,
     fail_next: Option<Cause>,
+    away: bool,
 }
 
 /// A store in this process. Clones of the `Arc` share it, as clients share a server.
@@ -49,6 +49,17 @@ impl MemoryStore {
         self.state.lock().fail_next = Some(cause);
     }
 
+    /// Becomes as another store is now, as a replica does.
+    pub(crate) fn copy(&self, of: &MemoryStore) {
+        let state = of.state.lock().clone();
+        *self.state.lock() = state;
+    }
+
+    /// Fails all calls, until it is back.
+    pub(crate) fn go_away(&self, away: bool) {
+        self.state.lock().away = away;
+    }
+
     /// Forgets the history, as trimming does.
     pub(crate) fn trim(&self) {
         self.state.lock().log.clear();
@@ -75,10 +86,11 @@ impl MemoryStore {
         (state.now.page_size, state.now.page_count) = (page_size, page_count);
     }
 
-    fn enter(&self) -> Result<parking_lot::MutexGuard<'_, State>> {
+    fn enter(&self) -> Result<crate::sync::MutexGuard<'_, State>> {
         let mut state = self.state.lock();
         match state.fail_next.take() {
             Some(cause) => Err(cause.into()),
+            None if state.away => Err(Cause::Unreachable("away".into()).into()),
             None => Ok(state),
         }
     }
@@ -98,7 +110,14 @@ impl Store for MemoryStore {
         Ok(state.log.iter().filter(wanted).cloned().collect())
     }
 
-    fn lease(&self, token: &str, _life: Duration) -> Result<Leased> {
+    /// Does not wait: the test decides when something happens.
+    fn listen(&self, after: Version, _patience: Duration) -> Result<Heard> {
+        let state = self.enter()?;
+        let entries = state.log.iter().filter(|entry| entry.version > after).cloned().collect();
+        Ok(Heard { entries, at: state.now, as_primary: false })
+    }
+
+    fn lease(&self, token: &str, _life: Duration, _patience: Duration) -> Result<Leased> {
         let mut state = self.enter()?;
         if let Some(holder) = &state.holder {
             return Ok(Leased::ByAnother(holder.clone()));

@@ -12,16 +12,24 @@ use crate::config::Wait;
 use crate::error::{Cause, Result};
 
 pub(crate) mod commit;
+pub(crate) mod discovery;
 pub(crate) mod keys;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod packing;
 pub(crate) mod protocol;
 pub(crate) mod redis;
+pub(crate) mod route;
 pub(crate) mod server;
+pub(crate) mod stage;
+pub(crate) mod turn;
+pub(crate) mod wait;
 pub(crate) mod writer;
 
 /// The format that this version writes, as the hash field `format`.
 pub const FORMAT: u32 = 1;
+/// What stands there while pages of the last commit are still to move to their place.
+pub const STAGED_FORMAT: u32 = 2;
 
 /// Number of a commit; 0 is the empty database before the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -44,8 +52,8 @@ impl fmt::Display for Version {
 pub struct CommitId(pub u64);
 
 impl CommitId {
-    pub(crate) fn random() -> Self {
-        CommitId(rand::random())
+    pub(crate) fn draw() -> Result<Self> {
+        crate::process::unique().map(CommitId)
     }
 
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
@@ -137,6 +145,17 @@ pub(crate) struct Fetched {
     pub pages: Vec<Option<Page>>,
 }
 
+/// What came of listening to a log.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    /// Commits that were new, in order; more may have followed.
+    pub entries: Vec<LogEntry>,
+    /// The version that the server had in the end.
+    pub at: Snapshot,
+    /// Whether it is a primary, as far as it may be asked.
+    pub as_primary: bool,
+}
+
 /// How to take a commit back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Undo {
@@ -191,12 +210,21 @@ pub(crate) trait Store: Send + Sync {
     /// current snapshot is had.
     fn fetch(&self, pages: &[PageNo]) -> Result<Fetched>;
 
+    /// The same, of a replica; `None` when the server has become a primary and goes its own way.
+    fn fetch_as_replica(&self, pages: &[PageNo]) -> Result<Option<Fetched>> {
+        self.fetch(pages).map(Some)
+    }
+
     /// The log's entries after one version and through another, in order; those that were
     /// trimmed are missing.
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>>;
 
-    /// Tries to get the write lease, and reads the current version as the base of the commit.
-    fn lease(&self, token: &str, life: Duration) -> Result<Leased>;
+    /// Waits until the log goes on after this version, for `patience` at most.
+    fn listen(&self, after: Version, patience: Duration) -> Result<Heard>;
+
+    /// Tries to get the write lease, and reads the current version as the base of the commit. While
+    /// another holds it, stands in line for as long as there is `patience`.
+    fn lease(&self, token: &str, life: Duration, patience: Duration) -> Result<Leased>;
 
     /// Prolongs a lease; `false` when it is not held under this token any more.
     fn renew(&self, token: &str, life: Duration) -> Result<bool>;

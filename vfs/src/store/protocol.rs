@@ -3,7 +3,9 @@
 use redis::Value;
 
 use crate::error::{Cause, Result};
-use crate::store::{CommitId, FORMAT, LogEntry, PageNo, Snapshot, Undo, Version, check_shape, keys};
+use crate::store::{
+    CommitId, FORMAT, LogEntry, PageNo, STAGED_FORMAT, Snapshot, Undo, Version, check_shape, keys, packing,
+};
 
 /// The text of a reply, if it is text.
 pub(crate) fn text(value: &Value) -> Option<String> {
@@ -33,20 +35,23 @@ pub(crate) fn array(command: &str, value: Value) -> Result<Vec<Value>> {
     }
 }
 
-/// The snapshot from the values of [`keys::SNAPSHOT`], in that order.
+/// The snapshot from the values of [`keys::SNAPSHOT`], in that order, and whether some of its
+/// pages are still staged.
 ///
 /// A hash without any of them is not there; one with some of them is damaged.
-pub(crate) fn snapshot(fields: &[Value]) -> Result<Snapshot> {
+pub(crate) fn snapshot(fields: &[Value]) -> Result<(Snapshot, bool)> {
     let [version, commit, page_size, page_count, format] = fields else {
         return Err(Cause::BadReply(format!("{} snapshot fields", fields.len())).into());
     };
     if fields.iter().all(|field| matches!(field, Value::Nil)) {
-        return Ok(Snapshot::EMPTY);
+        return Ok((Snapshot::EMPTY, false));
     }
     let format = bytes(keys::FORMAT, format)?;
-    if format != FORMAT.to_string().as_bytes() {
-        return Err(Cause::UnknownFormat(lossy(format)).into());
-    }
+    let staged = match parse_number(format) {
+        Some(number) if number == u64::from(FORMAT) => false,
+        Some(number) if number == u64::from(STAGED_FORMAT) => true,
+        _ => return Err(Cause::UnknownFormat(lossy(format)).into()),
+    };
     let version = number(keys::VERSION, version)?;
     if !is_version(version) {
         return Err(damaged(keys::VERSION, &version.to_string()));
@@ -55,7 +60,7 @@ pub(crate) fn snapshot(fields: &[Value]) -> Result<Snapshot> {
     let commit = CommitId::parse(commit).ok_or_else(|| damaged(keys::COMMIT, &lossy(commit)))?;
     let (page_size, page_count) =
         check_shape(number(keys::PAGE_SIZE, page_size)?, number(keys::PAGE_COUNT, page_count)?)?;
-    Ok(Snapshot { version: Version(version), commit, page_size, page_count })
+    Ok((Snapshot { version: Version(version), commit, page_size, page_count }, staged))
 }
 
 fn bytes<'a>(field: &str, value: &'a Value) -> Result<&'a [u8]> {
@@ -95,14 +100,16 @@ fn lossy(bytes: &[u8]) -> String {
 pub(crate) fn page(page: PageNo, value: Value, at: &Snapshot) -> Result<Option<Vec<u8>>> {
     match value {
         Value::BulkString(_) | Value::Nil if !at.has(page) => Ok(None),
-        Value::BulkString(bytes) if bytes.len() == at.page_size as usize => Ok(Some(bytes)),
-        Value::BulkString(bytes) => Err(Cause::Damaged(format!(
-            "the hash field {} has {} bytes, not {}",
-            keys::page(page),
-            bytes.len(),
-            at.page_size
-        ))
-        .into()),
+        Value::BulkString(bytes) => {
+            let (length, page_size) = (bytes.len(), at.page_size);
+            let content = packing::unpack(bytes, page_size as usize).ok_or_else(|| {
+                Cause::Damaged(format!(
+                    "the hash field {} has {length} bytes, no page of {page_size}",
+                    keys::page(page)
+                ))
+            })?;
+            Ok(Some(content))
+        }
         Value::Nil => Err(Cause::Damaged(format!("the hash field {} is missing", keys::page(page))).into()),
         other => Err(bad_reply("HMGET", &other).into()),
     }
@@ -114,6 +121,17 @@ pub(crate) fn log_entries(value: Value) -> Result<Vec<LogEntry>> {
         .into_iter()
         .map(|item| log_entry(&item).ok_or_else(|| bad_reply("XRANGE", &item).into()))
         .collect()
+}
+
+/// The log entries that `XREAD` of one stream answered; none when its time was up.
+pub(crate) fn news(value: Value) -> Result<Vec<LogEntry>> {
+    if matches!(value, Value::Nil) {
+        return Ok(Vec::new());
+    }
+    let refused = bad_reply("XREAD", &value);
+    let Ok([Value::Array(stream)]) = <[Value; 1]>::try_from(array("XREAD", value)?) else { return Err(refused.into()) };
+    let Ok([_key, entries]) = <[Value; 2]>::try_from(stream) else { return Err(refused.into()) };
+    log_entries(entries)
 }
 
 fn log_entry(item: &Value) -> Option<LogEntry> {
@@ -152,13 +170,14 @@ mod tests {
 
     #[test]
     fn a_good_snapshot_is_read() {
-        let snapshot = snapshot(&fields("7", "00000000000000ab", "4096", "12", "1")).unwrap();
+        let (snapshot, staged) = snapshot(&fields("7", "00000000000000ab", "4096", "12", "1")).unwrap();
+        assert!(!staged);
         assert_eq!((snapshot.version, snapshot.page_count), (Version(7), 12));
     }
 
     #[test]
     fn no_hash_is_the_empty_database() {
-        assert_eq!(snapshot(&vec![Value::Nil; 5]).unwrap(), Snapshot::EMPTY);
+        assert_eq!(snapshot(&vec![Value::Nil; 5]).unwrap(), (Snapshot::EMPTY, false));
     }
 
     #[test]
@@ -173,7 +192,7 @@ mod tests {
             fields("7", "ab", "4096", "12", "1"),
             fields("7", id, "4095", "12", "1"),
             fields("7", id, "4096", "0", "1"),
-            fields("7", id, "4096", "12", "2"),
+            fields("7", id, "4096", "12", "3"),
             fields("7", id, "4096", "12", ""),
         ] {
             assert!(snapshot(&bad).is_err(), "{bad:?}");
@@ -212,6 +231,12 @@ mod tests {
         assert!(log_entries(entry("18446744073709551615-0", &good)).is_err(), "no version could follow");
         assert!(log_entries(entry("5-0", &good[2..])).is_err());
         assert!(log_entries(entry("5-0", &good[..5])).is_err());
+        let stream = |entries| Value::Array(vec![Value::Array(vec![bulk("log"), entries])]);
+        assert_eq!(news(stream(entry("5-0", &good))).unwrap()[0].version, Version(5));
+        assert!(news(Value::Nil).unwrap().is_empty());
+        for bad in [Value::Int(1), Value::Array(vec![]), stream(Value::Nil), stream(entry("5-1", &good))] {
+            assert!(news(bad).is_err());
+        }
         assert!(log_entries(Value::Int(1)).is_err());
         assert!(log_entries(Value::Array(vec![Value::Nil])).is_err());
     }

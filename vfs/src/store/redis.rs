@@ -1,5 +1,6 @@
 //! The store that is a Redis server: one hash, one stream, one lock for each database.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -10,17 +11,19 @@ use crate::error::{Cause, Result};
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::server::{Request, Server, checked};
+use crate::store::stage;
 use crate::store::writer::RedisWriter;
-use crate::store::{Fetched, Leased, LogEntry, Page, PageNo, Store, Version};
+use crate::store::{Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
 
 /// Entries in one `XRANGE`.
 const BATCH: usize = 256;
+/// Entries in one `XREAD`. Mostly there is one, the commit that was waited for.
+const NEWS: usize = 16;
 
-/// Lua without the comment lines, which nobody reads on the wire.
-static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/release.lua")));
 static RENEW: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/renew.lua")));
 
-fn script(source: &str) -> String {
+/// Lua without the comment lines, which nobody reads on the wire.
+pub(super) fn script(source: &str) -> String {
     source.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
 }
 
@@ -29,9 +32,16 @@ fn script(source: &str) -> String {
 pub(crate) struct RedisStore {
     pub(super) server: Arc<Server>,
     pub(super) keys: Arc<Keys>,
-    pub(super) timeout: Duration,
+    /// How long it is looked for what became of a commit whose reply was lost.
+    pub(super) patience: Duration,
+    /// Time for one reply.
+    reply_time: Duration,
     pub(super) log_commits: u64,
     pub(super) log_bytes: u64,
+    pub(super) stage_bytes: u64,
+    pub(super) compress: bool,
+    /// Pages were staged when it was last looked at, so both places are read at once.
+    staged: Arc<AtomicBool>,
 }
 
 impl RedisStore {
@@ -39,9 +49,13 @@ impl RedisStore {
         RedisStore {
             server,
             keys: Arc::new(Keys::new(&config.prefix, name)),
-            timeout: config.timeout,
+            patience: config.patience(),
+            reply_time: config.timeout,
             log_commits: config.log_commits,
             log_bytes: config.log_bytes,
+            stage_bytes: config.stage_bytes,
+            compress: config.compress,
+            staged: Arc::default(),
         }
     }
 
@@ -61,7 +75,51 @@ impl RedisStore {
                 None => return Err(bad_reply("TYPE", &reply).into()),
             }
         }
-        fetched(replies.next().unwrap_or_default(), pages)
+        self.whole(read(replies.next().unwrap_or_default(), pages)?, pages)
+    }
+
+    /// Pages where some may be staged: both places in one trip. The staged ones are asked for
+    /// first, so a page that moves in between is found in one place or in both; and if the hash is
+    /// at the commit that the staged ones belong to, it was when they were read.
+    fn fetch_staged(&self, pages: &[PageNo]) -> Result<Fetched> {
+        let mut staged = cmd("HMGET");
+        staged.arg(&self.keys.staged).arg(keys::COMMIT);
+        for &page in pages {
+            staged.arg(keys::page(page));
+        }
+        let mut request = Request::one(&staged);
+        request.push(&self.hmget(pages));
+        let mut tries = 3;
+        loop {
+            let mut replies = self.server.ask(&request)?.into_iter();
+            let staged = array("HMGET", checked(replies.next().unwrap_or_default())?)?;
+            let (at, mut values) = match read(replies.next().unwrap_or_default(), pages)? {
+                Read::Whole(fetched) => {
+                    self.staged.store(false, Relaxed);
+                    return Ok(fetched);
+                }
+                Read::Staged(at, values) => (at, values),
+            };
+            self.staged.store(true, Relaxed);
+            if stage::overlay(&at, &mut values, staged)? {
+                return contents(at, pages, values);
+            }
+            tries -= 1;
+            if tries == 0 {
+                // The hash was copied or moved without them.
+                let reason = format!("the staged pages of version {} are not with it", at.version);
+                return Err(Cause::Damaged(reason).into());
+            }
+        }
+    }
+
+    /// With the pages that are staged.
+    fn whole(&self, hash: Read, pages: &[PageNo]) -> Result<Fetched> {
+        match hash {
+            Read::Whole(fetched) => Ok(fetched),
+            Read::Staged(at, _) if pages.is_empty() => Ok(Fetched { at, pages: Vec::new() }),
+            Read::Staged(..) => self.fetch_staged(pages),
+        }
     }
 
     pub(super) fn hmget(&self, pages: &[PageNo]) -> Cmd {
@@ -76,12 +134,6 @@ impl RedisStore {
         command
     }
 
-    pub(super) fn release_command(&self, token: &str) -> Cmd {
-        let mut command = cmd("EVAL");
-        command.arg(RELEASE.as_str()).arg(1).arg(&self.keys.lock).arg(token);
-        command
-    }
-
     pub(super) fn xrange(&self, first: Version, last: Version) -> Cmd {
         let mut command = cmd("XRANGE");
         command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(BATCH);
@@ -89,26 +141,72 @@ impl RedisStore {
     }
 }
 
+/// What an `HMGET` of the hash has brought.
+pub(crate) enum Read {
+    Whole(Fetched),
+    /// Some pages are staged elsewhere; these are the values of the hash.
+    Staged(Snapshot, Vec<Value>),
+}
+
+/// The snapshot out of the reply to an `HMGET` without pages, and whether pages are staged.
+pub(super) fn snapshot(reply: Value) -> Result<(Snapshot, bool)> {
+    match read(reply, &[])? {
+        Read::Whole(fetched) => Ok((fetched.at, false)),
+        Read::Staged(at, _) => Ok((at, true)),
+    }
+}
+
 /// Snapshot and pages out of the reply to an `HMGET`.
-pub(crate) fn fetched(reply: Value, pages: &[PageNo]) -> Result<Fetched> {
+pub(crate) fn read(reply: Value, pages: &[PageNo]) -> Result<Read> {
     let mut values = array("HMGET", checked(reply)?)?;
     if values.len() != keys::SNAPSHOT.len() + pages.len() {
         return Err(Cause::BadReply(format!("HMGET was answered with {} values", values.len())).into());
     }
-    let contents = values.split_off(keys::SNAPSHOT.len());
-    let at = protocol::snapshot(&values)?;
+    let found = values.split_off(keys::SNAPSHOT.len());
+    let (at, staged) = protocol::snapshot(&values)?;
+    if staged { Ok(Read::Staged(at, found)) } else { contents(at, pages, found).map(Read::Whole) }
+}
+
+fn contents(at: Snapshot, pages: &[PageNo], values: Vec<Value>) -> Result<Fetched> {
     let pages = pages
         .iter()
-        .zip(contents)
+        .zip(values)
         .map(|(&page, value)| Ok(protocol::page(page, value, &at)?.map(Page::new)))
         .collect::<Result<_>>()?;
     Ok(Fetched { at, pages })
 }
 
+/// Whether `ROLE` says that the server is a primary. Where access rules forbid to ask, it is taken
+/// for what it was named as.
+fn is_primary(role: Value) -> Result<bool> {
+    match checked(role) {
+        Ok(Value::Array(role)) => Ok(role.first().and_then(text).is_some_and(|role| role == "master")),
+        Ok(other) => Err(bad_reply("ROLE", &other).into()),
+        Err(error) if matches!(error.cause, Cause::Permission(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 impl Store for RedisStore {
     fn fetch(&self, pages: &[PageNo]) -> Result<Fetched> {
+        if self.staged.load(Relaxed) && !pages.is_empty() {
+            return self.fetch_staged(pages);
+        }
         let mut replies = self.server.ask(&Request::one(&self.hmget(pages)))?;
-        fetched(replies.pop().unwrap_or_default(), pages)
+        self.whole(read(replies.pop().unwrap_or_default(), pages)?, pages)
+    }
+
+    /// `ROLE` comes after `HMGET`: what was a replica then was one when it answered that.
+    fn fetch_as_replica(&self, pages: &[PageNo]) -> Result<Option<Fetched>> {
+        let mut request = Request::one(&self.hmget(pages));
+        request.push(&cmd("ROLE"));
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let (hash, role) = (read(next(), pages)?, next());
+        if is_primary(role)? {
+            return Ok(None);
+        }
+        self.whole(hash, pages).map(Some)
     }
 
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
@@ -127,8 +225,33 @@ impl Store for RedisStore {
         Ok(entries)
     }
 
-    fn lease(&self, token: &str, life: Duration) -> Result<Leased> {
-        let mut writer = RedisWriter::new(self, token, life);
+    /// `XREAD` holds up what follows it on the connection, so the metadata in the same trip is of
+    /// the moment when the wait ended. It is what counts: after a failover, the log may be one
+    /// that never gets to where this one was.
+    fn listen(&self, after: Version, patience: Duration) -> Result<Heard> {
+        // A reply must have come before the connection is given up.
+        let block = patience.min(self.reply_time / 2).as_millis().max(1) as u64;
+        let mut xread = cmd("XREAD");
+        xread
+            .arg("COUNT")
+            .arg(NEWS)
+            .arg("BLOCK")
+            .arg(block)
+            .arg("STREAMS")
+            .arg(&self.keys.log)
+            .arg(format!("{after}-0"));
+        let mut request = Request::one(&xread);
+        request.push(&self.hmget(&[]));
+        request.push(&cmd("ROLE"));
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let entries = protocol::news(checked(next())?)?;
+        Ok(Heard { entries, at: snapshot(next())?.0, as_primary: is_primary(next())? })
+    }
+
+    fn lease(&self, token: &str, life: Duration, patience: Duration) -> Result<Leased> {
+        // A reply that takes longer than `timeout` would count as lost.
+        let mut writer = RedisWriter::new(self, token, life, patience.min(self.reply_time / 2));
         match writer.begin()? {
             Ok(snapshot) => Ok(Leased::Held(Box::new(writer), snapshot)),
             Err(holder) => Ok(Leased::ByAnother(holder)),
@@ -160,7 +283,7 @@ mod tests {
 
     #[test]
     fn scripts_travel_without_their_comments() {
-        assert!(RELEASE.starts_with("if redis.call('GET'") && !RELEASE.contains("--"));
+        assert!(RENEW.starts_with("if redis.call('GET'") && !RENEW.contains("--"));
         assert!(RENEW.contains("PEXPIRE"));
     }
 }

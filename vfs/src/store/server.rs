@@ -1,13 +1,15 @@
-//! A server and the connections to it: made when needed, kept for the next who needs one.
+//! A server and the connections to it: made when needed, kept for the next who needs one. Where
+//! it is, [`Route`] knows; when it is another one than before, older connections are given up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use parking_lot::Mutex;
-use redis::{Cmd, Connection, ErrorKind, RedisError, ServerError, ServerErrorKind, Value};
+use redis::{Cmd, Connection, RedisError, ServerError, Value, cmd};
 
 use crate::config::Config;
 use crate::error::{Cause, Result};
 use crate::store::protocol::text;
+use crate::store::route::Route;
+use crate::sync::Mutex;
 
 /// Connections kept open while nobody uses them.
 const IDLE_CONNECTIONS: usize = 16;
@@ -41,71 +43,143 @@ impl Traffic {
     }
 }
 
-/// A server, shared by all databases of the process that live there.
+/// Times that one exchange is repeated elsewhere: servers change over one after the other.
+const REPETITIONS: u32 = 5;
+
+/// A server, shared by all databases of the process that live there. In a Cluster, the node that
+/// has a slot, shared by those of the slot.
 pub(crate) struct Server {
-    client: redis::Client,
-    config: Config,
-    idle: Mutex<Vec<Connection>>,
+    route: Route,
+    allow_eviction: bool,
+    idle: Mutex<Vec<Kept>>,
     traffic: Traffic,
-    checked: Mutex<bool>,
+    /// Generation of the route that was found to be fit.
+    checked: Mutex<Option<u64>>,
+}
+
+/// A connection that nobody uses, and the generation of the route that it was made by.
+pub(crate) struct Kept {
+    connection: Connection,
+    generation: u64,
 }
 
 impl Server {
-    pub(crate) fn new(config: &Config) -> Result<Self> {
+    /// The server that has the slot of `key`, which matters in a Cluster only.
+    pub(crate) fn new(config: &Config, key: &str) -> Self {
         // Where several crates of the process bring a provider, rustls wants to be told which.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client =
-            redis::Client::open(config.server.clone()).map_err(|error| Cause::Unreachable(error.to_string()))?;
-        Ok(Server {
-            client,
-            config: config.clone(),
+        Server {
+            route: Route::new(config, key),
+            allow_eviction: config.allow_eviction,
             idle: Mutex::default(),
             traffic: Traffic::default(),
-            checked: Mutex::new(false),
-        })
+            checked: Mutex::default(),
+        }
     }
 
     pub(crate) fn stats(&self) -> Stats {
         self.traffic.stats()
     }
 
+    /// The way to it.
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
+    }
+
     /// A connection from the idle ones, or a new one.
     pub(crate) fn link(&self) -> Result<Link<'_>> {
-        match self.idle.lock().pop() {
-            Some(connection) => Ok(Link { server: self, connection: Some(connection), fresh: false }),
-            None => self.fresh_link(),
+        self.route.confirm();
+        loop {
+            match self.idle.lock().pop() {
+                Some(kept) if kept.generation == self.route.generation() => {
+                    return Ok(Link { server: self, kept: Some(kept), fresh: false });
+                }
+                Some(_) => {}
+                None => break,
+            }
         }
+        self.fresh_link()
     }
 
     fn fresh_link(&self) -> Result<Link<'_>> {
-        let connect = || {
-            let connection = self.client.get_connection_with_timeout(self.config.connect_timeout)?;
-            connection.set_read_timeout(Some(self.config.timeout))?;
-            connection.set_write_timeout(Some(self.config.timeout))?;
-            Ok(connection)
-        };
-        let connection = connect().map_err(connect_cause)?;
-        Ok(Link { server: self, connection: Some(connection), fresh: true })
+        Ok(Link::of(self, self.route.connect()?))
     }
 
     /// Sends commands that may be sent twice, and returns their replies, one for each. A
-    /// connection that turns out to have been closed while idle is replaced once.
+    /// connection that turns out to have been closed while idle is replaced, and servers that have
+    /// changed over are followed.
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
         let mut link = self.link()?;
-        let error = match link.exchange(request) {
-            Ok(replies) => return Ok(replies),
-            Err(error) => error,
-        };
-        if link.fresh || !matches!(error.cause, Cause::ConnectionLost(_)) {
-            return Err(error);
+        for _ in 0..REPETITIONS {
+            let last = link.fresh && !self.route.follows();
+            match link.exchange(request) {
+                Ok(replies) => {
+                    if let Some(replies) = self.redirected(request, replies)? {
+                        return Ok(replies);
+                    }
+                }
+                Err(error) if last || !self.is_elsewhere(&error.cause) => return Err(error),
+                Err(_) => {}
+            }
+            link = self.fresh_link()?;
         }
-        self.fresh_link()?.exchange(request)
+        link.exchange(request)
+    }
+
+    /// Whether the same may be had from another connection right now.
+    pub(crate) fn is_elsewhere(&self, cause: &Cause) -> bool {
+        match cause {
+            Cause::ConnectionLost(_) => true,
+            Cause::Moving(_) => self.route.follows(),
+            // A server that hangs is asked again only if it is another one now.
+            Cause::NoReply => {
+                let before = self.route.generation();
+                self.route.confirm();
+                self.route.generation() != before
+            }
+            _ => false,
+        }
+    }
+
+    /// The replies, among them those that a Cluster has elsewhere; none when all of it is.
+    fn redirected(&self, request: &Request, mut replies: Vec<Value>) -> Result<Option<Vec<Value>>> {
+        if !self.route.follows() {
+            return Ok(Some(replies));
+        }
+        for (n, reply) in replies.iter_mut().enumerate() {
+            match redirection(reply) {
+                Some(("MOVED", _)) => return Ok(None),
+                Some((_, place)) => *reply = self.ask_at(place, request.command(n))?,
+                None => {}
+            }
+        }
+        Ok(Some(replies))
+    }
+
+    /// Follows an `ASK`: the slot is on its way to another node, and this key is there already.
+    fn ask_at(&self, place: &str, command: &[u8]) -> Result<Value> {
+        let mut link = Link::of(self, self.route.connect_to(place)?);
+        let mut request = Request::one(&cmd("ASKING"));
+        request.push_packed(command);
+        let mut replies = link.exchange(&request)?;
+        link.close();
+        Ok(replies.pop().unwrap_or_default())
+    }
+
+    /// To be called when the server, although it answers, may not be the primary any more.
+    pub(crate) fn doubt(&self) {
+        self.route.doubt();
+    }
+
+    /// Links to all nodes of a Cluster; otherwise one to the server.
+    pub(crate) fn nodes(&self) -> Result<Vec<Link<'_>>> {
+        Ok(self.route.all()?.into_iter().map(|connection| Link::of(self, connection)).collect())
     }
 
     /// Refuses servers that can't keep a database safely. Asks once for each server.
     pub(crate) fn check(&self) -> Result<()> {
         let mut checked = self.checked.lock();
-        if *checked {
+        if *checked == Some(self.route.generation()) {
             return Ok(());
         }
         let mut request = Request::default();
@@ -115,16 +189,23 @@ impl Server {
         let server = info(replies.next())?;
         let memory = info(replies.next())?;
         check_version(server.as_deref())?;
-        if !self.config.allow_eviction {
+        if !self.allow_eviction {
             check_policy(memory.as_deref())?;
         }
-        *checked = true;
+        *checked = Some(self.route.generation());
         Ok(())
     }
 }
 
+/// Kind and place of a redirection, as in `-MOVED 3999 127.0.0.1:6381`.
+fn redirection(reply: &Value) -> Option<(&'static str, &str)> {
+    let Value::ServerError(error) = reply else { return None };
+    let kind = ["MOVED", "ASK"].into_iter().find(|kind| *kind == error.code())?;
+    Some((kind, error.details()?.split(' ').nth(1)?))
+}
+
 /// The text that `INFO` answered; nothing when access rules forbid to ask.
-fn info(reply: Option<Value>) -> Result<Option<String>> {
+pub(crate) fn info(reply: Option<Value>) -> Result<Option<String>> {
     match reply.map(checked) {
         Some(Ok(value)) => Ok(text(&value)),
         Some(Err(error)) if matches!(error.cause, Cause::Permission(_)) => Ok(None),
@@ -133,18 +214,23 @@ fn info(reply: Option<Value>) -> Result<Option<String>> {
     }
 }
 
-fn info_field<'a>(info: Option<&'a str>, field: &str) -> Option<&'a str> {
+/// One field of what `INFO` answered.
+pub(crate) fn info_field<'a>(info: Option<&'a str>, field: &str) -> Option<&'a str> {
     info?.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
 }
 
 fn check_version(info: Option<&str>) -> Result<()> {
     let Some(version) = info_field(info, "redis_version") else { return Ok(()) };
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if (major, minor) < (6, 2) {
+    if version_of(version) < (6, 2) {
         return Err(Cause::ServerTooOld(version.to_owned()).into());
     }
     Ok(())
+}
+
+/// The first two numbers of a version.
+pub(crate) fn version_of(text: &str) -> (u32, u32) {
+    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// Policies `allkeys-*` may drop any key. The `volatile-*` ones only drop keys with a time to
@@ -160,19 +246,30 @@ fn check_policy(info: Option<&str>) -> Result<()> {
 #[derive(Default)]
 pub(crate) struct Request {
     bytes: Vec<u8>,
-    commands: usize,
+    /// Where each of them ends.
+    ends: Vec<usize>,
 }
 
 impl Request {
     pub(crate) fn push(&mut self, command: &Cmd) {
         command.write_packed_command(&mut self.bytes);
-        self.commands += 1;
+        self.ends.push(self.bytes.len());
+    }
+
+    fn push_packed(&mut self, command: &[u8]) {
+        self.bytes.extend_from_slice(command);
+        self.ends.push(self.bytes.len());
     }
 
     pub(crate) fn one(command: &Cmd) -> Self {
         let mut request = Request::default();
         request.push(command);
         request
+    }
+
+    fn command(&self, n: usize) -> &[u8] {
+        let start = if n == 0 { 0 } else { self.ends[n - 1] };
+        &self.bytes[start..self.ends[n]]
     }
 }
 
@@ -200,7 +297,8 @@ impl Sending<'_, '_> {
         if self.sent.is_ok() {
             self.sent = self.link.send(&self.piece.bytes);
         }
-        self.commands += std::mem::take(&mut self.piece.commands);
+        self.commands += self.piece.ends.len();
+        self.piece.ends.clear();
         self.piece.bytes.clear();
     }
 
@@ -216,16 +314,22 @@ impl Sending<'_, '_> {
 /// exchange on it failed or it watches a key.
 pub(crate) struct Link<'a> {
     server: &'a Server,
-    connection: Option<Connection>,
+    kept: Option<Kept>,
     fresh: bool,
 }
 
 impl<'server> Link<'server> {
+    /// A new connection.
+    fn of(server: &'server Server, connection: Connection) -> Self {
+        let kept = Kept { connection, generation: server.route.generation() };
+        Link { server, kept: Some(kept), fresh: true }
+    }
+
     /// Sends commands and returns their replies, errors of the server among them. Any failure of
     /// the connection ends it.
     pub(crate) fn exchange(&mut self, request: &Request) -> Result<Vec<Value>> {
         self.send(&request.bytes)?;
-        self.receive(request.commands)
+        self.receive(request.ends.len())
     }
 
     /// Begins to send commands that are too many to be put together first.
@@ -242,47 +346,93 @@ impl<'server> Link<'server> {
         let traffic = &self.server.traffic;
         traffic.round_trips.fetch_add(1, Relaxed);
         traffic.commands.fetch_add(commands as u64, Relaxed);
-        self.converse(|connection| (0..commands).map(|_| connection.recv_response()).collect())
+        let replies: Vec<Value> =
+            self.converse(|connection| (0..commands).map(|_| connection.recv_response()).collect())?;
+        self.heed(&replies)?;
+        Ok(replies)
     }
 
     fn converse<T>(&mut self, part: impl FnOnce(&mut Connection) -> Result<T, RedisError>) -> Result<T> {
-        let Some(connection) = &mut self.connection else {
+        let Some(kept) = &mut self.kept else {
             return Err(Cause::ConnectionLost("it is closed".into()).into());
         };
-        part(connection).map_err(|error| {
-            self.connection = None;
-            if !self.fresh {
-                // What broke it has most likely broken those that were idle as long.
-                self.server.idle.lock().clear();
-            }
+        part(&mut kept.connection).map_err(|error| {
+            self.give_up();
             if error.is_timeout() { Cause::NoReply } else { Cause::ConnectionLost(error.to_string()) }.into()
         })
     }
 
+    /// Closes the connection, and those that most likely broke with it.
+    fn give_up(&mut self) {
+        self.kept = None;
+        if !self.fresh || self.server.route.follows() {
+            self.server.idle.lock().clear();
+        }
+        self.server.route.doubt();
+    }
+
+    /// Notices replies that say that this is not the server any more.
+    fn heed(&mut self, replies: &[Value]) -> Result<()> {
+        for reply in replies {
+            let Value::ServerError(error) = reply else { continue };
+            match error.code() {
+                // A primary that was made a replica, or a name that leads elsewhere now.
+                "READONLY" if !self.fresh || self.server.route.follows() => {
+                    self.give_up();
+                    return Err(Cause::ConnectionLost("the server has been made a replica".into()).into());
+                }
+                "MOVED" if self.server.route.is_fixed() => {
+                    return Err(Cause::Unsupported(format!(
+                        "this node of a Cluster does not have it ({}); name the Cluster, as redis+cluster://host:port",
+                        message(error)
+                    ))
+                    .into());
+                }
+                "MOVED" => {
+                    if let Some((_, place)) = redirection(reply) {
+                        self.server.route.redirected(place);
+                    }
+                    self.give_up();
+                }
+                "CLUSTERDOWN" | "MASTERDOWN" | "LOADING" | "NOREPLICAS" => self.give_up(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether its server has been replaced by another since the connection was made.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.kept.is_none()
+    }
+
     /// Closes the connection instead of keeping it.
     pub(crate) fn close(&mut self) {
-        self.connection = None;
+        self.kept = None;
     }
 
     /// Takes the connection out, to be kept for longer than the server is borrowed.
-    pub(crate) fn detach(mut self) -> Option<Connection> {
-        self.connection.take()
+    pub(crate) fn detach(mut self) -> Option<Kept> {
+        self.kept.take()
     }
 }
 
 impl Server {
-    /// The opposite of [`Link::detach`].
-    pub(crate) fn attach(&self, connection: Connection) -> Link<'_> {
-        Link { server: self, connection: Some(connection), fresh: false }
+    /// The opposite of [`Link::detach`]. A connection to a server that has been replaced meanwhile
+    /// is closed.
+    pub(crate) fn attach(&self, kept: Kept) -> Link<'_> {
+        self.route.confirm();
+        let kept = Some(kept).filter(|kept| kept.generation == self.route.generation());
+        Link { server: self, kept, fresh: false }
     }
 }
 
 impl Drop for Link<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(kept) = self.kept.take() {
             let mut idle = self.server.idle.lock();
-            if idle.len() < IDLE_CONNECTIONS {
-                idle.push(connection);
+            if idle.len() < IDLE_CONNECTIONS && kept.generation == self.server.route.generation() {
+                idle.push(kept);
             }
         }
     }
@@ -296,50 +446,29 @@ pub(crate) fn checked(reply: Value) -> Result<Value> {
     }
 }
 
-/// What an error reply of the server means.
-pub(crate) fn server_cause(error: &ServerError) -> Cause {
-    let message = match error.details() {
+fn message(error: &ServerError) -> String {
+    match error.details() {
         Some(details) => format!("{} {details}", error.code()),
         None => error.code().to_owned(),
-    };
-    match error.kind() {
-        Some(ServerErrorKind::BusyLoading | ServerErrorKind::TryAgain | ServerErrorKind::MasterDown) => {
-            Cause::Loading(message)
-        }
-        Some(ServerErrorKind::ReadOnly) => Cause::ReadOnlyServer(message),
-        Some(ServerErrorKind::NoPerm) => Cause::Permission(message),
-        Some(
-            ServerErrorKind::ResponseError
-            | ServerErrorKind::ExecAbort
-            | ServerErrorKind::NoScript
-            | ServerErrorKind::Moved
-            | ServerErrorKind::Ask
-            | ServerErrorKind::ClusterDown
-            | ServerErrorKind::CrossSlot
-            | ServerErrorKind::NotBusy
-            | ServerErrorKind::NoSub,
-        ) => Cause::Server(message),
-        Some(_) | None => match error.code() {
-            "OOM" => Cause::ServerFull(message),
-            "NOAUTH" | "WRONGPASS" => Cause::Authentication(message),
-            "WRONGTYPE" => Cause::Damaged(format!("its key holds something else ({message})")),
-            _ => Cause::Server(message),
-        },
     }
 }
 
-/// Why no connection came about.
-fn connect_cause(error: RedisError) -> Cause {
-    // What the system says of a timeout, "resource temporarily unavailable", is no help.
-    let message = if error.is_timeout() { "no reply in time".to_owned() } else { error.to_string() };
-    match error.kind() {
-        ErrorKind::AuthenticationFailed => Cause::Authentication(message),
-        ErrorKind::Server(ServerErrorKind::BusyLoading) => Cause::Loading(message),
-        ErrorKind::Server(ServerErrorKind::NoPerm) => Cause::Permission(message),
-        _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => Cause::Authentication(message),
-            _ => Cause::Unreachable(message),
-        },
+/// What an error reply of the server means.
+pub(crate) fn server_cause(error: &ServerError) -> Cause {
+    let message = message(error);
+    // `EXECABORT Transaction discarded because of: READONLY ...`
+    let aborted = message.split_once("because of: ").filter(|_| error.code() == "EXECABORT");
+    let code = aborted.and_then(|(_, why)| why.split(' ').next()).unwrap_or(error.code());
+    match code {
+        "LOADING" | "MASTERDOWN" => Cause::Loading(message),
+        "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" => Cause::Moving(message),
+        "NOREPLICAS" => Cause::TooFewReplicas(message),
+        "READONLY" => Cause::ReadOnlyServer(message),
+        "NOPERM" => Cause::Permission(message),
+        "OOM" => Cause::ServerFull(message),
+        "NOAUTH" | "WRONGPASS" => Cause::Authentication(message),
+        "WRONGTYPE" => Cause::Damaged(format!("its key holds something else ({message})")),
+        _ => Cause::Server(message),
     }
 }
 

@@ -4,33 +4,38 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Connection, Value, cmd};
+use redis::{Cmd, Value, cmd};
 
 use crate::config::Wait;
 use crate::error::{Cause, Result};
 use crate::fault::{self, Point};
 use crate::store::commit::LogMark;
 use crate::store::protocol::{self, bad_reply, text};
-use crate::store::redis::{RedisStore, fetched};
-use crate::store::server::{Link, Request, Server, checked};
-use crate::store::{Commit, CommitId, Ending, Snapshot, Store, Writer, keys};
+use crate::store::redis::{RedisStore, snapshot};
+use crate::store::server::{Kept, Link, Request, Server, checked};
+use crate::store::stage::Stage;
+use crate::store::{Commit, Ending, LogEntry, Snapshot, Store, Writer, keys, wait};
 
 /// The holder of the write lease, and the connection that watches the hash for it.
 pub(super) struct RedisWriter {
     server: Arc<Server>,
-    store: RedisStore,
-    token: String,
-    life: Duration,
+    pub(super) store: RedisStore,
+    pub(super) token: String,
+    pub(super) life: Duration,
+    /// How long it stands in line for a lease that another holds.
+    patience: Duration,
     /// Kept from the `WATCH` to the `EXEC`, which belong to one connection.
-    connection: Option<Connection>,
+    pub(super) connection: Option<Kept>,
     /// Whether the lease was got, and not given back since.
     leased: bool,
     /// Whether `connection` watches the hash and has a transaction open for the commit. `MULTI`
     /// goes ahead of the commit, because pages must never be sent to a server that has refused
     /// it: it would take each command by itself, past the watch.
-    open: bool,
+    pub(super) open: bool,
     /// The log's size as it was when the hash was watched.
     log_mark: LogMark,
+    /// The pages of a large commit, watched as well.
+    stage: Option<Stage>,
 }
 
 /// How an attempt to commit ended short of a failure.
@@ -42,20 +47,22 @@ enum Attempt {
 }
 
 impl RedisWriter {
-    pub(super) fn new(store: &RedisStore, token: &str, life: Duration) -> Self {
+    pub(super) fn new(store: &RedisStore, token: &str, life: Duration, patience: Duration) -> Self {
         RedisWriter {
             server: store.server.clone(),
             store: store.clone(),
             token: token.to_owned(),
             life,
+            patience,
             connection: None,
             leased: false,
             open: false,
             log_mark: LogMark::default(),
+            stage: None,
         }
     }
 
-    fn link(&mut self) -> Result<Link<'_>> {
+    pub(super) fn link(&mut self) -> Result<Link<'_>> {
         match self.connection.take() {
             Some(connection) => Ok(self.server.attach(connection)),
             None => self.server.link(),
@@ -66,9 +73,10 @@ impl RedisWriter {
     /// open the transaction.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     pub(super) fn begin(&mut self) -> Result<Result<Snapshot, String>> {
-        let outcome = match self.try_begin() {
-            // The idle connection had died; nothing was asked for that can't be asked again.
-            Err(error) if matches!(error.cause, Cause::ConnectionLost(_)) => self.try_begin(),
+        let outcome = match self.try_begin(None) {
+            // The idle connection had died, or led to a server that was replaced; nothing was asked
+            // for that can't be asked again.
+            Err(error) if self.server.is_elsewhere(&error.cause) => self.try_begin(None),
             outcome => outcome,
         };
         match outcome {
@@ -82,17 +90,24 @@ impl RedisWriter {
         }
     }
 
-    fn try_begin(&mut self) -> Result<Result<Snapshot, String>> {
+    /// `passed` is the token under which the lease was passed on to this writer.
+    pub(super) fn try_begin(&mut self, passed: Option<&str>) -> Result<Result<Snapshot, String>> {
         fault::at(Point::BeforeLease)?;
         let mut request = Request::default();
         let taking = !self.leased;
-        if taking {
+        if let Some(passed) = passed {
+            request.push(&self.store.claim_command(passed, &self.token, self.life));
+        } else if taking {
             let life = self.life.as_millis() as u64;
             request.push(cmd("SET").arg(&self.store.keys.lock).arg(&self.token).arg("NX").arg("PX").arg(life));
         }
-        request.push(cmd("WATCH").arg(&self.store.keys.hash));
+        let stage = self.stage.as_ref().map(|stage| &stage.key);
+        request.push(cmd("WATCH").arg(&self.store.keys.hash).arg(stage));
         request.push(&self.store.hmget(&[]));
         request.push(cmd("HGET").arg(&self.store.keys.hash).arg(keys::LOG_MARK));
+        if let Some(stage) = stage {
+            request.push(cmd("HLEN").arg(stage));
+        }
         request.push(&cmd("MULTI"));
         let mut link = self.link()?;
         let mut replies = link.exchange(&request)?.into_iter();
@@ -100,8 +115,9 @@ impl RedisWriter {
         let mut next = || replies.next().unwrap_or_default();
         let taken = if taking { checked(next()) } else { Ok(Value::Okay) };
         let watched = checked(next());
-        let snapshot = fetched(next(), &[]);
+        let snapshot = snapshot(next());
         self.log_mark = LogMark::parse(&next());
+        let gathered = self.stage.as_ref().map_or(Ok(()), |stage| stage.check(next()));
         let opened = checked(next());
         if opened.is_err() {
             // Closed, and with it the watch.
@@ -115,8 +131,13 @@ impl RedisWriter {
             Ok(other) => return Err(bad_reply("SET", &other).into()),
             Err(error) => return Err(self.give_up(error)),
         }
-        match watched.and(opened).and(snapshot).and_then(|fetched| fault::at(Point::AfterLease).map(|()| fetched)) {
-            Ok(fetched) => Ok(Ok(fetched.at)),
+        let found = watched.and(opened).and(gathered).and(snapshot);
+        match found.and_then(|found| fault::at(Point::AfterLease).map(|()| found)) {
+            Ok((at, false)) => Ok(Ok(at)),
+            Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(at.commit)) {
+                Ok(()) => self.try_begin(None),
+                Err(error) => Err(self.give_up(error)),
+            },
             Err(error) => Err(self.give_up(error)),
         }
     }
@@ -131,12 +152,16 @@ impl RedisWriter {
 
     /// Another holds the lease, or an earlier try of ours whose reply was lost: then it is ours.
     fn refused(&mut self) -> Result<Result<Snapshot, String>> {
+        let patience = std::mem::take(&mut self.patience);
+        if !patience.is_zero() {
+            return self.wait_for_turn(patience);
+        }
         let get = cmd("GET").arg(&self.store.keys.lock).to_owned();
         let holder = self.leave(Some(&get))?;
         match text(&holder) {
             Some(token) if token == self.token => {
                 self.leased = true;
-                self.try_begin()
+                self.try_begin(None)
             }
             Some(token) => Ok(Err(token)),
             None => Ok(Err("another, who has just given it back".to_owned())),
@@ -145,7 +170,7 @@ impl RedisWriter {
 
     /// Closes the transaction that was opened for the commit, and asks for one thing more, which
     /// may be asked twice, in the same trip.
-    fn leave(&mut self, last: Option<&Cmd>) -> Result<Value> {
+    pub(super) fn leave(&mut self, last: Option<&Cmd>) -> Result<Value> {
         let open = std::mem::take(&mut self.open);
         if let Some(connection) = self.connection.take() {
             let mut request = Request::default();
@@ -182,16 +207,24 @@ impl RedisWriter {
     /// One round trip: the transaction, and the lease given back.
     fn attempt(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Attempt> {
         fault::at(Point::BeforeExec)?;
+        // Staged pages are moved to their place under the lease. Nothing may fail once pages are on
+        // their way.
+        let release = ending.release && self.stage.is_none();
+        let release = release.then(|| self.store.release_command(&self.token)).transpose()?;
         let connection = self.connection.take();
         let mut link =
             connection.map_or_else(|| self.server.link(), |connection| Ok(self.server.attach(connection)))?;
-        let mut request = link.sending();
-        self.store.transaction(commit, self.log_mark, &mut request);
-        if ending.release {
-            request.push(&self.store.release_command(&self.token));
+        if link.is_replaced() {
+            return Err(Cause::Moving("its server has been replaced".into()).into());
         }
-        if ending.wait.replicas > 0 {
-            request.push(&wait_command(ending.wait));
+        let mut request = link.sending();
+        self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut request);
+        if let Some(release) = &release {
+            request.push(release);
+        }
+        let wait = wait::command(ending.wait);
+        if let Some(wait) = &wait {
+            request.push(wait);
         }
         let replies = request.finish();
         let connection = link.detach();
@@ -200,8 +233,8 @@ impl RedisWriter {
             Ok(replies) => replies,
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
         };
-        let waited = if ending.wait.replicas > 0 { replies.pop() } else { None };
-        let released = if ending.release { replies.pop() } else { None };
+        let waited = wait.and_then(|_| replies.pop());
+        let released = if release.is_some() { replies.pop() } else { None };
         let exec = replies.pop().unwrap_or_default();
         // Only EXEC tells what became of the commit. What tells nothing is as good as no reply, and
         // nothing that follows it on this connection is to be believed.
@@ -241,24 +274,27 @@ impl RedisWriter {
         }
     }
 
+    /// What tells whether a commit is done: the metadata, and the log's entry of that version.
+    fn question(&self, commit: &Commit<'_>) -> Request {
+        let at = commit.snapshot.version;
+        let mut request = Request::one(&self.store.hmget(&[]));
+        request.push(&self.store.xrange(at, at));
+        request
+    }
+
     /// Finds out what became of a commit whose reply was lost: `true` it is there, `false` it is
     /// not and nobody else's is, so that it can be tried again.
     fn resolve(&self, commit: &Commit<'_>) -> Result<bool> {
         fault::at(Point::BeforeResolve)?;
-        let at = commit.snapshot.version;
-        let mut request = Request::one(&self.store.hmget(&[]));
-        request.push(&self.store.xrange(at, at));
-        let mut replies = self.server.ask(&request)?.into_iter();
-        let now = fetched(replies.next().unwrap_or_default(), &[])?.at;
-        let logged = protocol::log_entries(checked(replies.next().unwrap_or_default())?)?;
-        let mine = |commit_id: CommitId| commit_id == commit.snapshot.commit;
-        if now.identity() == commit.snapshot.identity() || logged.iter().any(|entry| mine(entry.commit)) {
+        let mut replies = self.server.ask(&self.question(commit))?.into_iter();
+        let (now, logged) = answer(&mut replies)?;
+        if is_done(commit, &now, &logged) {
             return Ok(true);
         }
         if now.identity() == commit.base.identity() {
             return Ok(false);
         }
-        if now.version > at && logged.is_empty() {
+        if now.version > commit.snapshot.version && logged.is_empty() {
             let reason = format!("version {} is current and the log does not reach back", now.version);
             return Err(unknown(commit, reason));
         }
@@ -266,15 +302,31 @@ impl RedisWriter {
     }
 
     /// Waits for the replicas of a commit that turned out to be done. A server waits for all that
-    /// it had done by the connection's last command, so one command goes ahead of `WAIT`.
+    /// it had done by the connection's last command, so others go ahead of `WAIT`. They ask whether
+    /// the commit is there: since it was found, a replica that lacks it may have become the primary.
     fn wait_again(&self, commit: &Commit<'_>, wait: Wait) -> Result<()> {
-        if wait.replicas == 0 {
-            return Ok(());
+        let Some(command) = wait::command(wait) else { return Ok(()) };
+        let mut request = self.question(commit);
+        request.push(&command);
+        let waited = self.server.ask(&request).and_then(|replies| {
+            let mut replies = replies.into_iter();
+            let (now, logged) = answer(&mut replies)?;
+            if !is_done(commit, &now, &logged) {
+                return Err(Cause::Server("another server has taken over, which does not have it".into()).into());
+            }
+            checked(replies.next().unwrap_or_default())
+        });
+        self.check_wait(commit, wait, Some(waited))
+    }
+
+    /// Whether enough replicas have a commit that is done. A server that has lost its replicas may
+    /// be one that they have left for another primary.
+    fn check_wait(&self, commit: &Commit<'_>, wait: Wait, waited: Option<Result<Value>>) -> Result<()> {
+        let checked = waited.map_or(Ok(()), |reply| wait::check(commit.snapshot.version, wait, reply));
+        if checked.is_err() {
+            self.server.doubt();
         }
-        let mut request = Request::one(&self.store.hmget(&[]));
-        request.push(&wait_command(wait));
-        let waited = self.server.ask(&request).and_then(|mut replies| checked(replies.pop().unwrap_or_default()));
-        check_wait(commit, wait, Some(waited))
+        checked
     }
 
     /// Repeats [`RedisWriter::resolve`] until the server answers or the time is up.
@@ -297,43 +349,62 @@ impl RedisWriter {
     }
 }
 
+/// The answer to [`RedisWriter::question`].
+fn answer(replies: &mut impl Iterator<Item = Value>) -> Result<(Snapshot, Vec<LogEntry>)> {
+    let (now, _) = snapshot(replies.next().unwrap_or_default())?;
+    Ok((now, protocol::log_entries(checked(replies.next().unwrap_or_default())?)?))
+}
+
+fn is_done(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> bool {
+    now.identity() == commit.snapshot.identity() || logged.iter().any(|entry| entry.commit == commit.snapshot.commit)
+}
+
 /// Whether a failure may be over when the same is tried again.
 fn passes(cause: &Cause) -> bool {
-    matches!(cause, Cause::ConnectionLost(_) | Cause::NoReply | Cause::Unreachable(_) | Cause::Loading(_))
-}
-
-fn wait_command(wait: Wait) -> Cmd {
-    cmd("WAIT").arg(wait.replicas).arg(wait.time.as_millis() as u64).to_owned()
-}
-
-/// Whether enough replicas have a commit that is done.
-fn check_wait(commit: &Commit<'_>, wait: Wait, waited: Option<Result<Value>>) -> Result<()> {
-    let wanted = wait.replicas;
-    let reason = match waited {
-        None => return Ok(()),
-        Some(Ok(Value::Int(have))) if have >= i64::from(wanted) => return Ok(()),
-        Some(Ok(Value::Int(have))) => {
-            format!("only {have} of {wanted} replicas had it within {} ms", wait.time.as_millis())
-        }
-        Some(Ok(other)) => format!("WAIT was answered with {other:?}"),
-        Some(Err(error)) => format!("its replicas could not be asked: {error}"),
-    };
-    Err(Cause::NotReplicated { version: commit.snapshot.version, reason }.into())
+    matches!(
+        cause,
+        Cause::ConnectionLost(_)
+            | Cause::NoReply
+            | Cause::Unreachable(_)
+            | Cause::Loading(_)
+            | Cause::Moving(_)
+            | Cause::TooFewReplicas(_)
+    )
 }
 
 fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
     Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
 }
 
-impl Writer for RedisWriter {
+impl RedisWriter {
+    /// After a commit: staged pages move to their place, and the lease is given back if it is to
+    /// be. Neither changes what was committed; whoever writes next promotes what is left.
+    fn settle(&mut self, commit: &Commit<'_>, ending: Ending) {
+        if let Some(mut stage) = self.stage.take() {
+            stage.published = true;
+            let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(commit.snapshot.commit));
+            if let Err(error) = promoted {
+                crate::ffi::log(&format!("pages of {} stay staged: {error}", self.store.keys.hash));
+            }
+        }
+        if ending.release
+            && let Err(error) = self.release()
+        {
+            crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
+        }
+    }
+
     /// As long as a try was not answered, it may still arrive. So from then on only the log and
     /// the hash decide: a later try that is refused may have been refused because of the first.
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
-        let deadline = Instant::now() + self.store.timeout.max(self.life);
+    fn commit_in_time(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
+        let deadline = Instant::now() + self.store.patience;
         let mut lost = None;
         loop {
             let error = match self.watch(&commit.base).and_then(|()| self.attempt(commit, ending)) {
-                Ok(Attempt::Done(waited)) => return check_wait(commit, ending.wait, waited.map(checked)),
+                Ok(Attempt::Done(waited)) => {
+                    self.settle(commit, ending);
+                    return self.check_wait(commit, ending.wait, waited.map(checked));
+                }
                 Ok(Attempt::Lost(reason)) => {
                     lost = Some(reason);
                     None
@@ -344,11 +415,7 @@ impl Writer for RedisWriter {
             // A commit that is still on its way from the lost connection can't follow a second
             // one: the hash it watches will have changed.
             if self.resolve_in_time(commit, lost, deadline)? {
-                if ending.release
-                    && let Err(error) = self.release()
-                {
-                    crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
-                }
+                self.settle(commit, ending);
                 return self.wait_again(commit, ending.wait);
             }
             if let Some(error) = error.filter(|error| !passes(&error.cause) || Instant::now() >= deadline) {
@@ -356,13 +423,29 @@ impl Writer for RedisWriter {
             }
         }
     }
+}
+
+impl Writer for RedisWriter {
+    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
+        if self.store.is_large(commit) {
+            self.leave(None)?;
+            self.stage = Some(self.store.stage(commit)?);
+            fault::at(Point::Staged)?;
+        }
+        let outcome = self.commit_in_time(commit, ending);
+        if let (Some(mut stage), Err(error)) = (self.stage.take(), &outcome) {
+            // A try that may still arrive needs them; its watch would notice if they were gone.
+            stage.published = matches!(error.cause, Cause::OutcomeUnknown { .. });
+        }
+        outcome
+    }
 
     fn release(&mut self) -> Result<()> {
         if !self.leased && !self.open {
             return Ok(());
         }
         fault::at(Point::BeforeRelease)?;
-        let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token));
+        let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token)).transpose()?;
         self.leave(release.as_ref())?;
         fault::at(Point::AfterRelease)
     }

@@ -10,12 +10,14 @@ use crate::error::Cause;
 use crate::fault::{Point, hooked};
 use crate::{Error, Options};
 
-const POINTS: [Point; 7] = [
+const POINTS: [Point; 9] = [
     Point::BeforeLease,
     Point::AfterLease,
+    Point::Staged,
     Point::BeforeExec,
     Point::AfterExec,
     Point::BeforeResolve,
+    Point::BeforePromote,
     Point::BeforeRelease,
     Point::AfterRelease,
 ];
@@ -44,11 +46,14 @@ struct Stand {
     server: Server,
     name: String,
     db: Connection,
+    /// The setting: at 0 each commit is staged.
+    stage_bytes: u64,
 }
 
 impl Stand {
-    fn new(server: Server) -> Self {
-        let mut stand = Stand { db: Connection::open_in_memory().unwrap(), server, name: String::new() };
+    fn new(server: Server, stage_bytes: u64) -> Self {
+        let db = Connection::open_in_memory().unwrap();
+        let mut stand = Stand { db, server, name: String::new(), stage_bytes };
         stand.begin_anew("first");
         stand
     }
@@ -56,6 +61,7 @@ impl Stand {
     fn options(&self) -> Options {
         Options::new(&self.name)
             .server(self.server.url())
+            .stage_bytes(self.stage_bytes)
             .lease(Duration::from_millis(300))
             .timeout(Duration::from_secs(2))
     }
@@ -64,6 +70,9 @@ impl Stand {
         self.name = name.to_owned();
         self.db = self.options().open().unwrap();
         self.db.busy_timeout(Duration::from_secs(10)).unwrap();
+        // Pages that later commits don't change.
+        let ballast = "CREATE TABLE ballast AS SELECT zeroblob(20000)";
+        self.db.execute_batch(ballast).unwrap();
         self.db.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY); INSERT INTO t VALUES (0)").unwrap();
     }
 
@@ -111,7 +120,15 @@ impl Stand {
 
 #[test]
 fn whatever_happens_anywhere_in_a_write_it_is_done_once_or_not_and_reported_so() {
-    let mut stand = Stand::new(Server::start());
+    anything_anywhere(Stand::new(Server::start(), 32 << 20));
+}
+
+#[test]
+fn whatever_happens_anywhere_in_a_staged_write_it_is_done_once_or_not_and_reported_so() {
+    anything_anywhere(Stand::new(Server::start(), 0));
+}
+
+fn anything_anywhere(mut stand: Stand) {
     let mut x = 0;
     for point in POINTS {
         for event in EVENTS {
@@ -150,6 +167,30 @@ fn whatever_happens_anywhere_in_a_write_it_is_done_once_or_not_and_reported_so()
     let name = stand.name.clone();
     eventually("the last lease ends", || !stand.server.is_leased(&name));
     stand.server.check_stored(&name);
+}
+
+#[test]
+fn gathered_pages_that_someone_removes_refuse_the_commit() {
+    let stand = Stand::new(Server::start(), 0);
+    for (x, point) in [(1, Point::Staged), (2, Point::BeforeExec)] {
+        let socket = stand.server.socket();
+        hooked::set(move |at| {
+            if at == point {
+                let client = redis::Client::open(format!("unix://{}", socket.display())).unwrap();
+                let mut redis = client.get_connection().unwrap();
+                let gathered: Vec<String> = redis::cmd("KEYS").arg("*:import:*").query(&mut redis).unwrap();
+                redis::cmd("DEL").arg(gathered).exec(&mut redis).unwrap();
+            }
+            Ok(())
+        });
+        let outcome = stand.db.execute("INSERT INTO t VALUES (?1)", [x]);
+        hooked::clear();
+        assert!(outcome.is_err(), "at {point:?}");
+        assert!(!stand.has(x));
+        stand.db.execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
+        assert!(stand.has(x));
+    }
+    stand.server.check_stored(&stand.name);
 }
 
 /// Reported as unknown. After a panic nothing else can be said either.

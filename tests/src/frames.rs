@@ -1,0 +1,61 @@
+//! Commands and replies as they come over a connection, whole.
+
+use std::io::{self, Read};
+
+/// One side of a connection, read frame by frame.
+pub(crate) struct Side<S> {
+    pub(crate) stream: S,
+    buffer: Vec<u8>,
+}
+
+impl<S: Read> Side<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Side { stream, buffer: Vec::new() }
+    }
+
+    /// The next command or reply; `None` at the end.
+    pub(crate) fn frame(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(length) = frame_length(&self.buffer) {
+                return Ok(Some(self.buffer.drain(..length).collect()));
+            }
+            let mut more = [0; 65536];
+            match self.stream.read(&mut more)? {
+                0 => return Ok(None),
+                length => self.buffer.extend_from_slice(&more[..length]),
+            }
+        }
+    }
+
+    /// Takes what comes and does nothing with it, until the end.
+    pub(crate) fn drain(&mut self) -> io::Result<()> {
+        io::copy(&mut self.stream, &mut io::sink()).map(drop)
+    }
+}
+
+/// Bytes of the first command or reply (<https://redis.io/docs/latest/develop/reference/protocol-spec/>),
+/// if all of it is there.
+fn frame_length(bytes: &[u8]) -> Option<usize> {
+    let end = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let number = || std::str::from_utf8(&bytes[1..end - 2]).ok()?.parse::<i64>().ok();
+    match bytes[0] {
+        b'$' => match usize::try_from(number()?) {
+            Ok(length) => Some(end + length + 2).filter(|&whole| whole <= bytes.len()),
+            Err(_) => Some(end),
+        },
+        b'*' => {
+            let mut at = end;
+            for _ in 0..number()?.max(0) {
+                at += frame_length(&bytes[at..])?;
+            }
+            Some(at)
+        }
+        _ => Some(end),
+    }
+}
+
+/// The name of a command.
+pub(crate) fn command_name(command: &[u8]) -> String {
+    let name = command.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();
+    String::from_utf8_lossy(name).trim_end().to_uppercase()
+}

@@ -1,0 +1,79 @@
+//! A primary with replicas, each of which can be made to lag.
+
+use sqlite_redis::{Consistency, Options};
+
+use crate::{Server, eventually};
+
+/// See the [module](self).
+pub struct Replicated {
+    /// Where commits go.
+    pub primary: Server,
+    /// Its replicas.
+    pub replicas: Vec<Server>,
+}
+
+impl Replicated {
+    /// A primary with so many replicas in step with it.
+    ///
+    /// # Panics
+    /// When they don't start.
+    pub fn with(replicas: usize) -> Replicated {
+        let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
+        let replicas = (0..replicas).map(|_| Server::replica_of(&primary)).collect();
+        Replicated { primary, replicas }
+    }
+
+    /// Options that name the primary and all replicas.
+    pub fn options(&self, name: &str, consistency: Consistency) -> Options {
+        let options = self.primary.options(name).consistency(consistency);
+        self.replicas.iter().fold(options, |options, replica| options.replica(replica.url()))
+    }
+
+    /// From now on this replica stays as it is, and goes on to serve.
+    ///
+    /// # Panics
+    /// When it can't be told so.
+    pub fn hold(&self, replica: usize) {
+        let replica = &self.replicas[replica];
+        assert_eq!(replica.redis_cli(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
+    }
+
+    /// It goes on to replicate.
+    ///
+    /// # Panics
+    /// When it can't be told so.
+    pub fn release(&self, replica: usize) {
+        let port = self.primary.port().to_string();
+        assert_eq!(self.replicas[replica].redis_cli(&["REPLICAOF", "127.0.0.1", &port]), "OK");
+    }
+
+    /// Waits until a replica has all that the primary has.
+    ///
+    /// # Panics
+    /// When it does not get there.
+    pub fn in_step(&self, replica: usize, name: &str) {
+        let there = &self.replicas[replica];
+        eventually("the replica has it all", || {
+            // While it loads, it can be asked for nothing else.
+            let linked = there.redis_cli(&["INFO", "replication"]).contains("master_link_status:up");
+            linked && self.primary.stored(name) == there.stored(name)
+        });
+    }
+
+    /// A replica resynchronises fully, and is loading what it got when this returns.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn load_slowly(&self, replica: usize) {
+        assert_eq!(self.primary.redis_cli(&["CONFIG", "SET", "rdbcompression", "no"]), "OK");
+        let mut redis = self.primary.redis();
+        for n in 0..600 {
+            redis::cmd("SET").arg(format!("key{n}")).arg("x".repeat(1000)).exec(&mut redis).expect("a key");
+        }
+        let slow = ["CONFIG", "SET", "key-load-delay", "2500", "loading-process-events-interval-bytes", "1024"];
+        let there = &self.replicas[replica];
+        assert_eq!(there.redis_cli(&slow), "OK");
+        self.release(replica);
+        eventually("it loads", || there.redis_cli(&["GET", "x"]).contains("LOADING"));
+    }
+}

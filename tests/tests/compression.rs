@@ -1,0 +1,92 @@
+//! `compress=1`: pages stored as Zstandard frames are the same pages, and take less of Redis.
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+use sqlite_redis_tests::failures::{assert_failure, code, failure};
+use sqlite_redis_tests::rows::{assert_same_content, rows};
+use sqlite_redis_tests::{Server, check_integrity, number, queries};
+
+/// Memory that a database takes in Redis, every field counted.
+fn redis_bytes(server: &Server, name: &str) -> u64 {
+    let mut usage = redis::cmd("MEMORY");
+    usage.arg("USAGE").arg(format!("sqlite:{{{name}}}")).arg("SAMPLES").arg(0);
+    usage.query(&mut server.redis()).unwrap()
+}
+
+#[test]
+fn a_real_database_answers_the_same_and_takes_at_most_six_tenths_of_its_file() {
+    let Some(path) = sqlite_redis_tests::chinook() else {
+        eprintln!("skipped: there is no chinook.sqlite beside the project");
+        return;
+    };
+    let server = Server::start();
+    let file = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    for (name, compress) in [("packed", true), ("plain", false)] {
+        let mut redis = server.options(name).compress(compress).open().unwrap();
+        assert_eq!(Backup::new(&file, &mut redis).unwrap().step(-1).unwrap(), StepResult::Done);
+    }
+    let packed = server.open("packed");
+    for query in queries::chinook() {
+        assert!(rows(&packed, &query.sql) == rows(&file, &query.sql), "{}", query.name);
+    }
+    check_integrity(&packed);
+    server.check_stored("packed");
+    let bytes = number(&file, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size") as u64;
+    let (packed, plain) = (redis_bytes(&server, "packed"), redis_bytes(&server, "plain"));
+    println!("file {bytes}, plain {plain}, compressed {packed} bytes");
+    assert!(packed * 10 <= bytes * 6, "{packed} of {bytes} bytes");
+    assert!(plain > bytes, "{plain} of {bytes} bytes");
+}
+
+#[test]
+fn writers_with_and_without_share_a_database() {
+    let server = Server::start();
+    let packing = server.options("shop").compress(true).open().unwrap();
+    let plain = server.options("shop").compress(false).open().unwrap();
+    let twin = Connection::open_in_memory().unwrap();
+    for db in [&packing, &twin] {
+        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
+    }
+    for round in 0..40 {
+        let writer = if round % 2 == 0 { &plain } else { &packing };
+        let insert = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20)
+             INSERT INTO t (x) SELECT printf('%0500d', i * {round}) FROM n;
+             DELETE FROM t WHERE id % 7 = {round} % 7;"
+        );
+        for db in [writer, &twin] {
+            db.execute_batch(&insert).unwrap();
+        }
+        assert_same_content((&server.open_apart("shop", round + 1), "main"), (&twin, "main"));
+    }
+    for db in [&packing, &plain] {
+        assert_same_content((db, "main"), (&twin, "main"));
+        check_integrity(db);
+    }
+    let stored = server.check_stored("shop");
+    let lengths: Vec<usize> = stored
+        .fields
+        .iter()
+        .filter(|(field, _)| field.starts_with("page") && field.len() < 8)
+        .map(|(_, value)| value.len())
+        .collect();
+    assert!(lengths.contains(&4096) && lengths.iter().any(|&length| length < 2000), "of both kinds: {lengths:?}");
+    server.check_older_versions("shop", 40);
+}
+
+#[test]
+fn a_damaged_frame_is_an_error_that_names_its_field() {
+    let server = Server::start();
+    let packing = server.options("shop").compress(true).open().unwrap();
+    packing.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    let mut redis = server.redis();
+    let good: Vec<u8> = redis::cmd("HGET").arg("sqlite:{shop}").arg("page2").query(&mut redis).unwrap();
+    assert!(good.len() < 4096, "compressed");
+    for bad in [&good[..good.len() - 1], &good[1..], &b"xx"[..]] {
+        let _: i64 = redis::cmd("HSET").arg("sqlite:{shop}").arg("page2").arg(bad).query(&mut redis).unwrap();
+        let reader = server.open_apart("shop", bad.len() as u64 + 7);
+        assert_failure(failure(&reader, "SELECT * FROM t"), code::CORRUPT, "no page of 4096");
+    }
+    let _: i64 = redis::cmd("HSET").arg("sqlite:{shop}").arg("page2").arg(good).query(&mut redis).unwrap();
+    assert_eq!(number(&server.open_apart("shop", 5), "SELECT x FROM t"), 1);
+}

@@ -1,0 +1,42 @@
+//! A temporary disk that is full under a large rollback journal, which goes on in a file beyond 4 MB.
+
+use sqlite_redis_tests::Server;
+use sqlite_redis_tests::python::python;
+
+#[test]
+fn a_full_disk_under_the_journal_fails_the_statement_and_the_transaction_is_rolled_back() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+import resource
+db.execute('PRAGMA cache_size=10')
+db.executemany('INSERT INTO t VALUES (?, hex(zeroblob(500)))', [(n,) for n in range(8000)])
+def limit(bytes):
+    # No file may grow beyond; Python ignores the signal that comes with it.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, resource.RLIM_INFINITY))
+for room in (0, 4_500_000, 6_000_000):
+    for begin in ('BEGIN', 'BEGIN IMMEDIATE', None):
+        limit(room)
+        if begin:
+            db.execute(begin)
+            db.execute('INSERT INTO t VALUES (0, 0)')
+        error = refused(db, \"UPDATE t SET b = 'x' || b\")
+        assert 'full' in error, (room, begin, error)
+        why = db.execute('SELECT redis_last_error()').fetchone()[0]
+        assert 'journal' in why, repr(why)
+        if db.in_transaction:
+            db.execute('ROLLBACK')
+        assert count(db) == 8000, (room, begin, count(db))
+        changed = db.execute(\"SELECT count(*) FROM t WHERE b LIKE 'x%'\").fetchone()[0]
+        sound = db.execute('PRAGMA integrity_check').fetchone()[0]
+        assert (changed, sound) == (0, 'ok'), (room, begin, changed, sound)
+        # What needs no large journal goes on.
+        db.execute('UPDATE t SET a = a WHERE rowid = 1')
+limit(resource.RLIM_INFINITY)
+db.execute(\"UPDATE t SET b = 'x' || b\")
+changed = db.execute(\"SELECT count(*) FROM t WHERE b LIKE 'x%'\").fetchone()[0]
+assert changed == 8000, changed
+",
+    );
+}

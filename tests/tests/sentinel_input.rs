@@ -1,0 +1,178 @@
+//! Sentinels and servers that are not as they should be: clear errors, and no wrong data.
+
+use std::time::Duration;
+
+use sqlite_redis::Options;
+use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure};
+use sqlite_redis_tests::group::{sentinel, url};
+use sqlite_redis_tests::relay::Relay;
+use sqlite_redis_tests::{Server, check_integrity, eventually, free_port, number};
+
+fn options(url: &str) -> Options {
+    // Nothing here is to wait for a failover.
+    Options::new("shop").server(url).failover(Duration::from_millis(200)).timeout(Duration::from_secs(20))
+}
+
+/// What is said when this does not open.
+#[track_caller]
+fn refused(url: &str, expected: i32, words: &[&str]) {
+    let (found, why) = open_failure(&options(url));
+    assert_eq!(found, expected, "{why}");
+    for word in words {
+        assert!(why.contains(word), "not {word}: {why}");
+    }
+    assert!(!why.contains("secret"), "{why}");
+}
+
+fn primary() -> Server {
+    Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start()
+}
+
+#[test]
+fn sentinels_that_know_nothing_of_the_service_are_named() {
+    let primary = primary();
+    let (one, two) = (sentinel(primary.port(), ""), sentinel(primary.port(), ""));
+    let stranger = url([&one, &two]).replace("shop@", "stop@");
+    let both = [&one, &two].map(|sentinel| format!("Sentinel 127.0.0.1:{} knows no service stop", sentinel.port()));
+    refused(&stranger, code::CANTOPEN, &[&both[0], &both[1], "database `shop` on sentinel://stop@127.0.0.1:"]);
+    let nobody = format!("sentinel://shop@127.0.0.1:{}", free_port().unwrap());
+    refused(&nobody, code::CANTOPEN, &["Connection refused"]);
+    // A server is no Sentinel.
+    refused(&url([&primary]), code::CANTOPEN, &["unknown command", "SENTINEL"]);
+}
+
+#[test]
+fn of_sentinels_that_disagree_the_one_is_believed_whose_server_is_a_primary() {
+    let primary = primary();
+    let replica = Server::replica_of(&primary);
+    let behind = sentinel(replica.port(), "");
+    let lost = sentinel(free_port().unwrap(), "");
+    let hung = sentinel(primary.port(), "");
+    let right = sentinel(primary.port(), "");
+    hung.signal("STOP");
+    for order in [[&behind, &lost, &hung, &right], [&hung, &lost, &right, &behind], [&lost, &behind, &right, &hung]] {
+        let db = options(&url(order)).open().unwrap();
+        db.execute_batch("CREATE TABLE IF NOT EXISTS t (x); INSERT INTO t VALUES (1)").unwrap();
+    }
+    let version: u64 = primary.stored("shop").number("version");
+    assert_eq!(version, 4, "all of it was written at the primary");
+    hung.signal("CONT");
+    refused(&url([&lost]), code::CANTOPEN, &["names 127.0.0.1:", "Connection refused"]);
+}
+
+#[test]
+fn a_replica_without_its_primary_is_not_taken_for_one() {
+    let primary = primary();
+    let replica = Server::replica_of(&primary);
+    let sentinel = sentinel(replica.port(), "");
+    drop(primary);
+    refused(&url([&sentinel]), code::CANTOPEN, &["which is a replica of 127.0.0.1:"]);
+}
+
+#[test]
+fn passwords_of_sentinels_and_servers_are_their_own() {
+    let primary = Server::with(["--requirepass", "secret1"]).tcp().start();
+    let sentinel = sentinel(primary.port(), "sentinel auth-pass shop secret1\nrequirepass secret2\n");
+    let with = |server: &str, sentinel_password: &str| {
+        let url = url([&sentinel]).replace("sentinel://", &format!("sentinel://{server}"));
+        format!("{url}{sentinel_password}")
+    };
+    let good = with(":secret1@", "?sentinel_password=secret2");
+    options(&good).open().unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    refused(&with("", "?sentinel_password=secret2"), code::AUTH, &["NOAUTH"]);
+    refused(&with(":secret2@", "?sentinel_password=secret2"), code::AUTH, &[]);
+    refused(&with(":secret1@", ""), code::AUTH, &["127.0.0.1:"]);
+    refused(&with(":secret1@", "?sentinel_password=secret1"), code::AUTH, &[]);
+}
+
+#[test]
+fn users_who_may_not_ask_are_told_what_is_missing() {
+    let primary = primary();
+    let sentinel = sentinel(primary.port(), "");
+    for (server, user, rules) in [(&primary, "app", "+@all -role"), (&sentinel, "app", "+@all -sentinel")] {
+        let rules: Vec<&str> = rules.split(' ').collect();
+        let acl = [&["ACL", "SETUSER", user, "on", ">secret", "~*", "resetchannels"], rules.as_slice()].concat();
+        assert_eq!(server.redis_cli(&acl), "OK");
+    }
+    let url = url([&sentinel]);
+    refused(&url.replace("://", "://app:secret@"), code::PERM, &["role"]);
+    refused(&format!("{url}?sentinel_user=app&sentinel_password=secret"), code::PERM, &["sentinel"]);
+    // Without INFO there is nothing to check, without WAIT nothing to wait with.
+    let acl = ["ACL", "SETUSER", "app", "+@all", "-info", "-wait"];
+    assert_eq!(primary.redis_cli(&acl), "OK");
+    let db = options(&url.replace("://", "://app:secret@")).wait(1, Duration::from_secs(1)).open().unwrap();
+    assert_failure(failure(&db, "CREATE TABLE t (x)"), code::IOERR_FSYNC, "it could not be asked who has it");
+    assert_failure(failure(&db, "CREATE TABLE u (x)"), code::IOERR_FSYNC, "wait");
+    assert_eq!(number(&db, "SELECT count(*) FROM sqlite_schema"), 2);
+}
+
+#[test]
+fn tls_to_plain_ports_is_refused() {
+    let primary = primary();
+    let sentinel = sentinel(primary.port(), "");
+    refused(&url([&sentinel]).replace("sentinel://", "sentinels://"), code::CANTOPEN, &["can't connect"]);
+    let plain = primary.tcp_url();
+    refused(&plain.replace("redis://", "rediss://"), code::CANTOPEN, &["can't connect"]);
+    refused(&plain.replace("redis://", "rediss+cluster://"), code::CANTOPEN, &["can't connect"]);
+}
+
+#[test]
+fn a_name_that_leads_to_another_server_is_followed_although_the_old_one_still_answers() {
+    let old = primary();
+    let new = Server::replica_of(&old);
+    let name = Relay::new();
+    name.lead_to(&old);
+    let db = Options::new("shop").server(format!("redis://127.0.0.1:{}", name.port())).open().unwrap();
+    db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    eventually("the replica has it", || old.stored("shop") == new.stored("shop"));
+    assert_eq!(new.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    assert_eq!(old.redis_cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]), "OK");
+    name.lead_to(&new);
+    // The connection still leads to the old one, which refuses to be written.
+    db.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    assert_eq!(number(&new.open("shop"), "SELECT count(*) FROM t"), 2);
+    new.check_stored("shop");
+}
+
+#[test]
+fn a_primary_with_too_few_replicas_takes_no_commit() {
+    let primary = Server::with(["--repl-diskless-sync-delay", "0", "--min-replicas-to-write", "1"])
+        .with(["--min-replicas-max-lag", "10"])
+        .tcp()
+        .start();
+    let mut replica = Server::replica_of(&primary);
+    let db = primary.options("shop").open().unwrap();
+    let good = |n: u32| {
+        let line = format!("min_slaves_good_slaves:{n}");
+        eventually(&line, || primary.redis_cli(&["INFO", "replication"]).contains(&line));
+    };
+    good(1);
+    db.execute_batch("CREATE TABLE t (x); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+    replica.kill();
+    good(0);
+    assert_failure(failure(&db, "COMMIT"), code::BUSY_SNAPSHOT, "NOREPLICAS");
+    assert_failure(failure(&db, "INSERT INTO t VALUES (2)"), code::BUSY, "nothing was written");
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 0);
+    replica.restart();
+    replica.follow(&primary);
+    good(1);
+    db.busy_timeout(Duration::from_secs(30)).unwrap();
+    db.execute("INSERT INTO t VALUES (3)", []).unwrap();
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn a_replica_that_was_cut_off_is_a_copy_that_goes_its_own_way() {
+    let primary = primary();
+    let copy = Server::replica_of(&primary);
+    let db = primary.open("shop");
+    db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    eventually("the replica has it", || primary.stored("shop") == copy.stored("shop"));
+    assert_eq!(copy.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    let other = copy.open("shop");
+    other.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    db.execute_batch("DELETE FROM t; INSERT INTO t VALUES (3), (4), (5)").unwrap();
+    assert_eq!((number(&db, "SELECT sum(x) FROM t"), number(&other, "SELECT sum(x) FROM t")), (12, 3));
+    check_integrity(&other);
+    copy.check_stored("shop");
+}

@@ -1,0 +1,167 @@
+//! Large commits, whose pages are gathered beside the database and take their place in one step.
+
+use rusqlite::Connection;
+use sqlite_redis_tests::failures::{assert_failure, code, failure, run};
+use sqlite_redis_tests::rows::assert_same_content;
+use sqlite_redis_tests::stored::Stored;
+use sqlite_redis_tests::{Server, check_integrity, eventually, number, text};
+
+const HASH: &str = "sqlite:{shop}";
+const STAGED: &str = "sqlite:{shop}:staged";
+
+fn redis<T: redis::FromRedisValue>(server: &Server, arguments: &[&str]) -> T {
+    redis::cmd(arguments[0]).arg(&arguments[1..]).query(&mut server.redis()).unwrap()
+}
+
+/// A connection that stages each commit.
+fn staging(server: &Server) -> Connection {
+    let connection = server.options("shop").stage_bytes(0).open().unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    connection
+}
+
+fn fill(rows: u32) -> String {
+    format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+         INSERT INTO t SELECT NULL, randomblob(1000) FROM n"
+    )
+}
+
+/// A database of some 260 pages, all but a few of them in place, the rest staged: as a writer
+/// leaves it that died right after its commit.
+fn half_promoted() -> (Server, Connection, Stored) {
+    let server = Server::with(["--save", ""]).tcp().start();
+    let db = staging(&server);
+    db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
+    db.execute_batch(&fill(1000)).unwrap();
+    let before = server.stored("shop");
+    db.execute_batch("UPDATE t SET x = 'changed' WHERE id % 50 = 0").unwrap();
+    let after = server.stored("shop");
+    // Back to the moment after the commit: old pages in the hash, new ones staged.
+    let mut staged = 0;
+    for (field, value) in after.fields.iter().filter(|(field, _)| field.starts_with("page") && field.len() < 9) {
+        if field != "page_size" && before.fields.get(field) != Some(value) {
+            let mut client = server.redis();
+            let _: i64 = redis::cmd("HSET").arg(STAGED).arg(field).arg(value).query(&mut client).unwrap();
+            let _: i64 = redis::cmd("HSET").arg(HASH).arg(field).arg(&before.fields[field]).query(&mut client).unwrap();
+            staged += 1;
+        }
+    }
+    assert!(staged > 10, "{staged} pages");
+    let commit = String::from_utf8(after.fields["commit"].clone()).unwrap();
+    let count = after.number("page_count").to_string();
+    let _: i64 = redis(&server, &["HSET", STAGED, "commit", &commit, "page_count", &count]);
+    let _: i64 = redis(&server, &["HSET", HASH, "format", "2"]);
+    (server, db, after)
+}
+
+#[test]
+fn a_staged_commit_is_an_ordinary_commit() {
+    let server = Server::start();
+    let (db, twin) = (staging(&server), Connection::open_in_memory().unwrap());
+    let other = server.open("shop");
+    for sql in [
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, x); CREATE INDEX t_x ON t (x)",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+         INSERT INTO t SELECT i, printf('%0500d', i) FROM n",
+        "UPDATE t SET x = x || 'x' WHERE id % 100 = 0",
+        "DELETE FROM t WHERE id > 300",
+        "VACUUM",
+        "PRAGMA page_size = 8192; VACUUM",
+        "DELETE FROM t; VACUUM",
+        "INSERT INTO t VALUES (1, 'again')",
+    ] {
+        for connection in [&db, &twin] {
+            connection.execute_batch(sql).unwrap();
+        }
+        assert_same_content((&other, "main"), (&twin, "main"));
+        server.check_stored("shop");
+        let left: Vec<String> = redis(&server, &["KEYS", "*"]);
+        assert_eq!(left.len(), 2, "{sql} leaves {left:?}");
+    }
+    check_integrity(&other);
+    server.check_older_versions("shop", 100);
+}
+
+#[test]
+fn readers_see_the_new_version_while_its_pages_are_staged_and_on_a_replica_too() {
+    let (server, db, _) = half_promoted();
+    let changed = "SELECT count(*) FROM t WHERE x = 'changed'";
+    for (n, connection) in [&db, &server.open("shop"), &server.open_apart("shop", 3)].into_iter().enumerate() {
+        assert_eq!(number(connection, changed), 20, "connection {n}");
+        check_integrity(connection);
+    }
+    let replica = Server::replica_of(&server);
+    eventually("the replica is there", || redis::<String>(&replica, &["HGET", HASH, "format"]) == "2");
+    assert_eq!(number(&replica.open_apart("shop", 4), changed), 20);
+    // Nobody has moved anything: reading needs no right to write.
+    assert_eq!(redis::<String>(&server, &["HGET", HASH, "format"]), "2");
+}
+
+#[test]
+fn the_next_writer_moves_what_is_staged_to_its_place() {
+    let (server, db, after) = half_promoted();
+    let reader = server.open_apart("shop", 3);
+    reader.execute_batch("BEGIN").unwrap();
+    assert_eq!(number(&reader, "SELECT count(*) FROM t"), 1000);
+    // A write that changes nothing is enough.
+    db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    let now = server.check_stored("shop");
+    assert_eq!(now, after);
+    assert_eq!(redis::<i64>(&server, &["EXISTS", STAGED]), 0);
+    // In the middle of a transaction, a reader goes on.
+    assert_eq!(text(&reader, "SELECT group_concat(DISTINCT length(x)) FROM t"), "1000,7");
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(number(&server.open("shop"), "SELECT count(*) FROM t WHERE x = 'changed'"), 20);
+}
+
+#[test]
+fn a_hash_without_its_staged_pages_is_refused() {
+    let (server, _db, _) = half_promoted();
+    let _: i64 = redis(&server, &["COPY", HASH, "sqlite:{fork}"]);
+    assert_failure(
+        sqlite_redis_tests::failures::open_failure(&server.options("fork")),
+        code::CORRUPT,
+        "staged pages of version 3 are not with it",
+    );
+    let reader = server.open_apart("shop", 5);
+    let _: i64 = redis(&server, &["HSET", STAGED, "commit", "0000000000000001"]);
+    assert_failure(failure(&reader, "SELECT * FROM t"), code::CORRUPT, "staged pages of version 3 are not with it");
+}
+
+#[test]
+fn pages_that_the_server_has_no_room_for_are_not_committed_and_not_left() {
+    let server = Server::start();
+    let db = staging(&server);
+    db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
+    let before = server.stored("shop");
+    // A server that lacks the memory for the pages.
+    let used: String = redis(&server, &["INFO", "memory"]);
+    let used: u64 = used.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap();
+    let _: String = redis(&server, &["CONFIG", "SET", "maxmemory", &(used + (4 << 20)).to_string()]);
+    let failed = run(&db, &fill(20_000));
+    assert!(failed.is_err());
+    let _: String = redis(&server, &["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(server.stored("shop"), before);
+    db.execute_batch(&fill(10)).unwrap();
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 10);
+    server.check_stored("shop");
+    assert_eq!(redis::<Vec<String>>(&server, &["KEYS", "*import*"]), Vec::<String>::new());
+}
+
+#[test]
+fn no_command_of_a_large_commit_is_large() {
+    let server = Server::start();
+    let db = server.options("shop").stage_bytes(1 << 20).open().unwrap();
+    db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
+    db.execute_batch(&fill(2000)).unwrap();
+    let _: String = redis(&server, &["CONFIG", "RESETSTAT"]);
+    // All pages, and fewer of them afterwards.
+    db.execute_batch("UPDATE t SET x = randomblob(1000) WHERE id < 1500").unwrap();
+    db.execute_batch("DELETE FROM t WHERE id > 100; VACUUM").unwrap();
+    for (command, least) in [("hset", 12), ("eval", 4), ("rename", 2), ("exec", 2)] {
+        assert!(server.calls(command) >= least, "{command}: {}", server.calls(command));
+    }
+    server.check_stored("shop");
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 100);
+}

@@ -1,0 +1,281 @@
+//! The virtual table among clients that write at once: no change is lost, no half of one is seen.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use rusqlite::Connection;
+use sqlite_redis_tests::hosts::{self, Beside};
+use sqlite_redis_tests::proxy::{Fault, Proxy};
+use sqlite_redis_tests::vtab::{check_keys, connect, create, table};
+use sqlite_redis_tests::{Server, code, eventually, number, text};
+
+const BUSY: i32 = 5;
+
+fn is_busy<T: std::fmt::Debug>(result: rusqlite::Result<T>) -> bool {
+    code(result) & 0xff == BUSY
+}
+
+/// Counts up by a read and a write, as applications do; `argv` would be the address and how often.
+const COUNTING: &str = r"
+c = sqlite3.connect(':memory:', isolation_level=None)
+load(c)
+c.execute(f'''CREATE VIRTUAL TABLE t USING redis('{os.environ['AT']}', p, id INTEGER PRIMARY KEY, n INT INDEXED)''')
+done = refused = 0
+while done < 100:
+    try:
+        c.execute('BEGIN')
+        n = c.execute('SELECT n FROM t WHERE id = 1').fetchone()[0]
+        c.execute('UPDATE t SET n = ? WHERE id = 1', (n + 1,))
+        c.execute('COMMIT')
+        done += 1
+    except sqlite3.OperationalError as error:
+        assert 'another client' in str(error), error
+        assert not c.in_transaction
+        refused += 1
+say(done, refused)
+";
+
+#[test]
+fn no_increment_of_two_processes_is_lost() {
+    let server = Server::start();
+    let here = table(&server, "id INTEGER PRIMARY KEY, n INT INDEXED");
+    here.execute_batch("INSERT INTO t VALUES (1, 0)").unwrap();
+    let start = || hosts::python(COUNTING, &[("AT", &server.url())]).map(Beside::start);
+    let (Some(mut one), Some(mut two)) = (start(), start()) else { return };
+    for process in [&mut one, &mut two] {
+        assert!(process.hear_all().concat().starts_with("100 "), "it says how often");
+    }
+    assert_eq!(number(&here, "SELECT n FROM t"), 200);
+    assert_eq!(number(&here, "SELECT id FROM t WHERE n = 200"), 1);
+    check_keys(&server, "t");
+}
+
+#[test]
+fn what_a_transaction_has_read_must_still_be_so_when_it_writes() {
+    let server = Server::start();
+    let (one, two) = (table(&server, "a INT"), table(&server, "a INT"));
+    create(&one, &server.url(), "u", "a INT").unwrap();
+    one.execute_batch("INSERT INTO t VALUES (1), (2), (3); INSERT INTO u VALUES (0)").unwrap();
+    for (reads, changes, writes) in [
+        // The row that it writes, another row, rows of another table, a row that went away.
+        (
+            "SELECT a FROM t WHERE rowid = 1",
+            "UPDATE t SET a = a + 1 WHERE rowid = 1",
+            "UPDATE t SET a = 9 WHERE rowid = 1",
+        ),
+        (
+            "SELECT a FROM t WHERE rowid = 1",
+            "UPDATE t SET a = a + 1 WHERE rowid = 1",
+            "UPDATE t SET a = 9 WHERE rowid = 2",
+        ),
+        ("SELECT sum(a) FROM t", "UPDATE t SET a = a + 1 WHERE rowid = 2", "INSERT INTO u VALUES (9)"),
+        ("SELECT sum(a) FROM t", "DELETE FROM t WHERE rowid = 3", "UPDATE u SET a = 9"),
+    ] {
+        let all = "SELECT (SELECT group_concat(a) FROM t) || ';' || (SELECT group_concat(a) FROM u)";
+        one.execute_batch("BEGIN").unwrap();
+        number(&one, reads);
+        two.execute_batch(changes).unwrap();
+        one.execute_batch(writes).unwrap();
+        assert!(is_busy(one.execute_batch("COMMIT")), "{reads}; {changes}; {writes}");
+        assert!(one.is_autocommit());
+        assert!(!text(&one, all).contains('9'), "{reads}; {changes}; {writes}");
+        // The same again, without the other.
+        one.execute_batch("BEGIN").unwrap();
+        number(&one, reads);
+        one.execute_batch(&format!("{writes}; COMMIT")).unwrap();
+        one.execute_batch("UPDATE t SET a = rowid; DELETE FROM u WHERE rowid > 1; UPDATE u SET a = 0").unwrap();
+    }
+}
+
+#[test]
+fn reads_of_a_transaction_that_is_over_are_no_hindrance() {
+    let server = Server::start();
+    let (one, two) = (table(&server, "a INT"), table(&server, "a INT"));
+    one.execute_batch("INSERT INTO t VALUES (1), (2)").unwrap();
+    one.execute_batch("BEGIN; UPDATE t SET a = 3 WHERE rowid = 2").unwrap();
+    number(&one, "SELECT sum(a) FROM t");
+    one.execute_batch("ROLLBACK").unwrap();
+    two.execute_batch("UPDATE t SET a = 5 WHERE rowid = 1").unwrap();
+    one.execute_batch("BEGIN; SELECT a FROM t; UPDATE t SET a = a + 1; COMMIT").unwrap();
+    number(&one, "SELECT sum(a) FROM t");
+    two.execute_batch("UPDATE t SET a = 7 WHERE rowid = 1").unwrap();
+    one.execute_batch("BEGIN; UPDATE t SET a = a + 1; COMMIT").unwrap();
+    assert_eq!(text(&one, "SELECT group_concat(a) FROM t"), "8,4");
+}
+
+const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT INDEXED, u INT UNIQUE";
+
+/// Writes transactions of ten rows, which another process sees whole or not at all.
+const WRITING: &str = r"
+c = sqlite3.connect(':memory:', isolation_level=None)
+load(c)
+c.execute(f'''CREATE VIRTUAL TABLE t USING redis('{os.environ['AT']}', p, id INTEGER PRIMARY KEY, n INT INDEXED,
+    s TEXT INDEXED, u INT UNIQUE)''')
+n = c.execute('SELECT ifnull(max(n), 0) FROM t').fetchone()[0]
+say('ready')
+sys.stdin.readline()
+while True:
+    n += 1
+    c.execute('BEGIN')
+    for i in range(10):
+        c.execute('INSERT INTO t (n, s, u) VALUES (?, ?, ?)', (n, f'text {i}', n * 10 + i))
+    c.execute('UPDATE t SET s = ? WHERE n = ?', (f'later {n}', n - 1))
+    c.execute('DELETE FROM t WHERE n = ?', (n - 5,))
+    c.execute('COMMIT')
+    say(n)
+";
+
+/// Every transaction that is there is whole; returns the last one.
+fn check_whole(server: &Server) -> i64 {
+    check_keys(server, "t");
+    let here = table(server, COLUMNS);
+    let halves = "SELECT count(*) FROM (SELECT n FROM t GROUP BY n HAVING count(*) <> 10)";
+    assert_eq!(number(&here, halves), 0, "a transaction is there in part");
+    let last = number(&here, "SELECT ifnull(max(n), 0) FROM t");
+    let late = format!("SELECT count(*) FROM t WHERE n < {last} AND s NOT LIKE 'later %'");
+    assert_eq!(number(&here, &late), 0, "a transaction is there in part");
+    assert_eq!(number(&here, &format!("SELECT count(*) FROM t WHERE n <= {last} - 5")), 0);
+    last
+}
+
+#[test]
+fn a_writer_killed_at_any_time_leaves_transactions_whole() {
+    let server = Server::start();
+    let mut acknowledged = 0;
+    for round in 0..12_u64 {
+        let Some(command) = hosts::python(WRITING, &[("AT", &server.url())]) else { return };
+        let mut writer = Beside::start(command);
+        assert_eq!(writer.hear().as_deref(), Some("ready"));
+        writer.tell("go");
+        for _ in 0..=round % 3 {
+            acknowledged = writer.hear().unwrap().parse().unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(round * 7 % 23));
+        writer.kill();
+        if let Some(last) = writer.hear_all().last() {
+            acknowledged = last.parse().unwrap();
+        }
+        let last = check_whole(&server);
+        assert!(last == acknowledged || last == acknowledged + 1, "{acknowledged} were acknowledged, {last} are there");
+    }
+}
+
+#[test]
+fn a_writer_killed_in_its_commit_leaves_all_of_it_or_nothing() {
+    let server = Server::start();
+    for (command, fault, go, done) in [
+        ("EXEC", Fault::HoldRequest, false, 0),
+        ("EXEC", Fault::HoldRequest, true, 1),
+        ("EXEC", Fault::HoldReply, true, 1),
+        ("MULTI", Fault::HoldReply, true, 0),
+        ("ZADD", Fault::HoldReply, true, 0),
+    ] {
+        let proxy = Proxy::to(&server);
+        let Some(python) = hosts::python(WRITING, &[("AT", &proxy.url())]) else { return };
+        let mut writer = Beside::start(python);
+        assert_eq!(writer.hear().as_deref(), Some("ready"));
+        let before = check_whole(&server);
+        proxy.next(command, fault);
+        writer.tell("go");
+        proxy.wait_for_held(1);
+        writer.kill();
+        proxy.settle(go);
+        eventually("the commit is carried out, or can't be any more", || {
+            server.redis_cli(&["CLIENT", "LIST"]).lines().all(|client| client.contains(" multi=-1 "))
+        });
+        assert_eq!(check_whole(&server), before + done, "{command} {fault:?}");
+    }
+}
+
+/// Stops a thread, also when the test fails meanwhile.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// Inserts rows from another thread until told to stop; the values that were committed.
+fn inserting<T>(server: &Server, columns: &'static str, work: impl FnOnce() -> T) -> (Vec<i64>, T) {
+    let (stop, url) = (AtomicBool::new(false), server.url());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let one = connect();
+            create(&one, &url, "t", columns).unwrap();
+            let mut done = Vec::new();
+            for n in 0.. {
+                if stop.load(SeqCst) {
+                    break;
+                }
+                match one.execute("INSERT INTO t (a, b) VALUES (?1, 'text ' || (?1 % 7))", [n]) {
+                    Ok(_) => done.push(n),
+                    Err(error) => assert!(is_busy::<()>(Err(error)), "an insert failed"),
+                }
+            }
+            done
+        });
+        let stopping = Stop(&stop);
+        let outcome = work();
+        drop(stopping);
+        (writer.join().unwrap(), outcome)
+    })
+}
+
+const TWO: &str = "a INT INDEXED, b TEXT INDEXED";
+
+fn column(connection: &Connection, sql: &str) -> Vec<i64> {
+    let mut statement = connection.prepare(sql).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn renaming_loses_nothing_that_others_write() {
+    let server = Server::start();
+    let one = table(&server, TWO);
+    one.execute_batch("INSERT INTO t VALUES (-1, 'x'), (-2, NULL)").unwrap();
+    let (mut done, names) = inserting(&server, TWO, || {
+        let mut names = vec!["t".to_owned()];
+        for n in 0..5 {
+            eventually("there is something to rename", || {
+                server.redis_cli(&["ZCARD", "p.main.t.index.rowid"]).parse().is_ok_and(|rows: i64| rows > 20)
+            });
+            let (name, next) = ("t", format!("t{n}"));
+            let own = table(&server, TWO);
+            own.execute_batch(&format!("ALTER TABLE {name} RENAME TO {next}")).unwrap();
+            names.push(next);
+        }
+        names
+    });
+    let mut found = Vec::new();
+    for name in &names {
+        check_keys(&server, name);
+        let own = connect();
+        create(&own, &server.url(), name, "a INT, b TEXT").unwrap();
+        found.extend(column(&own, &format!("SELECT a FROM {name} WHERE a >= 0")));
+    }
+    found.sort_unstable();
+    done.sort_unstable();
+    assert_eq!(found, done, "rows under {names:?}");
+}
+
+#[test]
+fn dropping_data_and_indexes_leaves_what_others_write_whole() {
+    let server = Server::start();
+    let one = table(&server, TWO);
+    let (done, dropped) = inserting(&server, TWO, || {
+        let mut dropped = 0;
+        for n in 0..10 {
+            eventually("there is something to drop", || number(&one, "SELECT count(*) FROM t") > 10);
+            if n % 2 == 0 {
+                dropped += number(&one, "SELECT redis_drop_data('t')");
+            } else {
+                number(&one, "SELECT redis_drop_index('t', 'b')");
+                number(&one, "SELECT redis_create_index('t', 'b')");
+            }
+        }
+        dropped
+    });
+    let left = check_keys(&server, "t");
+    assert_eq!(left + usize::try_from(dropped).unwrap(), done.len());
+    assert_eq!(number(&one, "SELECT count(*) FROM t WHERE a >= 0 AND b LIKE 'text%'"), i64::try_from(left).unwrap());
+}

@@ -1,0 +1,63 @@
+//! How new what a read transaction sees must be.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A level of consistency, as the parameter `consistency` and `PRAGMA redis_consistency` spell it.
+/// One version for each read transaction is promised by all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// `strong`: the newest commit of the primary.
+    #[default]
+    Strong,
+    /// `session`: never older than what this connection has read or written.
+    Session,
+    /// `bounded=<milliseconds>`: whatever was acknowledged this long ago, or longer.
+    Bounded(Duration),
+    /// `snapshot`: whatever a replica has.
+    Snapshot,
+}
+
+impl Consistency {
+    /// What messages say of a text that [`Consistency::parse`] does not know.
+    pub(crate) const EXPECTED: &str = "expected strong, session, bounded=<milliseconds> or snapshot";
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "strong" => Some(Consistency::Strong),
+            "session" => Some(Consistency::Session),
+            "snapshot" => Some(Consistency::Snapshot),
+            other => {
+                let bound = other.strip_prefix("bounded=")?.parse::<u32>().ok().filter(|&bound| bound > 0)?;
+                Some(Consistency::Bounded(Duration::from_millis(bound.into())))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Consistency::Strong => f.write_str("strong"),
+            Consistency::Session => f.write_str("session"),
+            Consistency::Bounded(bound) => write!(f, "bounded={}", bound.as_millis()),
+            Consistency::Snapshot => f.write_str("snapshot"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_read_as_they_are_written() {
+        for text in ["strong", "session", "snapshot", "bounded=1", "bounded=60000"] {
+            assert_eq!(Consistency::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Consistency::parse("Session"), Some(Consistency::Session));
+        for text in ["", "weak", "bounded", "bounded=", "bounded=0", "bounded=-1", "bounded=1s", "strong=1"] {
+            assert_eq!(Consistency::parse(text), None, "{text}");
+        }
+    }
+}

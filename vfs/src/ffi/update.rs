@@ -1,0 +1,141 @@
+//! xUpdate of the virtual table `redis`.
+
+use std::ffi::{CStr, c_int};
+
+use rusqlite::ffi::{self, sqlite3_value, sqlite3_vtab};
+
+use super::guard;
+use super::module::{Vtab, outcome, vtab_of};
+use super::value::{arguments, read};
+use crate::error::{Cause, During, Result, code};
+use crate::vtab::change::Given;
+use crate::vtab::declare::Conflict;
+use crate::vtab::omitted::{self, Listed};
+use crate::vtab::value::Value;
+
+pub(super) unsafe extern "C" fn update(
+    vtab: *mut sqlite3_vtab,
+    count: c_int,
+    values: *mut *mut sqlite3_value,
+    rowid: *mut i64,
+) -> c_int {
+    guard(|| {
+        // SAFETY: SQLite passes a table of ours and `count` values.
+        let (table, raw) = unsafe { (vtab_of(vtab), arguments(count, values)) };
+        // SAFETY: the values are this callback's.
+        let values: Vec<Value> = raw.iter().map(|value| unsafe { read(table.api, *value) }).collect();
+        // SAFETY: as above.
+        let changed = unsafe { change(table, raw, &values) }.map(|made| {
+            if let Some(made) = made {
+                // SAFETY: for an INSERT, SQLite passes a place for the new rowid.
+                unsafe { rowid.write(made) };
+            }
+        });
+        // SAFETY: SQLite passes a table of ours.
+        unsafe { outcome(vtab, changed, During::Write) }
+    })
+}
+
+/// xUpdate: `DELETE` has one argument, `INSERT` a NULL first, `UPDATE` the old rowid first.
+/// Returns the new rowid of an `INSERT`.
+///
+/// # Safety
+/// SQLite is running xUpdate with these values.
+unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> Result<Option<i64>> {
+    let table = &vtab.table;
+    let autocommit = !vtab.in_transaction();
+    // SAFETY: SQLite is running xUpdate on this connection.
+    let conflict = match unsafe { (vtab.api.vtab_on_conflict)(vtab.db) } {
+        ffi::SQLITE_ROLLBACK => Conflict::Rollback,
+        ffi::SQLITE_IGNORE => Conflict::Ignore,
+        ffi::SQLITE_FAIL => Conflict::Fail,
+        ffi::SQLITE_REPLACE => Conflict::Replace,
+        _ => Conflict::Abort,
+    };
+    match values {
+        [Value::Integer(old)] => {
+            table.delete(*old);
+            Ok(None)
+        }
+        [old, rowid, columns @ ..] if columns.len() == table.definition.columns.len() => {
+            let inserting = *old == Value::Null;
+            let omitted = if inserting {
+                // SAFETY: by contract; the first two values are the rowids.
+                unsafe { omitted(vtab, &raw[2..], columns) }
+            } else {
+                vec![false; columns.len()]
+            };
+            let given = Given { values: columns, omitted: &omitted, rowid, conflict, autocommit };
+            let made = match old {
+                Value::Integer(old) => table.update(*old, &given)?.map(|_| None),
+                _ => table.insert(&given)?.map(Some),
+            };
+            match made {
+                Some(made) => Ok(made),
+                // SQLite itself skips the row, and does not count it.
+                None if conflict == Conflict::Ignore => {
+                    Err(Cause::Constraint { code: code::CONSTRAINT, message: "skipped".into() }.into())
+                }
+                None => Ok(None),
+            }
+        }
+        _ => Err(Cause::Internal(format!("xUpdate with {} values", values.len())).into()),
+    }
+}
+
+/// Which columns an `INSERT` leaves to their default. SQLite hands over NULL for those, as for
+/// NULL itself.
+///
+/// # Safety
+/// SQLite is running xUpdate with these values.
+unsafe fn omitted(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> Vec<bool> {
+    let columns = &vtab.table.definition.columns;
+    if !columns.iter().zip(values).any(|(column, value)| column.default && *value == Value::Null) {
+        return vec![false; columns.len()];
+    }
+    // SAFETY: by contract.
+    let listed = unsafe { listed(vtab) };
+    let is_left_out = |name: &str, raw: &*mut sqlite3_value| match &listed {
+        Some(Listed::All) => false,
+        Some(Listed::These(names)) => !names.iter().any(|listed| listed.eq_ignore_ascii_case(name)),
+        // A trigger's statement has no text. What was bound was not left out.
+        // SAFETY: by contract.
+        None => unsafe { (vtab.api.value_frombind)(*raw) == 0 },
+    };
+    let columns = columns.iter().zip(raw.iter().zip(values));
+    columns
+        .map(|(column, (raw, value))| column.default && *value == Value::Null && is_left_out(&column.name, raw))
+        .collect()
+}
+
+/// The columns that the running statement names, if there is just one that it can be.
+///
+/// # Safety
+/// The table's connection is open.
+unsafe fn listed(vtab: &Vtab) -> Option<Listed> {
+    let name = vtab.table.name.borrow();
+    let mut found = None;
+    let mut statement = std::ptr::null_mut();
+    loop {
+        // SAFETY: by contract; statements stay valid while this callback runs.
+        let (next, sql) = unsafe {
+            let next = (vtab.api.next_stmt)(vtab.db, statement);
+            if next.is_null() {
+                return found;
+            }
+            let sql = if (vtab.api.stmt_busy)(next) == 0 { std::ptr::null() } else { (vtab.api.sql)(next) };
+            (next, sql)
+        };
+        statement = next;
+        if sql.is_null() {
+            continue;
+        }
+        // SAFETY: SQLite answers NUL-terminated text.
+        let listed = omitted::listed(&unsafe { CStr::from_ptr(sql) }.to_string_lossy(), &name);
+        match (listed, &found) {
+            (Some(listed), None) => found = Some(listed),
+            (Some(_), Some(_)) => return None,
+            (None, _) => {}
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The node of a Cluster that has a slot (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>).
+//!
+//! The client library has a Cluster client of its own. It has no connections to give away, which
+//! `WATCH` and `MULTI` need, so here nodes are only asked where a slot is.
+
+use redis::{Connection, ConnectionInfo, Value, cmd};
+
+use super::{Found, Missed, Node, Times, ask, connect_cause, named, reason};
+use crate::config::address::{elsewhere, place};
+use crate::error::{Cause, Error, Result};
+use crate::store::protocol::{array, bad_reply, text};
+use crate::sync::Mutex;
+
+/// See the [module](self).
+pub(super) struct Cluster {
+    /// The nodes that users name, never none; how one is reached is how all are.
+    seeds: Vec<ConnectionInfo>,
+    key: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nodes known so far, the one that answered last first.
+    nodes: Vec<Node>,
+    /// Where the last `MOVED` said that the slot is.
+    hint: Option<Node>,
+}
+
+/// Slots, and who has them: the primary, then its replicas.
+struct Range {
+    first: i64,
+    last: i64,
+    nodes: Vec<Node>,
+}
+
+impl Cluster {
+    pub(super) fn new(seeds: &[ConnectionInfo], key: &str) -> Self {
+        Cluster { seeds: seeds.to_vec(), key: key.to_owned(), state: Mutex::default() }
+    }
+
+    pub(super) fn info(&self) -> &ConnectionInfo {
+        &self.seeds[0]
+    }
+
+    /// Follows a `MOVED`. One without a host means the host that sent it.
+    pub(super) fn redirected(&self, mut node: Node, answering: Option<Node>) {
+        if node.host.is_empty()
+            && let Some(answering) = answering
+        {
+            node.host = answering.host;
+        }
+        self.state.lock().hint = Some(node);
+    }
+
+    /// A connection to the node that has the slot.
+    pub(super) fn connect(&self, times: &Times) -> Found {
+        let hint = self.state.lock().hint.take();
+        if let Some(node) = hint
+            && let Ok(connection) = self.reach(&node, times)
+        {
+            return Ok((connection, node));
+        }
+        let mut reasons = Vec::new();
+        let mut answered = false;
+        for info in self.to_ask() {
+            let (slot, ranges) = match self.layout(&info, times) {
+                Ok(layout) => layout,
+                Err(error) if !matches!(error.cause, Cause::Unreachable(_) | Cause::Loading(_)) => {
+                    return Err(Missed::for_good(error));
+                }
+                Err(error) => {
+                    reasons.push(reason(error));
+                    continue;
+                }
+            };
+            answered = true;
+            let owner = ranges.iter().find(|range| (range.first..=range.last).contains(&slot));
+            let Some(owner) = owner.and_then(|range| range.nodes.first()) else {
+                reasons.push(format!("{} knows no node that has slot {slot}", place(&info)));
+                continue;
+            };
+            match self.reach(owner, times) {
+                Ok(connection) => return Ok((connection, owner.clone())),
+                Err(error) => reasons.push(reason(error)),
+            }
+        }
+        let error = Cause::Unreachable(reasons.join("; "));
+        if answered { Err(Missed::for_now(error)) } else { Err(Missed::for_good(error)) }
+    }
+
+    /// Connections to all primaries.
+    pub(super) fn all(&self, times: &Times) -> Result<Vec<Connection>> {
+        let mut failure = Error::from(Cause::Unreachable("no node is named".into()));
+        for info in self.to_ask() {
+            match self.layout(&info, times) {
+                Ok((_, ranges)) => {
+                    let primaries = distinct(ranges.iter().filter_map(|range| range.nodes.first()));
+                    return primaries.iter().map(|node| self.reach(node, times)).collect();
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// All nodes known, those that users name last.
+    fn to_ask(&self) -> Vec<ConnectionInfo> {
+        let known = self.state.lock().nodes.clone();
+        known.iter().map(|node| self.at(node)).chain(self.seeds.iter().cloned()).collect()
+    }
+
+    fn at(&self, node: &Node) -> ConnectionInfo {
+        elsewhere(&self.seeds[0], &node.host, node.port)
+    }
+
+    fn reach(&self, node: &Node, times: &Times) -> Result<Connection> {
+        ask(&self.at(node), times)
+    }
+
+    /// The slot, and who has which, as a node sees it.
+    fn layout(&self, info: &ConnectionInfo, times: &Times) -> Result<(i64, Vec<Range>)> {
+        let failed = |error| named(&place(info), Error::from(connect_cause(error)));
+        let mut connection = ask(info, times)?;
+        let slot = cmd("CLUSTER").arg("KEYSLOT").arg(&self.key).query(&mut connection).map_err(failed)?;
+        let slots: Value = cmd("CLUSTER").arg("SLOTS").query(&mut connection).map_err(failed)?;
+        let ranges = ranges(slots, info)?;
+        let mut nodes = distinct(ranges.iter().flat_map(|range| &range.nodes));
+        nodes.sort_by_key(|node| node.to_string() != place(info));
+        self.state.lock().nodes = nodes;
+        Ok((slot, ranges))
+    }
+}
+
+/// The reply to `CLUSTER SLOTS`.
+fn ranges(reply: Value, answering: &ConnectionInfo) -> Result<Vec<Range>> {
+    let wrong = |value: &Value| Error::from(bad_reply("CLUSTER SLOTS", value));
+    let mut ranges = Vec::new();
+    for range in array("CLUSTER SLOTS", reply)? {
+        let parts = array("CLUSTER SLOTS", range)?;
+        let [Value::Int(first), Value::Int(last), nodes @ ..] = parts.as_slice() else {
+            return Err(wrong(&Value::Array(parts)));
+        };
+        let nodes = nodes.iter().filter_map(|node| at(node, answering)).collect();
+        ranges.push(Range { first: *first, last: *last, nodes });
+    }
+    Ok(ranges)
+}
+
+fn distinct<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Node> {
+    let mut all: Vec<Node> = Vec::new();
+    for node in nodes {
+        if !all.contains(node) {
+            all.push(node.clone());
+        }
+    }
+    all
+}
+
+/// One node of a range. Without a host, it is where the answer came from; `?` is nowhere.
+fn at(node: &Value, answering: &ConnectionInfo) -> Option<Node> {
+    let Value::Array(parts) = node else { return None };
+    let [host, Value::Int(port), ..] = parts.as_slice() else { return None };
+    let port = u16::try_from(*port).ok()?;
+    match text(host).filter(|host| !host.is_empty()) {
+        Some(unknown) if unknown == "?" => None,
+        Some(host) => Some(Node { host, port }),
+        None => Node::parse(&place(answering)).map(|answering| Node { port, ..answering }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(host: &str, port: i64) -> Value {
+        Value::Array(vec![Value::BulkString(host.into()), Value::Int(port), Value::BulkString(b"id".to_vec())])
+    }
+
+    #[test]
+    fn a_node_without_a_host_is_where_the_answer_came_from() {
+        let answering = redis::IntoConnectionInfo::into_connection_info("redis://[::1]:7").unwrap();
+        let slots = |nodes: Vec<Value>| {
+            let range = [Value::Int(0), Value::Int(99)].into_iter().chain(nodes).collect();
+            ranges(Value::Array(vec![Value::Array(range)]), &answering)
+        };
+        let found = slots(vec![node("", 1), node("b", 2)]).unwrap();
+        assert_eq!((found[0].first, found[0].last), (0, 99));
+        assert_eq!(found[0].nodes, ["[::1]:1", "b:2"].map(|text| Node::parse(text).unwrap()));
+        assert!(slots(vec![node("?", 1)]).unwrap()[0].nodes.is_empty());
+        assert!(ranges(Value::Array(vec![Value::Array(vec![Value::Int(0)])]), &answering).is_err());
+        assert!(ranges(Value::Int(1), &answering).is_err());
+    }
+}

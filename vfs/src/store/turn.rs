@@ -1,0 +1,107 @@
+//! Waiting for the write lease. Whoever gives it back passes it on to the one who waits longest, so
+//! nobody asks again and again, and nobody is overtaken.
+//!
+//! Those who wait put a token in the queue and block on the turn, a list (`BLPOP`, which serves in
+//! order of arrival). To pass the lease on is to hold it under a new token and to push that there.
+//! Nothing rests on this: a lease that is lost on the way ends by itself.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+
+use crate::error::{Cause, Result};
+use crate::lease;
+use crate::store::protocol::{bad_reply, text};
+use crate::store::redis::{RedisStore, script};
+use crate::store::server::{Request, checked};
+use crate::store::writer::RedisWriter;
+use crate::store::{Snapshot, keys::Keys};
+
+/// Time for the next holder to take over. One that died loses no more than this to others.
+const HANDOVER: Duration = Duration::from_secs(1);
+
+static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/release.lua")));
+static ASK: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/ask.lua")));
+static CLAIM: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/claim.lua")));
+
+/// A script on the keys of the lease.
+fn eval(script: &str, keys: &Keys) -> Cmd {
+    let mut command = cmd("EVAL");
+    command.arg(script).arg(3).arg(&keys.lock).arg(&keys.queue).arg(&keys.turn);
+    command
+}
+
+impl RedisStore {
+    pub(super) fn release_command(&self, token: &str) -> Result<Cmd> {
+        let mut command = cmd("EVAL");
+        command.arg(RELEASE.as_str()).arg(1).arg(&self.keys.lock);
+        command.arg(token).arg(lease::token()?).arg(HANDOVER.as_millis() as u64);
+        command.arg(&self.keys.queue).arg(&self.keys.turn);
+        Ok(command)
+    }
+
+    pub(super) fn claim_command(&self, passed: &str, token: &str, life: Duration) -> Cmd {
+        let mut command = eval(&CLAIM, &self.keys);
+        command.arg(passed).arg(token).arg(life.as_millis() as u64);
+        command
+    }
+}
+
+impl RedisWriter {
+    /// Another holds the lease: one round trip that ends when it was passed on, or after `patience`;
+    /// then another, to take it over or to leave the queue.
+    pub(super) fn wait_for_turn(&mut self, patience: Duration) -> Result<Result<Snapshot, String>> {
+        let mut replies = self.stand_in_line(patience)?.into_iter();
+        let holder = checked(replies.next().unwrap_or_default())?;
+        let turn = checked(replies.next().unwrap_or_default())?;
+        let holder = text(&holder).ok_or_else(|| bad_reply("EVAL", &holder))?;
+        match turn {
+            Value::Array(turn) => match turn.get(1).and_then(text) {
+                Some(passed) => self.try_begin(Some(&passed)),
+                None => Err(Cause::BadReply("BLPOP".into()).into()),
+            },
+            Value::Nil if holder == self.token => self.try_begin(None),
+            Value::Nil => {
+                let mut leave = cmd("LREM");
+                leave.arg(&self.store.keys.queue).arg(0).arg(&self.token);
+                self.leave(Some(&leave))?;
+                Ok(Err(holder))
+            }
+            other => Err(bad_reply("BLPOP", &other).into()),
+        }
+    }
+
+    /// Asks for the lease and blocks, in the round trip that closes the transaction opened for the
+    /// commit. Returns the token of its holder, and what came of the wait.
+    fn stand_in_line(&mut self, patience: Duration) -> Result<Vec<Value>> {
+        let keys = self.store.keys.clone();
+        let mut ask = eval(&ASK, &keys);
+        let life = self.life + patience;
+        ask.arg(&self.token).arg(lease::token()?).arg(HANDOVER.as_millis() as u64).arg(life.as_millis() as u64);
+        let mut wait = cmd("BLPOP");
+        wait.arg(&keys.turn).arg(patience.as_secs_f64());
+        if std::mem::take(&mut self.open) {
+            let mut request = Request::one(&cmd("DISCARD"));
+            request.push(&ask);
+            request.push(&wait);
+            let mut link = self.link()?;
+            let mut replies = link.exchange(&request)?.into_iter();
+            if replies.next().is_some_and(|discarded| checked(discarded).is_ok()) {
+                self.connection = link.detach();
+                return Ok(replies.collect());
+            }
+            // Forbidden: what followed was queued in the transaction, which ends with the connection.
+            link.close();
+        }
+        let mut request = Request::one(&ask);
+        request.push(&wait);
+        let mut link = self.link()?;
+        let replies = link.exchange(&request)?;
+        self.connection = link.detach();
+        Ok(replies)
+    }
+}
+
+#[cfg(test)]
+mod tests;

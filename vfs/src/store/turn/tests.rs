@@ -1,0 +1,117 @@
+//! Who holds the lease after whom, on a real server.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use sqlite_redis_tests::{Server as TestServer, eventually};
+
+use super::*;
+use crate::Options;
+use crate::store::server::Server;
+use crate::store::{Leased, Store, Writer};
+
+const LIFE: Duration = Duration::from_secs(60);
+/// Longer than any of these tests waits.
+const PATIENT: Duration = Duration::from_secs(30);
+
+fn store(server: &TestServer) -> RedisStore {
+    let config = Options::new("shop").server(server.url()).timeout(PATIENT * 4).config().unwrap();
+    RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop")
+}
+
+fn held(leased: Leased) -> Box<dyn Writer> {
+    match leased {
+        Leased::Held(writer, _) => writer,
+        Leased::ByAnother(holder) => panic!("held by {holder}"),
+    }
+}
+
+fn waiting(server: &TestServer) -> usize {
+    server.redis_cli(&["LLEN", "sqlite:{shop}:queue"]).parse().unwrap()
+}
+
+fn is_free(server: &TestServer) -> bool {
+    server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]) == "0"
+}
+
+#[test]
+fn the_lease_is_passed_on_in_order_of_arrival() {
+    let server = TestServer::start();
+    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    let (order, turns) = mpsc::channel();
+    let threads: Vec<_> = ["second", "third", "fourth"]
+        .into_iter()
+        .enumerate()
+        .map(|(n, token)| {
+            let (store, order) = (store(&server), order.clone());
+            let thread = thread::spawn(move || {
+                let mut writer = held(store.lease(token, LIFE, PATIENT).unwrap());
+                order.send(token).unwrap();
+                writer.release().unwrap();
+            });
+            eventually("it stands in line", || waiting(&server) == n + 1);
+            thread
+        })
+        .collect();
+    assert!(turns.try_recv().is_err(), "the first still holds it");
+    first.release().unwrap();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(turns.try_iter().collect::<Vec<_>>(), ["second", "third", "fourth"]);
+    assert_eq!(waiting(&server), 0);
+    assert!(is_free(&server), "nobody is left to pass it on to");
+}
+
+#[test]
+fn a_lease_that_nobody_holds_any_more_goes_to_one_who_waits() {
+    let server = TestServer::start();
+    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    // Someone stood in line and died.
+    server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "gone"]);
+    first.release().unwrap();
+    assert!(!is_free(&server), "it is passed on");
+    let mut next = held(store(&server).lease("next", LIFE, PATIENT).unwrap());
+    assert_eq!(server.redis_cli(&["GET", "sqlite:{shop}:lock"]), "next");
+    assert_eq!(waiting(&server), 0);
+    next.release().unwrap();
+    assert!(is_free(&server), "and not for ever");
+}
+
+#[test]
+fn who_gives_up_leaves_the_queue() {
+    let server = TestServer::start();
+    let _first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    match store(&server).lease("second", LIFE, Duration::from_millis(5)).unwrap() {
+        Leased::ByAnother(holder) => assert_eq!(holder, "first"),
+        Leased::Held(..) => panic!("two hold it"),
+    }
+    assert_eq!(waiting(&server), 0);
+}
+
+#[test]
+fn a_lease_passed_on_to_one_that_died_ends_by_itself() {
+    let server = TestServer::start();
+    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "gone"]);
+    first.release().unwrap();
+    assert_ne!(server.redis_cli(&["LPOP", "sqlite:{shop}:turn"]), "", "it was told, and died");
+    eventually("the lease is free", || is_free(&server));
+    assert!(matches!(store(&server).lease("next", LIFE, Duration::ZERO).unwrap(), Leased::Held(..)));
+}
+
+#[test]
+fn where_it_may_not_be_passed_on_the_lease_is_given_back() {
+    let server = TestServer::start();
+    for forbidden in ["-lpop", "-lpush"] {
+        server.redis_cli(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all", forbidden]);
+        let url = format!("{}?user=ann&pass=pw", server.url());
+        let config = Options::new("shop").server(url).timeout(PATIENT).config().unwrap();
+        let store = RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop");
+        let mut first = held(store.lease("first", LIFE, Duration::ZERO).unwrap());
+        server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "next"]);
+        first.release().unwrap();
+        assert!(is_free(&server), "{forbidden}");
+    }
+}

@@ -1,0 +1,103 @@
+//! What a commit waits for after it is done: that replicas have it (`WAIT`), or that it is on
+//! disk (`WAITAOF`).
+
+use redis::{Cmd, Value, cmd};
+
+use crate::config::{WAIT_DISK, Wait};
+use crate::error::{Cause, Result};
+use crate::store::Version;
+use crate::store::server::{Request, Server, info, info_field, version_of};
+
+/// The first version of Redis that has `WAITAOF`.
+const HAS_WAITAOF: (u32, u32) = (7, 2);
+
+/// The command that follows a commit; none when nothing is waited for.
+pub(super) fn command(wait: Wait) -> Option<Cmd> {
+    let mut command = match (wait.disk, wait.replicas) {
+        (false, 0) => return None,
+        (false, _) => cmd("WAIT"),
+        (true, _) => cmd("WAITAOF").arg(1).to_owned(),
+    };
+    command.arg(wait.replicas).arg(wait.time.as_millis() as u64);
+    Some(command)
+}
+
+/// Whether a commit that is done has got as far as it should, by the reply to that command.
+pub(super) fn check(version: Version, wait: Wait, reply: Result<Value>) -> Result<()> {
+    let (wanted, within) = (i64::from(wait.replicas), wait.time.as_millis());
+    let reason = match (wait.disk, reply) {
+        (false, Ok(Value::Int(have))) if have >= wanted => return Ok(()),
+        (false, Ok(Value::Int(have))) => format!("only {have} of {wanted} replicas had it within {within} ms"),
+        (true, Ok(Value::Array(reply))) => match reply.as_slice() {
+            [Value::Int(1..), Value::Int(have)] if *have >= wanted => return Ok(()),
+            [Value::Int(1..), Value::Int(have)] => {
+                format!("only {have} of {wanted} replicas had it on disk within {within} ms")
+            }
+            [Value::Int(0), Value::Int(_)] => format!("it was not on the primary's disk within {within} ms"),
+            _ => format!("WAITAOF was answered with {reply:?}"),
+        },
+        (_, Ok(other)) => format!("the wait was answered with {other:?}"),
+        (_, Err(error)) => format!("it could not be asked who has it: {error}"),
+    };
+    Err(Cause::NotReplicated { version, reason }.into())
+}
+
+/// Refuses to wait for a disk where the server can't tell of it.
+pub(crate) fn check_server(server: &Server, wait: Wait) -> Result<()> {
+    if !wait.disk {
+        return Ok(());
+    }
+    let mut request = Request::one(cmd("INFO").arg("server"));
+    request.push(cmd("INFO").arg("persistence"));
+    let mut replies = server.ask(&request)?.into_iter();
+    let (version, persistence) = (info(replies.next())?, info(replies.next())?);
+    let refuse = |reason: String| {
+        let (setting, value) = (WAIT_DISK.parameter.to_owned(), "1".to_owned());
+        Err(Cause::BadSetting { setting, value, reason }.into())
+    };
+    if let Some(version) = info_field(version.as_deref(), "redis_version")
+        && version_of(version) < HAS_WAITAOF
+    {
+        return refuse(format!(
+            "the server is version {version}; to wait for its disk (WAITAOF) needs Redis 7.2 or later"
+        ));
+    }
+    if info_field(persistence.as_deref(), "aof_enabled") == Some("0") {
+        return refuse("the server has appendonly off, so nothing gets to its disk commit by commit".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn wait(replicas: u32, disk: bool) -> Wait {
+        Wait { replicas, disk, time: Duration::from_millis(50) }
+    }
+
+    #[test]
+    fn each_setting_has_its_command() {
+        let sent = |wait| command(wait).map(|command| String::from_utf8(command.get_packed_command()).unwrap());
+        assert_eq!(sent(wait(0, false)), None);
+        assert_eq!(sent(wait(2, false)).unwrap(), "*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$2\r\n50\r\n");
+        assert_eq!(sent(wait(1, true)).unwrap(), "*4\r\n$7\r\nWAITAOF\r\n$1\r\n1\r\n$1\r\n1\r\n$2\r\n50\r\n");
+    }
+
+    #[test]
+    fn only_enough_is_enough() {
+        let aof = |local, replicas| Ok(Value::Array(vec![Value::Int(local), Value::Int(replicas)]));
+        let ok = |wait, reply| check(Version(7), wait, reply).is_ok();
+        assert!(ok(wait(2, false), Ok(Value::Int(2))) && !ok(wait(2, false), Ok(Value::Int(1))));
+        assert!(ok(wait(0, true), aof(1, 0)) && ok(wait(1, true), aof(1, 2)));
+        for reply in [aof(0, 2), aof(1, 0), Ok(Value::Int(1)), Ok(Value::Array(vec![])), Ok(Value::Nil)] {
+            assert!(!ok(wait(1, true), reply.clone()), "{reply:?}");
+        }
+        assert!(!ok(wait(1, false), aof(1, 1)));
+        assert!(!ok(wait(1, true), Err(Cause::Server("ERR unknown command".into()).into())));
+        let error = check(Version(7), wait(0, true), aof(0, 0)).unwrap_err().to_string();
+        assert!(error.contains("version 7 is written and stands") && error.contains("disk within 50 ms"), "{error}");
+    }
+}

@@ -1,0 +1,45 @@
+//! The virtual table `redis`: each row a Redis hash that other Redis clients can read and write.
+//!
+//! Which SQL leads where, in the order in which data passes through the modules:
+//!
+//! - `CREATE VIRTUAL TABLE t USING redis(...)`: [`declare`] reads the arguments ([`address`] the
+//!   first one, [`token`] cuts SQL), [`judge`] has SQLite itself understand the columns,
+//!   [`place`] finds the server, [`table`] is the result
+//! - `SELECT`: xBestIndex is [`plan`], xFilter and xNext are [`cursor`], which reads an index as
+//!   [`range`] cuts it at the constraints that [`source`] understands, and rows as [`row`] decodes
+//!   them
+//! - `INSERT`, `UPDATE`, `DELETE`: xUpdate is [`change`], which asks what is in the way ([`rivals`])
+//!   and keeps rows in memory, in [`write`](mod@write); xSavepoint, xRelease and xRollbackTo move
+//!   in that; [`omitted`] finds the columns that get their default
+//! - `COMMIT`: xSync is [`commit`], the one place that writes rows, as [`apply`] says; [`index`]
+//!   says what a value leaves in an index
+//! - `redis_create_index()` and the other functions: [`functions`], each of
+//!   which changes what it changes [`at_once`]; `redis_keys()` and the other
+//!   table-valued ones: [`look`]
+//! - [`keys`] spells every key, [`value`] knows SQLite's order of values
+//!
+//! The callbacks themselves are in `ffi::module`.
+
+pub(crate) mod declare;
+pub(crate) mod address;
+pub(crate) mod token;
+pub(crate) mod judge;
+pub(crate) mod place;
+pub(crate) mod table;
+pub(crate) mod plan;
+pub(crate) mod cursor;
+pub(crate) mod source;
+pub(crate) mod range;
+pub(crate) mod row;
+pub(crate) mod change;
+pub(crate) mod rivals;
+pub(crate) mod write;
+pub(crate) mod omitted;
+pub(crate) mod commit;
+pub(crate) mod apply;
+pub(crate) mod index;
+pub(crate) mod functions;
+pub(crate) mod at_once;
+pub(crate) mod look;
+pub(crate) mod keys;
+pub(crate) mod value;

@@ -1,0 +1,76 @@
+//! The server of a table.
+
+use std::sync::{Arc, OnceLock};
+
+use redis::{Value, cmd};
+
+use crate::config::{Address, Config};
+use crate::error::{Cause, Result};
+use crate::process::Process;
+use crate::store::protocol::text;
+use crate::store::server::{Request, Server, checked};
+
+/// See the [module](self).
+pub(crate) struct Place {
+    config: Config,
+    /// What decides the slot in a Cluster: the hash tag of the keys, or all of a key without one.
+    tag: String,
+    /// The same place as that of a Cluster, if a node of one was named by itself.
+    cluster: OnceLock<Option<Config>>,
+}
+
+impl Place {
+    /// Where keys like this one are.
+    pub(crate) fn new(config: Config, key: &str) -> Self {
+        Place { config, tag: hash_tag(key).unwrap_or(key).to_owned(), cluster: OnceLock::new() }
+    }
+
+    /// Its address, without passwords.
+    pub(crate) fn name(&self) -> String {
+        self.config.server_name()
+    }
+
+    /// The server. Tables on one server have the same; in a Cluster, tables of one hash tag.
+    pub(crate) fn server(&self) -> Result<Arc<Server>> {
+        let process = Process::current();
+        let named = match self.cluster.get() {
+            Some(Some(cluster)) => cluster,
+            Some(None) => &self.config,
+            None => {
+                let cluster = self.cluster_of_node(&process.server(&self.config, &self.tag))?;
+                self.cluster.get_or_init(|| cluster).as_ref().unwrap_or(&self.config)
+            }
+        };
+        Ok(process.server(named, &self.tag))
+    }
+
+    /// A node of a Cluster knows the others.
+    fn cluster_of_node(&self, server: &Server) -> Result<Option<Config>> {
+        let Address::Fixed(info) = &self.config.server else { return Ok(None) };
+        let reply = server.ask(&Request::one(cmd("INFO").arg("cluster")))?.pop().unwrap_or_default();
+        let reply = match checked(reply) {
+            // Access rules may forbid to ask; then the first command on a key will tell.
+            Err(error) if matches!(error.cause, Cause::Permission(_)) => return Ok(None),
+            reply => reply?,
+        };
+        let is_node = text(&reply).is_some_and(|info| info.contains("cluster_enabled:1"));
+        Ok(is_node.then(|| Config { server: Address::Cluster(vec![info.clone()]), ..self.config.clone() }))
+    }
+
+    /// Whether keys are on nodes of a Cluster, each on that which has its slot.
+    pub(crate) fn is_cluster(&self) -> Result<bool> {
+        Ok(self.server()?.route().is_cluster())
+    }
+
+    /// Sends commands that may be sent twice; see [`Server::ask`]. Errors among the replies are
+    /// failures.
+    pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
+        self.server()?.ask(request)?.into_iter().map(checked).collect()
+    }
+}
+
+/// The part of a key that decides its slot in a Cluster, if that is not all of it.
+pub(crate) fn hash_tag(key: &str) -> Option<&str> {
+    let (tag, _) = key.split_once('{')?.1.split_once('}')?;
+    (!tag.is_empty()).then_some(tag)
+}

@@ -1,0 +1,228 @@
+//! Ranges of values, cut into ranges of the sorted sets of an index.
+
+use redis::{Cmd, cmd};
+
+use super::index::{Part, member, parts, score, sortable};
+use super::keys::Keys;
+use super::value::{Affinity, Value};
+
+/// Integers beyond this share scores, so that order and limits have to be looked at again.
+pub(crate) const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// As many integers can share a score.
+const SHARING: usize = 2048;
+
+/// One side of a range: a value, and whether it belongs to it.
+pub(crate) type Bound = Option<(Value, bool)>;
+
+/// A piece of a sorted set, read window by window.
+#[derive(Debug, Clone)]
+pub(crate) struct Window {
+    pub part: Part,
+    key: Vec<u8>,
+    low: Vec<u8>,
+    high: Vec<u8>,
+    descending: bool,
+    /// Members at the border score that were read already.
+    skip: usize,
+    /// More members to ask for, where many share a score.
+    extra: usize,
+}
+
+/// A member of a sorted set with its score.
+pub(crate) type Member = (Vec<u8>, f64);
+
+/// The windows for a range of a column's values, in order. Without any bound, NULL is in it.
+pub(crate) fn windows(
+    keys: &Keys,
+    column: &str,
+    affinity: Affinity,
+    (low, high): (&Bound, &Bound),
+    descending: bool,
+) -> Vec<Window> {
+    let mut windows: Vec<Window> = parts(affinity)
+        .into_iter()
+        .filter_map(|part| {
+            let (low, high) = clip(part, low, high)?;
+            Some(Window { part, key: part.key(keys, column), low, high, descending, skip: 0, extra: 0 })
+        })
+        .collect();
+    if descending {
+        windows.reverse();
+    }
+    windows
+}
+
+/// The window of a range of rowids.
+pub(crate) fn rowids(keys: &Keys, low: &Bound, high: &Bound, descending: bool) -> Vec<Window> {
+    let clipped = clip(Part::Numbers, low, high);
+    let window =
+        |(low, high)| Window { part: Part::Numbers, key: keys.rowids(), low, high, descending, skip: 0, extra: 0 };
+    clipped.map(window).into_iter().collect()
+}
+
+/// The windows of text that begins with one of some prefixes, which are in order.
+pub(crate) fn prefixes(keys: &Keys, column: &str, prefixes: &[Vec<u8>], descending: bool) -> Vec<Window> {
+    let mut windows: Vec<Window> = prefixes
+        .iter()
+        .map(|prefix| {
+            let mut end = prefix.clone();
+            while end.last() == Some(&0xff) {
+                end.pop();
+            }
+            let high = match end.last_mut() {
+                Some(last) => {
+                    *last += 1;
+                    [b"(", end.as_slice()].concat()
+                }
+                None => b"+".to_vec(),
+            };
+            let low = [b"[", prefix.as_slice()].concat();
+            Window { part: Part::Texts, key: Part::Texts.key(keys, column), low, high, descending, skip: 0, extra: 0 }
+        })
+        .collect();
+    // Blobs are like text to LIKE.
+    let (low, high) = whole(Part::OtherBlobs);
+    let key = Part::OtherBlobs.key(keys, column);
+    windows.push(Window { part: Part::OtherBlobs, key, low, high, descending, skip: 0, extra: 0 });
+    if descending {
+        windows.reverse();
+    }
+    windows
+}
+
+fn class(part: Part) -> u8 {
+    match part {
+        Part::Nulls => 0,
+        Part::Numbers | Part::OtherNumbers => 1,
+        Part::Texts | Part::OtherTexts => 2,
+        Part::OtherBlobs => 3,
+    }
+}
+
+fn class_of(value: &Value) -> u8 {
+    match value {
+        Value::Null => 0,
+        Value::Integer(_) | Value::Real(_) => 1,
+        Value::Text(_) => 2,
+        Value::Blob(_) => 3,
+    }
+}
+
+/// All of a part.
+fn whole(part: Part) -> (Vec<u8>, Vec<u8>) {
+    match part {
+        Part::Nulls => Default::default(),
+        Part::Numbers => (b"-inf".to_vec(), b"+inf".to_vec()),
+        Part::Texts => (b"-".to_vec(), b"+".to_vec()),
+        Part::OtherNumbers => (b"[n".to_vec(), b"(o".to_vec()),
+        Part::OtherTexts => (b"[t".to_vec(), b"(u".to_vec()),
+        Part::OtherBlobs => (b"[b".to_vec(), b"(c".to_vec()),
+    }
+}
+
+/// The borders of a range within a part, as `ZRANGEBYSCORE` or `ZRANGEBYLEX` take them. May be a
+/// little wide: SQLite looks at every row again.
+fn clip(part: Part, low: &Bound, high: &Bound) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (mut from, mut to) = whole(part);
+    if part == Part::Nulls {
+        return (low.is_none() && high.is_none()).then_some((from, to));
+    }
+    if let Some((value, included)) = low {
+        match class_of(value).cmp(&class(part)) {
+            std::cmp::Ordering::Greater => return None,
+            std::cmp::Ordering::Equal => from = border(part, value, *included, true),
+            std::cmp::Ordering::Less => {}
+        }
+    }
+    if let Some((value, included)) = high {
+        match class_of(value).cmp(&class(part)) {
+            std::cmp::Ordering::Less => return None,
+            std::cmp::Ordering::Equal => to = border(part, value, *included, false),
+            std::cmp::Ordering::Greater => {}
+        }
+    }
+    Some((from, to))
+}
+
+fn border(part: Part, value: &Value, included: bool, low: bool) -> Vec<u8> {
+    match part {
+        Part::Numbers => {
+            let text = score(value);
+            let exact = text.parse::<f64>().is_ok_and(|score| score.abs() < EXACT);
+            if included || !exact { text.into_bytes() } else { format!("({text}").into_bytes() }
+        }
+        // Whether integer or real is told by what follows.
+        Part::OtherNumbers if low => format!("[n{}", sortable(value)).into_bytes(),
+        Part::OtherNumbers => format!("(n{}s", sortable(value)).into_bytes(),
+        _ => [if included { b"[".as_slice() } else { b"(" }, &member(part, value)].concat(),
+    }
+}
+
+impl Window {
+    fn is_scored(&self) -> bool {
+        self.part == Part::Numbers
+    }
+
+    /// The command for the next `limit` members. NULL has a set, which is read at once.
+    pub(crate) fn command(&self, limit: usize) -> Cmd {
+        if self.part == Part::Nulls {
+            return cmd("SMEMBERS").arg(&self.key).to_owned();
+        }
+        let (name, from, to) = match (self.is_scored(), self.descending) {
+            (true, false) => ("ZRANGEBYSCORE", &self.low, &self.high),
+            (true, true) => ("ZREVRANGEBYSCORE", &self.high, &self.low),
+            (false, false) => ("ZRANGEBYLEX", &self.low, &self.high),
+            (false, true) => ("ZREVRANGEBYLEX", &self.high, &self.low),
+        };
+        let mut command = cmd(name);
+        command.arg(&self.key).arg(from).arg(to);
+        if self.is_scored() {
+            command.arg("WITHSCORES");
+        }
+        command.arg("LIMIT").arg(self.skip).arg(limit + self.extra).to_owned()
+    }
+
+    /// Moves on past the members of a reply: those that can be used now, and whether there may
+    /// be more. Members whose scores are equal though their numbers are not are put in order.
+    pub(crate) fn advance(&mut self, mut members: Vec<Member>, limit: usize) -> (Vec<Member>, bool) {
+        let more = members.len() >= limit + self.extra;
+        let Some((last, score)) = members.last().cloned() else { return (members, false) };
+        if !self.is_scored() {
+            let border = [b"(", last.as_slice()].concat();
+            *(if self.descending { &mut self.high } else { &mut self.low }) = border;
+            return (members, more);
+        }
+        let mut at_border = members.iter().filter(|(_, other)| *other == score).count();
+        if score.abs() >= EXACT && more && at_border == members.len() {
+            // Not even the first score is complete.
+            self.extra += SHARING;
+            return (Vec::new(), true);
+        }
+        if score.abs() >= EXACT && more {
+            // The rest of this score comes with the next window.
+            members.retain(|(_, other)| *other != score);
+            at_border = 0;
+        }
+        let border = redis_score(score);
+        let side = if self.descending { &mut self.high } else { &mut self.low };
+        let same = *side == border;
+        self.skip = if same { self.skip + at_border } else { at_border };
+        *side = border;
+        if members.iter().any(|(_, score)| score.abs() >= EXACT) {
+            let number =
+                |member: &Member| std::str::from_utf8(&member.0).ok().and_then(|text| text.parse::<i64>().ok());
+            let descending = self.descending;
+            members.sort_by(|a, b| {
+                let order = a.1.total_cmp(&b.1).then_with(|| number(a).cmp(&number(b)));
+                if descending { order.reverse() } else { order }
+            });
+        }
+        (members, more)
+    }
+}
+
+/// A score as Redis takes it, to the last bit.
+fn redis_score(score: f64) -> Vec<u8> {
+    super::index::score(&Value::Real(score)).into_bytes()
+}

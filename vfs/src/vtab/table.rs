@@ -1,0 +1,297 @@
+//! A table as one connection of SQLite has it, and what it shares with others.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{Value as Reply, cmd};
+
+use super::declare::Definition;
+use super::judge::Judge;
+use super::keys::{Keys, TYPES, shown};
+use super::place::{Place, hash_tag};
+use super::row;
+use super::value::{FNV, Value};
+use super::write::Writes;
+use crate::error::{Cause, Error, Result};
+use crate::process::Process;
+use crate::store::protocol::{array, bad_reply, text};
+use crate::store::server::Request;
+use crate::sync::Mutex;
+
+/// The values of a row, one for each column.
+pub(crate) type Row = Vec<Value>;
+
+/// The tables of one connection of SQLite: they commit together.
+pub(crate) struct Session {
+    tables: RefCell<Vec<Weak<Table>>>,
+    /// Tells this connection's commits from those of others.
+    pub client: u64,
+    /// Number of the last commit that was tried.
+    pub commits: Cell<u64>,
+}
+
+impl Session {
+    pub(crate) fn new() -> Rc<Session> {
+        Rc::new(Session { tables: RefCell::default(), client: rand::random(), commits: Cell::new(0) })
+    }
+
+    /// Its tables.
+    pub(crate) fn tables(&self) -> Vec<Rc<Table>> {
+        self.tables.borrow_mut().retain(|table| table.strong_count() > 0);
+        self.tables.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Forgets what was read of tables that no transaction writes to: there is none any more that
+    /// could rest on it. SQLite does not tell a table that is only read when a transaction ends.
+    pub(crate) fn forget_reads(&self) {
+        for table in self.tables() {
+            let mut writes = table.writes.borrow_mut();
+            if !writes.begun {
+                *writes = Writes::default();
+            }
+        }
+    }
+
+    /// A table by its name, in any case; of this schema or of the first that has one.
+    pub(crate) fn table(&self, schema: Option<&str>, name: &str) -> Option<Rc<Table>> {
+        self.tables().into_iter().find(|table| {
+            table.name.borrow().eq_ignore_ascii_case(name)
+                && schema.is_none_or(|schema| table.definition.schema.eq_ignore_ascii_case(schema))
+        })
+    }
+}
+
+/// What a process last heard about a table: for the planner, and to guess the next rowid.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub indices: Vec<String>,
+    pub rows: u64,
+    /// Distinct values of indexed columns.
+    pub distinct: HashMap<String, u64>,
+    /// When `distinct` was asked for.
+    pub counted: Option<Instant>,
+    /// The rowid counter.
+    pub counter: Option<i64>,
+}
+
+/// How long counts of distinct values are good enough.
+const COUNTS_LAST: Duration = Duration::from_secs(1);
+
+/// See the [module](self).
+pub(crate) struct Table {
+    pub definition: Definition,
+    /// Changes with `ALTER TABLE ... RENAME TO`.
+    pub name: RefCell<String>,
+    pub keys: RefCell<Keys>,
+    pub judge: Judge,
+    pub place: Place,
+    pub session: Rc<Session>,
+    known: RefCell<Arc<Mutex<Known>>>,
+    pub writes: RefCell<Writes>,
+}
+
+impl Table {
+    pub(crate) fn new(definition: Definition, judge: Judge, session: &Rc<Session>) -> Rc<Table> {
+        let keys = definition.keys();
+        let place = Place::new(definition.server.clone(), keys.base());
+        let table = Rc::new(Table {
+            name: RefCell::new(definition.table.clone()),
+            known: RefCell::new(Process::current().known(&definition.server, &keys)),
+            keys: RefCell::new(keys),
+            definition,
+            judge,
+            place,
+            session: session.clone(),
+            writes: RefCell::default(),
+        });
+        session.tables.borrow_mut().push(Rc::downgrade(&table));
+        table
+    }
+
+    /// Names the table and its server in a failure.
+    pub(crate) fn at(&self, error: Error) -> Error {
+        // SQLite's words about a constraint are to be those that it has for ordinary tables.
+        if matches!(error.cause, Cause::Constraint { .. }) {
+            return error;
+        }
+        let place = format!("virtual table {}.{} on {}", self.definition.schema, self.name.borrow(), self.place.name());
+        error.at(&place.into())
+    }
+
+    pub(crate) fn keys(&self) -> Keys {
+        self.keys.borrow().clone()
+    }
+
+    /// Gives the table another name, and so other keys.
+    pub(crate) fn set_name(&self, name: &str) {
+        let keys = Keys::new(&self.definition.prefix, &self.definition.schema, name);
+        *self.known.borrow_mut() = Process::current().known(&self.definition.server, &keys);
+        *self.keys.borrow_mut() = keys;
+        *self.name.borrow_mut() = name.to_owned();
+    }
+
+    pub(crate) fn known(&self) -> Known {
+        self.known.borrow().lock().clone()
+    }
+
+    pub(crate) fn learn(&self, update: impl FnOnce(&mut Known)) {
+        update(&mut self.known.borrow().lock());
+    }
+
+    /// Columns whose distinct values should be counted again. The caller does that.
+    pub(crate) fn stale_counts(&self) -> Vec<String> {
+        let known = self.known.borrow().clone();
+        let mut known = known.lock();
+        if known.counted.is_some_and(|counted| counted.elapsed() < COUNTS_LAST) {
+            return Vec::new();
+        }
+        known.counted = Some(Instant::now());
+        let ours = |name: &&String| self.definition.columns.iter().any(|column| column.name == **name);
+        known.indices.iter().filter(ours).cloned().collect()
+    }
+
+    /// Asks for what [`Known`] holds: one round trip.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let keys = self.keys();
+        let mut request = Request::default();
+        request.push(cmd("SMEMBERS").arg(keys.indices()));
+        request.push(cmd("ZCARD").arg(keys.rowids()));
+        request.push(cmd("GET").arg(keys.counter()));
+        for column in &self.definition.columns {
+            request.push(cmd("ZCARD").arg(keys.values(&column.name)));
+        }
+        let mut replies = self.place.ask(&request)?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let indices = names(next())?;
+        let rows = count(&next());
+        let counter = next();
+        let distinct = self.definition.columns.iter().map(|column| (column.name.clone(), count(&next()))).collect();
+        let counter = self.counter_of(&counter)?;
+        self.learn(|known| {
+            *known = Known { indices, rows, distinct, counted: Some(Instant::now()), counter: Some(counter) }
+        });
+        Ok(())
+    }
+
+    /// The rowid counter from the reply to `GET`.
+    pub(crate) fn counter_of(&self, reply: &Reply) -> Result<i64> {
+        match reply {
+            Reply::Nil => Ok(0),
+            reply => text(reply).and_then(|text| text.parse().ok()).ok_or_else(|| {
+                Cause::Damaged(format!("the counter `{}` is no number", shown(&self.keys().counter()))).into()
+            }),
+        }
+    }
+
+    /// The command that fetches a row: its columns, and [`TYPES`] last.
+    pub(crate) fn fetch_command(&self, keys: &Keys, rowid: i64) -> redis::Cmd {
+        let mut command = cmd("HMGET");
+        command.arg(keys.row(rowid));
+        for column in &self.definition.columns {
+            command.arg(&column.name);
+        }
+        command.arg(TYPES);
+        command
+    }
+
+    /// A row from the reply to [`Table::fetch_command`]; `None` when it has none of the fields.
+    pub(crate) fn row_of(&self, rowid: i64, reply: Reply) -> Result<Option<Row>> {
+        let fields = array("HMGET", reply)?;
+        if fields.len() != self.definition.columns.len() + 1 {
+            return Err(Cause::BadReply(format!("HMGET was answered with {} values", fields.len())).into());
+        }
+        if fields.iter().all(|field| matches!(field, Reply::Nil)) {
+            return Ok(None);
+        }
+        let types = bulk(fields.last());
+        Ok(Some(self.row_with(rowid, types, |column| bulk(fields.get(column)))))
+    }
+
+    /// A row from all fields of its hash.
+    pub(crate) fn row_of_fields(&self, rowid: i64, fields: &HashMap<Vec<u8>, Vec<u8>>) -> Row {
+        let field = |name: &[u8]| fields.get(name).map(Vec::as_slice);
+        self.row_with(rowid, field(TYPES), |column| field(self.definition.columns[column].name.as_bytes()))
+    }
+
+    fn row_with<'a>(&self, rowid: i64, types: Option<&[u8]>, field: impl Fn(usize) -> Option<&'a [u8]>) -> Row {
+        let columns = self.definition.columns.iter().enumerate();
+        columns
+            .map(|(n, column)| match self.definition.alias {
+                Some(alias) if alias == n => Value::Integer(rowid),
+                _ => row::value(&column.name, column.affinity, field(n), types),
+            })
+            .collect()
+    }
+
+    /// A row without any of the columns' fields.
+    pub(crate) fn empty_row(&self, rowid: i64) -> Row {
+        self.row_with(rowid, None, |_| None)
+    }
+}
+
+/// A number that differs for rows that differ.
+pub(crate) fn digest(row: &[Value]) -> u64 {
+    row.iter().fold(FNV, |hash, value| value.digest(hash))
+}
+
+/// The bytes of a reply.
+pub(crate) fn bulk(reply: Option<&Reply>) -> Option<&[u8]> {
+    match reply {
+        Some(Reply::BulkString(bytes)) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// A number among the replies; nothing counts as 0.
+pub(crate) fn count(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Int(number) => u64::try_from(*number).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The members of a set of names. What is not UTF-8 is no column's.
+pub(crate) fn names(reply: Reply) -> Result<Vec<String>> {
+    let mut names: Vec<String> = array("SMEMBERS", reply)?.iter().filter_map(text).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The members of a set of rowids. What is no number is no row's.
+pub(crate) fn rowids(reply: Reply) -> Result<Vec<i64>> {
+    let members = array("SMEMBERS", reply)?;
+    let mut rowids: Vec<i64> = members.iter().filter_map(|member| text(member)?.parse().ok()).collect();
+    rowids.sort_unstable();
+    Ok(rowids)
+}
+
+impl Table {
+    /// What `CREATE VIRTUAL TABLE` has to find out: that the server is there and can serve, and
+    /// that the keys hold what they should.
+    pub(crate) fn create(&self) -> Result<()> {
+        if self.place.is_cluster()? && hash_tag(&self.definition.prefix).is_none() {
+            return Err(Cause::Declaration(format!(
+                "this server is a node of a cluster, where all keys of a table must share a slot: \
+                 give the prefix a hash tag, such as `{{{}}}`",
+                self.definition.prefix
+            ))
+            .into());
+        }
+        let keys = self.keys();
+        let expected = [(keys.rowids(), "zset"), (keys.counter(), "string"), (keys.indices(), "set")];
+        let mut request = Request::default();
+        expected.iter().for_each(|(key, _)| request.push(cmd("TYPE").arg(key)));
+        for ((key, expected), reply) in expected.iter().zip(self.place.ask(&request)?) {
+            match text(&reply) {
+                Some(found) if found == *expected || found == "none" => {}
+                Some(found) => return Err(Cause::ForeignKey { key: shown(key), found, expected }.into()),
+                None => return Err(bad_reply("TYPE", &reply).into()),
+            }
+        }
+        self.refresh()?;
+        self.create_declared_indexes()
+    }
+}

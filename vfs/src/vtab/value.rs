@@ -1,0 +1,281 @@
+//! Values of SQLite: their order, their affinity, and the text that other Redis clients see.
+
+use std::cmp::Ordering;
+
+/// A value as SQLite stores it (<https://sqlite.org/datatype3.html>). Text need not be UTF-8.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(Vec<u8>),
+    Blob(Vec<u8>),
+}
+
+/// What a column's declared type makes of values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Affinity {
+    Integer,
+    Text,
+    Blob,
+    Real,
+    Numeric,
+}
+
+impl Affinity {
+    /// "Determination Of Column Affinity", in the order of the rules there.
+    pub(crate) fn of(declared: &str) -> Affinity {
+        let declared = declared.to_ascii_uppercase();
+        let has = |word: &str| declared.contains(word);
+        if has("INT") {
+            Affinity::Integer
+        } else if has("CHAR") || has("CLOB") || has("TEXT") {
+            Affinity::Text
+        } else if has("BLOB") || declared.is_empty() {
+            Affinity::Blob
+        } else if has("REAL") || has("FLOA") || has("DOUB") {
+            Affinity::Real
+        } else {
+            Affinity::Numeric
+        }
+    }
+
+    pub(crate) fn is_numeric(self) -> bool {
+        matches!(self, Affinity::Integer | Affinity::Real | Affinity::Numeric)
+    }
+
+    /// The value that a column of this affinity stores when it is given a text.
+    pub(crate) fn of_text(self, text: &[u8]) -> Value {
+        match self {
+            Affinity::Text | Affinity::Blob => Value::Text(text.to_vec()),
+            Affinity::Integer | Affinity::Numeric => number(text).unwrap_or_else(|| Value::Text(text.to_vec())),
+            Affinity::Real => match number(text) {
+                Some(Value::Integer(integer)) => Value::Real(integer as f64),
+                Some(real) => real,
+                None => Value::Text(text.to_vec()),
+            },
+        }
+    }
+
+    /// The right side of a comparison with a column of this affinity, as SQLite compares it.
+    pub(crate) fn of_operand(self, value: Value) -> Value {
+        match value {
+            Value::Text(text) if self.is_numeric() => Affinity::Numeric.of_text(&text),
+            other => other,
+        }
+    }
+}
+
+/// Reals up to here are stored as integers where affinity wants integers (`sqlite3RealSameAsInt`).
+const SMALL: f64 = 2_251_799_813_685_248.0;
+
+/// The number that a text is in full, blanks around it aside.
+fn number(text: &[u8]) -> Option<Value> {
+    let text = std::str::from_utf8(text).ok()?;
+    let text = text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if !is_numeric_literal(digits.as_bytes()) {
+        return None;
+    }
+    if digits.bytes().all(|b| b.is_ascii_digit())
+        && let Ok(integer) = text.parse::<i64>()
+    {
+        return Some(Value::Integer(integer));
+    }
+    let real: f64 = text.parse().ok()?;
+    if real.trunc() == real && real > -SMALL && real < SMALL {
+        return Some(Value::Integer(real as i64));
+    }
+    Some(Value::Real(real))
+}
+
+/// Digits, perhaps with a point, perhaps with an exponent.
+fn is_numeric_literal(text: &[u8]) -> bool {
+    let (mantissa, exponent) = match text.iter().position(|b| matches!(b, b'e' | b'E')) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    };
+    let points = mantissa.iter().filter(|b| **b == b'.').count();
+    let digits = mantissa.iter().filter(|b| b.is_ascii_digit()).count();
+    let exponent_fits = exponent.is_none_or(|exponent| {
+        let digits = exponent.strip_prefix(b"+").or(exponent.strip_prefix(b"-")).unwrap_or(exponent);
+        !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+    });
+    points <= 1 && digits > 0 && digits + points == mantissa.len() && exponent_fits
+}
+
+/// A real as SQLite prints it (`%!.15g`), whatever version: keys are made of it.
+pub(crate) fn real_text(real: f64) -> String {
+    if real.is_infinite() {
+        return if real > 0.0 { "Inf".into() } else { "-Inf".into() };
+    }
+    if real == 0.0 {
+        return "0.0".into();
+    }
+    let scientific = format!("{real:.14e}");
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..15).contains(&exponent) {
+        let places = usize::try_from(14 - exponent).unwrap_or(0);
+        return with_one_place(&format!("{real:.places$}"));
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{}e{sign}{:02}", with_one_place(mantissa), exponent.abs())
+}
+
+/// Zeros at the end gone, but for one after the point.
+fn with_one_place(decimal: &str) -> String {
+    if !decimal.contains('.') {
+        return format!("{decimal}.0");
+    }
+    let short = decimal.trim_end_matches('0');
+    if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
+}
+
+/// A real in as few digits as give exactly it back.
+pub(crate) fn exact_real_text(real: f64) -> String {
+    let short = real_text(real);
+    if real == 0.0 && real.is_sign_negative() {
+        return "-0.0".into();
+    }
+    if short.parse() == Ok(real) { short } else { format!("{real:?}") }
+}
+
+impl Value {
+    /// Its text as it stands in the names of keys, such as `index:f:1.5`; `None` for NULL.
+    /// Different values may share a text.
+    pub(crate) fn key_text(&self) -> Option<Vec<u8>> {
+        match self {
+            Value::Null => None,
+            Value::Integer(integer) => Some(integer.to_string().into_bytes()),
+            Value::Real(real) => Some(real_text(*real).into_bytes()),
+            Value::Text(bytes) | Value::Blob(bytes) => Some(bytes.clone()),
+        }
+    }
+
+    /// All texts that values equal to this one can have: 10 and 10.0 are equal.
+    pub(crate) fn key_texts(&self) -> Vec<Vec<u8>> {
+        let mut texts: Vec<Vec<u8>> = self.key_text().into_iter().collect();
+        if let Value::Real(real) = self {
+            // As newer versions of SQLite print it.
+            let exact = exact_real_text(real + 0.0).into_bytes();
+            texts.extend(Some(exact).filter(|exact| !texts.contains(exact)));
+        }
+        match self {
+            Value::Integer(integer) => texts.push(real_text(*integer as f64).into_bytes()),
+            Value::Real(real) if real.trunc() == *real && real.abs() < 9.3e18 => {
+                texts.push((*real as i64).to_string().into_bytes());
+            }
+            Value::Real(_) | Value::Null | Value::Text(_) | Value::Blob(_) => {}
+        }
+        texts
+    }
+
+    fn class(&self) -> u8 {
+        match self {
+            Value::Null => 0,
+            Value::Integer(_) | Value::Real(_) => 1,
+            Value::Text(_) => 2,
+            Value::Blob(_) => 3,
+        }
+    }
+
+    /// SQLite's order of values, text in the collation BINARY.
+    pub(crate) fn compare(&self, other: &Value) -> Ordering {
+        match (self, other) {
+            (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
+            (Value::Real(a), Value::Real(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
+            (Value::Integer(a), Value::Real(b)) => compare_mixed(*a, *b),
+            (Value::Real(a), Value::Integer(b)) => compare_mixed(*b, *a).reverse(),
+            (Value::Text(a), Value::Text(b)) | (Value::Blob(a), Value::Blob(b)) => a.cmp(b),
+            _ => self.class().cmp(&other.class()),
+        }
+    }
+
+    /// A number that no other value has which differs from this one. Values that are alike have
+    /// the same in every process.
+    pub(crate) fn digest(&self, hash: u64) -> u64 {
+        let (class, bytes) = match self {
+            Value::Null => (0, Vec::new()),
+            Value::Integer(integer) => (1, integer.to_be_bytes().to_vec()),
+            Value::Real(real) => (2, real.to_bits().to_be_bytes().to_vec()),
+            Value::Text(bytes) => (3, bytes.clone()),
+            Value::Blob(bytes) => (4, bytes.clone()),
+        };
+        let hash = fnv(hash, &[class]);
+        let hash = fnv(hash, &(bytes.len() as u64).to_be_bytes());
+        fnv(hash, &bytes)
+    }
+}
+
+/// Exact, unlike a comparison after a cast.
+fn compare_mixed(integer: i64, real: f64) -> Ordering {
+    if real >= 9_223_372_036_854_775_808.0 {
+        return Ordering::Less;
+    }
+    if real < -9_223_372_036_854_775_808.0 {
+        return Ordering::Greater;
+    }
+    let whole = real.trunc() as i64;
+    integer.cmp(&whole).then_with(|| 0.0f64.partial_cmp(&(real - real.trunc())).unwrap_or(Ordering::Equal))
+}
+
+/// Start of a digest.
+pub(crate) const FNV: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// The FNV-1a hash, carried on over more bytes.
+pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn affinity_follows_the_declared_type() {
+        for (declared, affinity) in [
+            ("VARCHAR(255)", Affinity::Text),
+            ("INTEGER", Affinity::Integer),
+            ("CHARINT", Affinity::Integer),
+            ("", Affinity::Blob),
+            ("DOUBLE PRECISION", Affinity::Real),
+            ("DECIMAL(10,5)", Affinity::Numeric),
+            ("STRANGE", Affinity::Numeric),
+        ] {
+            assert_eq!(Affinity::of(declared), affinity, "{declared}");
+        }
+    }
+
+    #[test]
+    fn reals_are_printed_as_sqlite_does() {
+        let sqlite = rusqlite::Connection::open_in_memory().unwrap();
+        // Of 15 digits at most: newer versions print 17 where they are needed.
+        for real in [1.5, 100.0, 2.25, 1e300, -2.5e-7, 123456789012345.0, 1e-5, 0.0001, 0.1] {
+            let theirs: String = sqlite.query_row("SELECT CAST(?1 AS TEXT)", [real], |row| row.get(0)).unwrap();
+            assert_eq!(real_text(real), theirs);
+        }
+        assert_eq!(real_text(f64::INFINITY), "Inf");
+    }
+
+    #[test]
+    fn texts_become_numbers_only_when_they_are_numbers() {
+        let integer = |text: &str| Affinity::Integer.of_text(text.as_bytes());
+        assert_eq!(integer(" 12 "), Value::Integer(12));
+        assert_eq!(integer("1e3"), Value::Integer(1000));
+        assert_eq!(integer("1.5"), Value::Real(1.5));
+        for text in ["", "abc", "1.2.3", "0x10", "1e", "--1", "inf", "nan", "."] {
+            assert_eq!(integer(text), Value::Text(text.as_bytes().to_vec()), "{text}");
+        }
+        assert_eq!(integer("9223372036854775807"), Value::Integer(i64::MAX));
+        assert_eq!(integer("9223372036854775808"), Value::Real(9_223_372_036_854_775_808.0));
+    }
+
+    #[test]
+    fn integers_and_reals_compare_exactly() {
+        let integer = Value::Integer(9_007_199_254_740_993);
+        assert_eq!(integer.compare(&Value::Real(9_007_199_254_740_992.0)), Ordering::Greater);
+        assert_eq!(Value::Integer(-1).compare(&Value::Real(-1.5)), Ordering::Greater);
+        assert_eq!(Value::Real(f64::NEG_INFINITY).compare(&Value::Integer(i64::MIN)), Ordering::Less);
+    }
+}
