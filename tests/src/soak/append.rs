@@ -8,8 +8,9 @@ use rand::RngExt;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::history::{Operation, Outcome, check_presence};
-use super::worker::{Worker, read, transact};
+use super::eras::Eras;
+use super::history::{Operation, Outcome};
+use super::worker::{Role, Worker, read, transact};
 
 const LISTS: i64 = 6;
 
@@ -38,7 +39,7 @@ fn tail(db: &Connection, list: i64) -> rusqlite::Result<(i64, Vec<String>)> {
 /// The history can't be written.
 pub fn step(worker: &mut Worker) -> Result<()> {
     let list = worker.random.random_range(0..LISTS);
-    if worker.random.random_ratio(if worker.number % 2 == 1 { 5 } else { 1 }, 10) {
+    if worker.looks(5) {
         return look(worker, list);
     }
     let id = worker.history.begin(&json!({"list": list}))?;
@@ -61,8 +62,7 @@ fn look(worker: &mut Worker, list: i64) -> Result<()> {
         worker.history.violation(&format!("{id} read list {list} twice and saw two lists"))?;
     }
     let result = seen.map(|(first, second, _)| json!([[list, first], [(list + 1) % LISTS, second]]));
-    // As an operation it changes nothing, which is what a failed one does.
-    worker.history.end(&id, Outcome::Failed, &json!({"lists": result}))
+    worker.history.end(&id, Outcome::Read, &json!({"lists": result}))
 }
 
 /// A list as some transaction saw it.
@@ -87,58 +87,51 @@ fn sights(operation: &Operation) -> Vec<Sight<'_>> {
     read.chain(sight(&result["list"], &result["seen"])).collect()
 }
 
-/// What is wrong at the end: presence, order within the lists, what readers saw of them, and
-/// whether the order agrees with the clock.
-///
-/// # Errors
-/// The database fails.
-pub fn check(db: &Connection, operations: &[Operation]) -> rusqlite::Result<Vec<String>> {
-    let mut statement = db.prepare("SELECT list, operation FROM item ORDER BY list, place")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
-    let mut lists: HashMap<i64, Vec<String>> = HashMap::new();
-    for row in rows {
-        let (list, operation) = row?;
-        lists.entry(list).or_default().push(operation);
-    }
-    let found: Vec<String> = lists.values().flatten().cloned().collect();
-    let writes: Vec<Operation> = operations.iter().filter(|one| one.what["list"].is_i64()).cloned().collect();
-    let mut violations = check_presence("append", &writes, &found);
-    let empty = Vec::new();
+/// What is wrong with the order of the lists: what readers saw of them, and whether it agrees with
+/// the clock.
+pub fn check(eras: &Eras, operations: &[Operation]) -> Vec<String> {
+    let mut violations = Vec::new();
     for operation in operations {
+        let touched = eras.touched(operation);
+        // A replica may be behind.
+        let first = if operation.role == Role::Replica { 0 } else { *touched.start() };
         for sight in sights(operation) {
-            violations.extend(check_sight(&sight, lists.get(&sight.list).unwrap_or(&empty)));
+            if !(first..=*touched.end()).any(|era| fits(&sight, eras.at_the_end_of(era, sight.list))) {
+                violations.push(format!(
+                    "append: {} saw list {} end with {:?} at {}, which it never did",
+                    sight.operation.id, sight.list, sight.tail, sight.length
+                ));
+            }
         }
     }
-    violations.extend(check_real_time(operations, &lists));
-    Ok(violations)
+    violations.extend(check_real_time(eras, operations));
+    violations
 }
 
-/// A list once seen is a prefix of the list at the end, or it held what was taken back.
-fn check_sight(sight: &Sight<'_>, list: &[String]) -> Option<String> {
-    let length = usize::try_from(sight.length).ok()?;
-    let expected = list.get(length.saturating_sub(sight.tail.len())..length);
-    if expected == Some(&sight.tail[..]) {
-        return None;
-    }
-    Some(format!(
-        "append: {} saw list {} end with {:?} at {length}, which it never did",
-        sight.operation.id, sight.list, sight.tail
-    ))
+/// A list once seen is a prefix of the list at the end of its era, or it held what was taken back.
+fn fits(sight: &Sight<'_>, list: &[String]) -> bool {
+    let length = usize::try_from(sight.length).unwrap_or(usize::MAX);
+    list.get(length.saturating_sub(sight.tail.len())..length) == Some(&sight.tail[..])
 }
 
 /// What had ended before another began comes before it: whoever begins later sees it.
-fn check_real_time(operations: &[Operation], lists: &HashMap<i64, Vec<String>>) -> Vec<String> {
+fn check_real_time(eras: &Eras, operations: &[Operation]) -> Vec<String> {
     let ended: HashMap<&str, u64> = operations
         .iter()
         .filter(|one| one.outcome == Outcome::Acknowledged)
         .filter_map(|one| Some((one.id.as_str(), one.ended?)))
         .collect();
-    let earliest: HashMap<i64, Vec<Option<(u64, &String)>>> =
-        lists.iter().map(|(&number, list)| (number, earliest_ends(list, &ended))).collect();
+    let mut earliest = HashMap::new();
     let mut violations = Vec::new();
-    for operation in operations {
+    for operation in operations.iter().filter(|one| one.role != Role::Replica) {
+        let touched = eras.touched(operation);
+        if touched.start() != touched.end() {
+            continue;
+        }
         for sight in sights(operation) {
-            let (Some(list), Some(earliest)) = (lists.get(&sight.list), earliest.get(&sight.list)) else { continue };
+            let place = (*touched.start(), sight.list);
+            let list = eras.at_the_end_of(place.0, place.1);
+            let earliest = earliest.entry(place).or_insert_with(|| earliest_ends(list, &ended));
             let Ok(mut unseen) = usize::try_from(sight.length) else { continue };
             // What it appended itself it need not have seen.
             unseen += usize::from(list.get(unseen) == Some(&operation.id));
@@ -167,10 +160,12 @@ fn earliest_ends<'a>(list: &'a [String], ended: &HashMap<&str, u64>) -> Vec<Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::soak::eras::{Cut, Lists};
 
     fn append(id: &str, began: u64, ended: u64, seen: (i64, &[&str])) -> Operation {
         Operation {
             id: id.into(),
+            role: Role::Primary,
             began,
             ended: Some(ended),
             outcome: Outcome::Acknowledged,
@@ -179,13 +174,14 @@ mod tests {
         }
     }
 
+    fn lists(list: &[&str]) -> Lists {
+        Lists::from([(0, list.iter().map(|id| (*id).to_owned()).collect())])
+    }
+
     fn violations(operations: &[Operation], list: &[&str]) -> usize {
-        let db = Connection::open_in_memory().unwrap();
-        prepare(&db).unwrap();
-        for (place, id) in list.iter().enumerate() {
-            db.execute("INSERT INTO item VALUES (0, ?1, ?2)", (place as i64, id)).unwrap();
-        }
-        check(&db, operations).unwrap().len()
+        let mut eras = Eras::default();
+        eras.end(lists(list));
+        check(&eras, operations).len()
     }
 
     #[test]
@@ -198,10 +194,23 @@ mod tests {
     fn anomalies_are_found() {
         let two = [append("a", 0, 1, (0, &[])), append("b", 2, 3, (1, &["a"]))];
         assert!(violations(&two, &["b", "a"]) > 0, "another order than b saw");
-        assert!(violations(&two, &["a"]) > 0, "b is lost");
         let dirty = [append("a", 0, 1, (1, &["x"]))];
         assert!(violations(&dirty, &["a"]) > 0, "a saw what was never committed");
         let stale = [append("a", 0, 1, (0, &[])), append("b", 2, 3, (0, &[]))];
         assert!(violations(&stale, &["b", "a"]) > 0, "b began after a had ended and did not see it");
+    }
+
+    #[test]
+    fn two_histories_are_told_apart() {
+        let mut eras = Eras::default();
+        eras.cut(Cut { ends: 10, begins: 20, left: lists(&["a", "lost"]), kept: lists(&["a"]), failover: true });
+        eras.end(lists(&["a", "b"]));
+        let sees = |began, ended, tail: &[&str]| check(&eras, &[append("x", began, ended, (2, tail))]).len();
+        assert_eq!((sees(1, 2, &["a", "lost"]), sees(21, 22, &["a", "lost"])), (0, 1), "before and after");
+        assert_eq!((sees(1, 2, &["a", "b"]), sees(21, 22, &["a", "b"])), (1, 0), "before and after");
+        assert_eq!((sees(9, 21, &["a", "lost"]), sees(9, 21, &["a", "b"])), (0, 0), "either, meanwhile");
+        assert_eq!(sees(9, 21, &["lost", "b"]), 1, "never a mixture");
+        let behind = Operation { role: Role::Replica, ..append("x", 21, 22, (2, &["a", "lost"])) };
+        assert_eq!(check(&eras, &[behind]).len(), 0, "a replica may be behind");
     }
 }

@@ -6,7 +6,6 @@ use rand::RngExt;
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::history::{Operation, check_presence};
 use super::worker::{Worker, read, transact};
 
 const ACCOUNTS: i64 = 25;
@@ -33,7 +32,7 @@ pub fn prepare(connection: &Connection) -> rusqlite::Result<()> {
 /// # Errors
 /// The history can't be written.
 pub fn step(worker: &mut Worker) -> Result<()> {
-    if worker.random.random_ratio(if worker.number % 2 == 1 { 5 } else { 1 }, 10) {
+    if worker.looks(5) {
         return look(worker);
     }
     let (source, target) = (worker.random.random_range(1..=ACCOUNTS), worker.random.random_range(1..=ACCOUNTS));
@@ -54,8 +53,11 @@ fn look(worker: &mut Worker) -> Result<()> {
     Ok(())
 }
 
-/// What does not add up in the snapshot of the open transaction.
-fn wrong(db: &Connection) -> rusqlite::Result<Option<String>> {
+/// What does not add up.
+///
+/// # Errors
+/// The database fails.
+pub fn wrong(db: &Connection) -> rusqlite::Result<Option<String>> {
     let sum: i64 = db.query_row("SELECT sum(balance) FROM account", [], |row| row.get(0))?;
     if sum != ACCOUNTS * BALANCE {
         return Ok(Some(format!("the sum is {sum}")));
@@ -70,17 +72,4 @@ fn wrong(db: &Connection) -> rusqlite::Result<Option<String>> {
         Some(row) => Ok(Some(format!("account {} has {}", row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))),
         None => Ok(None),
     }
-}
-
-/// What is wrong at the end.
-///
-/// # Errors
-/// The database fails.
-pub fn check(db: &Connection, operations: &[Operation]) -> rusqlite::Result<Vec<String>> {
-    let mut violations: Vec<String> =
-        wrong(db)?.map(|wrong| format!("bank: at the end, {wrong}")).into_iter().collect();
-    let mut statement = db.prepare("SELECT operation FROM transfer")?;
-    let found: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    violations.extend(check_presence("bank", operations, &found));
-    Ok(violations)
 }

@@ -1,12 +1,13 @@
 //! The faults that a run injects, one at a time and mixed.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::run::Stage;
+use super::stage::Stage;
 use crate::proxy;
 
 /// Something that goes wrong.
@@ -20,8 +21,16 @@ pub enum Fault {
     NoDescriptors,
     /// A worker can't write to files for a while, as on a full disk: its journals spill to them.
     NoFiles,
-    /// One command or reply is lost, cut or held, wherever it happens to be.
+    /// The clocks of a worker jump: the wall clock by years in any direction, the one that only goes
+    /// forward as if the worker had slept.
+    ClockJump,
+    /// A worker forks with its connection open, and both go on with it.
+    Fork,
+    /// One command or reply is lost, cut, held or slow, or the connection is reset or goes silent,
+    /// wherever it happens to be.
     Network,
+    /// Each reply is late for a while.
+    Delay,
     /// Nothing goes through for a while.
     Partition,
     /// `CLIENT KILL` of all connections.
@@ -36,16 +45,25 @@ pub enum Fault {
     OutOfMemory,
     /// The server forgets its scripts.
     FlushScripts,
+    /// The replica gets nothing for seconds, while it is read.
+    ReplicaLags,
+    /// Everything on the server is removed.
+    FlushAll,
+    /// The replica, which lacks the last commits, takes the primary's place.
+    Failover,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 12] = [
+    pub const ALL: [Fault; 18] = [
         Fault::KillWorker,
         Fault::StopWorker,
         Fault::NoDescriptors,
         Fault::NoFiles,
+        Fault::ClockJump,
+        Fault::Fork,
         Fault::Network,
+        Fault::Delay,
         Fault::Partition,
         Fault::KillClients,
         Fault::KillServer,
@@ -53,18 +71,24 @@ impl Fault {
         Fault::ServerSleeps,
         Fault::OutOfMemory,
         Fault::FlushScripts,
+        Fault::ReplicaLags,
+        Fault::FlushAll,
+        Fault::Failover,
     ];
 
-    /// One of them; those that are cheap come more often.
-    pub fn random(random: &mut StdRng) -> Fault {
-        if random.random_ratio(1, 2) {
-            return Fault::Network;
-        }
-        Fault::ALL[random.random_range(0..Fault::ALL.len())]
+    /// Whether the server has less afterwards than it had.
+    pub fn loses_data(self) -> bool {
+        matches!(self, Fault::FlushAll | Fault::Failover)
     }
 
     /// Lets it happen, and puts right what does not right itself.
-    pub fn inject(self, stage: &mut Stage, random: &mut StdRng) {
+    ///
+    /// # Errors
+    /// It can't be injected.
+    pub fn inject(self, stage: &mut Stage, random: &mut StdRng) -> Result<()> {
+        if stage.replica_lags_until.is_some_and(|until| until < Instant::now()) {
+            stage.end_lag();
+        }
         let some = |random: &mut StdRng, most| Duration::from_millis(random.random_range(10..most));
         match self {
             Fault::KillWorker => stage.kill_worker(random),
@@ -76,7 +100,20 @@ impl Fault {
             }
             Fault::NoDescriptors => limited(stage, random, "--nofile=4"),
             Fault::NoFiles => limited(stage, random, "--fsize=0"),
-            Fault::Network => stage.proxy.after(random.random_range(0..30), network(random)),
+            Fault::ClockJump => {
+                let jump = clock_jump(random);
+                stage.tell(random, &jump);
+            }
+            Fault::Fork => stage.tell(random, "fork"),
+            Fault::Network => {
+                let fault = proxy::Fault::ALL[random.random_range(0..proxy::Fault::ALL.len())];
+                stage.proxy.after(random.random_range(0..30), fault);
+            }
+            Fault::Delay => {
+                stage.proxy.delay(some(random, 200));
+                std::thread::sleep(some(random, 400));
+                stage.proxy.delay(Duration::ZERO);
+            }
             Fault::Partition => {
                 stage.proxy.refuse(true);
                 std::thread::sleep(some(random, 400));
@@ -106,15 +143,22 @@ impl Fault {
             Fault::FlushScripts => {
                 stage.server.redis_cli(&["SCRIPT", "FLUSH"]);
             }
+            Fault::ReplicaLags => {
+                stage.begin_lag();
+                stage.replica_lags_until = Some(Instant::now() + some(random, 3000));
+            }
+            Fault::FlushAll => stage.flush()?,
+            Fault::Failover => stage.fail_over(random)?,
         }
         // Whatever the proxy holds goes on or is cut after a while.
         stage.proxy.settle(random.random_ratio(1, 2));
+        Ok(())
     }
 }
 
-fn network(random: &mut StdRng) -> proxy::Fault {
-    use proxy::Fault::*;
-    [LoseRequest, CutRequest, LoseReply, CutReply, HoldRequest, HoldReply][random.random_range(0..6)]
+fn clock_jump(random: &mut StdRng) -> String {
+    let years = random.random_range(-20..20);
+    format!("jump {} {}", years * 365 * 86400 + random.random_range(-100..100), random.random_range(0..600))
 }
 
 fn signal(pid: u32, name: &str) {

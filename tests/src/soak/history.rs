@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+
+use super::clock::now;
+use super::worker::Role;
 
 /// How a transaction ended, as far as its worker was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,26 +18,24 @@ pub enum Outcome {
     Acknowledged,
     /// Reported as failed.
     Failed,
+    /// It was not to change anything.
+    Read,
     /// Reported as unknown, or the worker was killed before it heard.
     Unknown,
-}
-
-/// Nanoseconds since 1970. All workers share the clock of the machine.
-pub fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// What one worker writes: lines on its standard output. A pipe takes them whatever becomes of
 /// files, and gives up what was written before a `kill -9`.
 pub struct Writer {
     worker: String,
+    role: Role,
     next: u64,
 }
 
 impl Writer {
     /// `worker` must differ between all processes of a run.
-    pub fn new(worker: &str) -> Writer {
-        Writer { worker: worker.to_owned(), next: 0 }
+    pub fn new(worker: &str, role: Role) -> Writer {
+        Writer { worker: worker.to_owned(), role, next: 0 }
     }
 
     fn line(&mut self, value: &Value) -> Result<()> {
@@ -50,7 +50,7 @@ impl Writer {
     pub fn begin(&mut self, what: &Value) -> Result<String> {
         let id = format!("{}.{}", self.worker, self.next);
         self.next += 1;
-        self.line(&json!({"begin": id, "at": now(), "what": what}))?;
+        self.line(&json!({"begin": id, "at": now(), "role": self.role.name(), "what": what}))?;
         Ok(id)
     }
 
@@ -62,6 +62,7 @@ impl Writer {
         let outcome = match outcome {
             Outcome::Acknowledged => "ok",
             Outcome::Failed => "failed",
+            Outcome::Read => "read",
             Outcome::Unknown => "unknown",
         };
         self.line(&json!({"end": id, "at": now(), "outcome": outcome, "result": result}))
@@ -81,6 +82,8 @@ impl Writer {
 pub struct Operation {
     /// Its id.
     pub id: String,
+    /// Whom its worker talked to.
+    pub role: Role,
     /// When it began.
     pub began: u64,
     /// When it ended, if its worker lived to see that.
@@ -115,6 +118,7 @@ pub fn read(directory: &Path, workload: &str) -> Result<(Vec<Operation>, Vec<Str
                 places.insert(id.to_owned(), operations.len());
                 operations.push(Operation {
                     id: id.to_owned(),
+                    role: Role::named(line["role"].as_str().unwrap_or("")).context("no such role")?,
                     began: at,
                     ended: None,
                     outcome: Outcome::Unknown,
@@ -128,6 +132,7 @@ pub fn read(directory: &Path, workload: &str) -> Result<(Vec<Operation>, Vec<Str
                 operation.outcome = match line["outcome"].as_str() {
                     Some("ok") => Outcome::Acknowledged,
                     Some("failed") => Outcome::Failed,
+                    Some("read") => Outcome::Read,
                     _ => Outcome::Unknown,
                 };
             } else if let Some(what) = line["violation"].as_str() {
@@ -136,54 +141,4 @@ pub fn read(directory: &Path, workload: &str) -> Result<(Vec<Operation>, Vec<Str
         }
     }
     Ok((operations, violations))
-}
-
-/// Checks that what was acknowledged is there once, what failed is not there, and that nothing is
-/// there that nobody began. `found` holds the ids that are in the database.
-pub fn check_presence(workload: &str, operations: &[Operation], found: &[String]) -> Vec<String> {
-    let mut violations = Vec::new();
-    let mut times: HashMap<&str, u32> = HashMap::new();
-    for id in found {
-        *times.entry(id).or_default() += 1;
-    }
-    for operation in operations {
-        let there = times.remove(operation.id.as_str()).unwrap_or(0);
-        let fine = match operation.outcome {
-            Outcome::Acknowledged => there == 1,
-            Outcome::Failed => there == 0,
-            Outcome::Unknown => there <= 1,
-        };
-        if !fine {
-            violations
-                .push(format!("{workload}: {:?} operation {} is there {there} times", operation.outcome, operation.id));
-        }
-    }
-    violations.extend(times.keys().map(|id| format!("{workload}: nobody began {id}")));
-    violations
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn operation(id: &str, outcome: Outcome) -> Operation {
-        Operation { id: id.into(), began: 0, ended: None, outcome, what: Value::Null, result: Value::Null }
-    }
-
-    #[test]
-    fn presence_is_judged_by_outcome() {
-        let operations =
-            [operation("a", Outcome::Acknowledged), operation("f", Outcome::Failed), operation("u", Outcome::Unknown)];
-        let check = |found: &[&str]| {
-            let found: Vec<String> = found.iter().map(|id| (*id).to_owned()).collect();
-            check_presence("test", &operations, &found).len()
-        };
-        assert_eq!(check(&["a"]), 0);
-        assert_eq!(check(&["a", "u"]), 0);
-        assert_eq!(check(&[]), 1, "lost");
-        assert_eq!(check(&["a", "a"]), 1, "doubled");
-        assert_eq!(check(&["a", "f"]), 1, "failed, yet there");
-        assert_eq!(check(&["a", "u", "u"]), 1, "doubled");
-        assert_eq!(check(&["a", "x"]), 1, "from nowhere");
-    }
 }

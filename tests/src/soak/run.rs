@@ -1,31 +1,27 @@
-//! A run: a server, a proxy, workers, faults, and the verdict.
+//! A run: the stage, the faults, and the verdict.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
-use rusqlite::Connection;
-use tempfile::TempDir;
 
 use super::history::{self, Outcome};
-use super::{Workload, append, bank, churn, faults::Fault, set};
-use crate::proxy::Proxy;
-use crate::{Server, check_integrity, eventually};
+use super::stage::Stage;
+use super::{Workload, append, faults::Fault};
+use crate::{check_integrity, eventually};
 
 /// What a run is to be.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How long faults are injected.
+    /// How long faults are injected, at least; each kind comes once in any case.
     pub duration: Duration,
     /// Where all choices come from.
     pub seed: u64,
-    /// Workers of each workload.
+    /// Workers of each workload that write.
     pub workers: u64,
     /// The program that is a worker when started as `PROGRAM work …`.
     pub program: PathBuf,
@@ -42,143 +38,10 @@ pub struct Verdict {
     pub unknown: u64,
     /// How often each fault was injected.
     pub faults: BTreeMap<Fault, u64>,
+    /// Reads that were written down.
+    pub read: u64,
     /// What must not be.
     pub violations: Vec<String>,
-}
-
-/// What faults are injected into.
-pub struct Stage {
-    /// The server.
-    pub server: Server,
-    /// What workers reach it through.
-    pub proxy: Proxy,
-    /// Life of a write lease.
-    pub lease: Duration,
-    directory: TempDir,
-    program: PathBuf,
-    workers: Vec<(Workload, u64, Child)>,
-    histories: Vec<JoinHandle<std::io::Result<u64>>>,
-    started: u64,
-}
-
-impl Stage {
-    fn new(plan: &Plan) -> Result<Stage> {
-        let persistence = ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-min-size", "8mb"];
-        let server = Server::with(persistence).start();
-        let proxy = Proxy::to(&server);
-        let mut stage = Stage {
-            server,
-            proxy,
-            lease: Duration::from_millis(400),
-            directory: tempfile::Builder::new().prefix("sqlite-redis-soak.").tempdir()?,
-            program: plan.program.clone(),
-            workers: Vec::new(),
-            histories: Vec::new(),
-            started: 0,
-        };
-        for workload in Workload::ALL {
-            prepare(workload, &stage.server.open(workload.name()))?;
-        }
-        let mut seeds = StdRng::seed_from_u64(plan.seed);
-        for workload in Workload::ALL {
-            for number in 0..plan.workers {
-                stage.start(workload, number, seeds.random())?;
-            }
-        }
-        Ok(stage)
-    }
-
-    fn start(&mut self, workload: Workload, number: u64, seed: u64) -> Result<()> {
-        self.started += 1;
-        let id = format!("{}-{}", workload.name(), self.started);
-        let mut history = File::create(self.directory.path().join(format!("{id}.jsonl")))?;
-        // Past its limit on files a process gets a signal, unless it ignores that from the start.
-        let mut child = Command::new("sh")
-            .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
-            .arg(&self.program)
-            .args(["work", workload.name(), &self.proxy.url(), &id])
-            .args([number.to_string(), seed.to_string(), self.lease.as_millis().to_string()])
-            .env("TMPDIR", self.directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("a worker")?;
-        let mut lines = child.stdout.take().context("its output")?;
-        self.histories.push(std::thread::spawn(move || std::io::copy(&mut lines, &mut history)));
-        self.workers.push((workload, number, child));
-        // A thread that has ended keeps its stack for as long as its handle is kept.
-        let (ended, going) = self.histories.drain(..).partition::<Vec<_>, _>(JoinHandle::is_finished);
-        self.histories = going;
-        for history in ended {
-            join(history)?;
-        }
-        Ok(())
-    }
-
-    /// The process id of some worker.
-    pub fn random_pid(&self, random: &mut StdRng) -> u32 {
-        self.workers[random.random_range(0..self.workers.len())].2.id()
-    }
-
-    /// Kills some worker; another takes its place.
-    pub fn kill_worker(&mut self, random: &mut StdRng) {
-        let at = random.random_range(0..self.workers.len());
-        let (workload, number, mut child) = self.workers.swap_remove(at);
-        child.kill().and_then(|()| child.wait()).expect("a worker can be killed");
-        self.start(workload, number, random.random()).expect("a worker can be started");
-    }
-
-    /// Replaces workers that have ended by themselves; none should, so that is a violation.
-    fn look_after_workers(&mut self, random: &mut StdRng, verdict: &mut Verdict) -> Result<()> {
-        for at in (0..self.workers.len()).rev() {
-            if let Some(status) = self.workers[at].2.try_wait()? {
-                let (workload, number, _) = self.workers.swap_remove(at);
-                verdict.violations.push(format!("a {} worker ended by itself: {status}", workload.name()));
-                self.start(workload, number, random.random())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<()> {
-        self.proxy.disarm();
-        self.proxy.settle(true);
-        for (_, _, child) in &mut self.workers {
-            drop(child.stdin.take());
-        }
-        for (_, _, mut child) in self.workers.drain(..) {
-            child.wait()?;
-        }
-        for history in self.histories.drain(..) {
-            join(history)?;
-        }
-        Ok(())
-    }
-}
-
-/// The end of a thread that takes down what a worker writes.
-fn join(history: JoinHandle<std::io::Result<u64>>) -> Result<()> {
-    history.join().map_err(|_| anyhow!("a history was not read"))??;
-    Ok(())
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        for (_, _, child) in &mut self.workers {
-            // They may have ended already.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn prepare(workload: Workload, db: &Connection) -> rusqlite::Result<()> {
-    match workload {
-        Workload::Bank => bank::prepare(db),
-        Workload::Append => append::prepare(db),
-        Workload::Set => set::prepare(db),
-        Workload::Churn => churn::prepare(db),
-    }
 }
 
 /// Runs it. `progress` is told now and then how far it is.
@@ -191,40 +54,59 @@ pub fn run(plan: &Plan, progress: impl Fn(Duration, u64)) -> Result<Verdict> {
     let mut random = StdRng::seed_from_u64(plan.seed ^ 0x5eed);
     let begun = Instant::now();
     let mut injected = 0;
-    while begun.elapsed() < plan.duration {
-        std::thread::sleep(Duration::from_millis(random.random_range(20..400)));
-        let fault = Fault::random(&mut random);
-        fault.inject(&mut stage, &mut random);
-        *verdict.faults.entry(fault).or_default() += 1;
-        injected += 1;
-        stage.look_after_workers(&mut random, &mut verdict)?;
-        progress(begun.elapsed(), injected);
+    let mut round = 0;
+    while begun.elapsed() < plan.duration || round == 0 {
+        for fault in a_round(round, &mut random) {
+            std::thread::sleep(Duration::from_millis(random.random_range(20..400)));
+            fault.inject(&mut stage, &mut random)?;
+            *verdict.faults.entry(fault).or_default() += 1;
+            injected += 1;
+            stage.look_after_workers(&mut random)?;
+            progress(begun.elapsed(), injected);
+        }
+        round += 1;
     }
+    stage.end_lag();
     stage.finish()?;
-    judge(&stage, &mut verdict)?;
+    judge(&mut stage, &mut verdict)?;
     Ok(verdict)
 }
 
-fn judge(stage: &Stage, verdict: &mut Verdict) -> Result<()> {
+/// Each fault once in any order. Those of the network, which are cheap, come as often as all others
+/// together; those that lose data seldom, so that there is much to lose.
+fn a_round(number: u64, random: &mut StdRng) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for fault in Fault::ALL {
+        if !fault.loses_data() || number == 0 || random.random_ratio(1, 8) {
+            faults.push(fault);
+        }
+    }
+    faults.extend(vec![Fault::Network; Fault::ALL.len()]);
+    faults.shuffle(random);
+    faults
+}
+
+fn judge(stage: &mut Stage, verdict: &mut Verdict) -> Result<()> {
+    verdict.violations.append(&mut stage.violations);
     for workload in Workload::ALL {
         let name = workload.name();
-        let (operations, violations) = history::read(stage.directory.path(), name)?;
+        let (operations, violations) = history::read(stage.directory(), name)?;
         verdict.violations.extend(violations);
-        let mut counts: HashMap<Outcome, u64> = HashMap::new();
         for operation in &operations {
-            *counts.entry(operation.outcome).or_default() += 1;
+            *match operation.outcome {
+                Outcome::Acknowledged => &mut verdict.acknowledged,
+                Outcome::Failed => &mut verdict.failed,
+                Outcome::Unknown => &mut verdict.unknown,
+                Outcome::Read => &mut verdict.read,
+            } += 1;
         }
-        verdict.acknowledged += counts.get(&Outcome::Acknowledged).unwrap_or(&0);
-        verdict.failed += counts.get(&Outcome::Failed).unwrap_or(&0);
-        verdict.unknown += counts.get(&Outcome::Unknown).unwrap_or(&0);
         let db = stage.server.open(name);
         check_integrity(&db);
-        verdict.violations.extend(match workload {
-            Workload::Bank => bank::check(&db, &operations)?,
-            Workload::Append => append::check(&db, &operations)?,
-            Workload::Set => set::check(&db, &operations)?,
-            Workload::Churn => churn::check(&db, &operations)?,
-        });
+        verdict.violations.extend(workload.wrong(&db)?.map(|wrong| format!("{name}: at the end, {wrong}")));
+        let eras = stage.eras.entry(workload).or_default();
+        eras.end(workload.lists(&db)?);
+        verdict.violations.extend(eras.check_presence(name, &operations));
+        verdict.violations.extend(append::check(eras, &operations));
         drop(db);
         eventually("leases of killed workers end", || !stage.server.is_leased(name));
         stage.server.check_stored(name);

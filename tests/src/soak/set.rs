@@ -4,7 +4,7 @@ use anyhow::Result;
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::history::{Operation, Outcome, check_presence};
+use super::history::Outcome;
 use super::worker::{Worker, outcome_of};
 
 /// Makes the table.
@@ -26,14 +26,4 @@ pub fn step(worker: &mut Worker) -> Result<()> {
         Err(error) => outcome_of(&error),
     };
     worker.history.end(&id, outcome, &json!(null))
-}
-
-/// What is wrong at the end.
-///
-/// # Errors
-/// The database fails.
-pub fn check(db: &Connection, operations: &[Operation]) -> rusqlite::Result<Vec<String>> {
-    let mut statement = db.prepare("SELECT operation FROM element")?;
-    let found: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    Ok(check_presence("set", operations, &found))
 }

@@ -1,6 +1,5 @@
 //! What all workers have in common.
 
-use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -8,19 +7,47 @@ use anyhow::Result;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
+use rustix::process::{WaitOptions, wait};
 use sqlite_redis::Options;
 
 use super::history::{Outcome, Writer};
-use super::{Workload, append, bank, churn, set};
+use super::{Workload, clock};
 
-/// `SQLITE_IOERR_FSYNC`: the outcome of a commit is unknown.
+/// `SQLITE_IOERR_FSYNC`: the outcome of a commit is unknown, or too few replicas have it.
 const OUTCOME_UNKNOWN: i32 = 1034;
 
 static STOP: AtomicBool = AtomicBool::new(false);
+static FORK: AtomicBool = AtomicBool::new(false);
+static CLOCK_STUCK: AtomicBool = AtomicBool::new(false);
 
-/// Whether the worker is to end.
-pub fn stopped() -> bool {
-    STOP.load(Relaxed)
+/// Which server a worker talks to, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// To the primary.
+    Primary,
+    /// To the primary, with commits that wait for the replica.
+    Waiting,
+    /// To the replica, which it only reads.
+    Replica,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Role; 3] = [Role::Primary, Role::Waiting, Role::Replica];
+
+    /// The role of this name.
+    pub fn named(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Waiting => "waiting",
+            Role::Replica => "replica",
+        }
+    }
 }
 
 /// A worker at work.
@@ -33,35 +60,109 @@ pub struct Worker {
     pub random: StdRng,
     /// Workers of one workload are numbered; the odd ones read.
     pub number: u64,
+    /// Which server it talks to.
+    pub role: Role,
 }
 
-/// Works until standard input ends: the parent closes it, or is gone.
+impl Worker {
+    /// Whether its next step is to look: `often` is how often the odd ones do, of ten.
+    pub fn looks(&mut self, often: u32) -> bool {
+        self.role == Role::Replica || self.random.random_ratio(if self.number % 2 == 1 { often } else { 1 }, 10)
+    }
+}
+
+/// Works until standard input ends: the parent closes it, or is gone. Until then it says what is
+/// to go wrong in the worker: `fork`, or `jump SECONDS SECONDS` for its clocks.
 ///
 /// # Errors
 /// The history can't be written. Failures of the database are part of the work.
-pub fn work(workload: Workload, options: &Options, id: &str, number: u64, seed: u64) -> Result<()> {
+pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number: u64, seed: u64) -> Result<()> {
     std::thread::spawn(|| {
-        // Nothing is ever sent; the end is the message, and so is a failure.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        for line in std::io::stdin().lines().map_while(Result::ok) {
+            obey(&line);
+        }
         STOP.store(true, Relaxed);
+        end_if_it_hangs();
     });
-    let history = Writer::new(id);
+    let history = Writer::new(id, role);
     let Some(connection) = connect(options) else { return Ok(()) };
-    let mut worker = Worker { connection, history, random: StdRng::seed_from_u64(seed), number };
-    while !stopped() {
-        match workload {
-            Workload::Bank => bank::step(&mut worker)?,
-            Workload::Append => append::step(&mut worker)?,
-            Workload::Set => set::step(&mut worker)?,
-            Workload::Churn => churn::step(&mut worker)?,
+    let mut worker = Worker { connection, history, random: StdRng::seed_from_u64(seed), number, role };
+    let mut children = 0;
+    // A child works on for a few steps: there is nobody to tell it when to end.
+    let mut steps_left = u32::MAX;
+    while !stopped() && steps_left > 0 {
+        workload.step(&mut worker)?;
+        steps_left -= 1;
+        if role == Role::Replica {
+            // Nobody waits for it, so it would take all the time of the machine.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if CLOCK_STUCK.swap(false, Relaxed) {
+            worker.history.violation("its clock did not jump")?;
+        }
+        if FORK.swap(false, Relaxed) && steps_left > 100 {
+            children += 1;
+            look_after_children(&mut worker, WaitOptions::NOHANG)?;
+            if fork()? {
+                end_if_it_hangs();
+                worker.history = Writer::new(&format!("{id}/{children}"), role);
+                worker.random = StdRng::seed_from_u64(seed + children);
+                steps_left = worker.random.random_range(5..30);
+            }
         }
         if worker.random.random_ratio(1, 50)
+            && steps_left > 100
             && let Some(fresh) = connect(options)
         {
             worker.connection = fresh;
         }
     }
+    look_after_children(&mut worker, WaitOptions::empty())
+}
+
+/// Children that have ended by a signal hung, see [`end_if_it_hangs`].
+fn look_after_children(worker: &mut Worker, options: WaitOptions) -> Result<()> {
+    // That there are none left is no failure.
+    while let Ok(Some((_, status))) = wait(options) {
+        if !status.exited() {
+            worker.history.violation("a forked child hung")?;
+        }
+    }
     Ok(())
+}
+
+/// Lets the system end this process some minutes from now: by then it should have ended by itself.
+fn end_if_it_hangs() {
+    // SAFETY: it concerns nothing but this process, which has no handler for the signal.
+    unsafe { libc::alarm(240) };
+}
+
+fn obey(line: &str) {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words.as_slice() {
+        ["fork"] => FORK.store(true, Relaxed),
+        ["jump", wall, forward] => {
+            let seconds = (wall.parse().unwrap_or(0), forward.parse().unwrap_or(0));
+            CLOCK_STUCK.store(!clock::jump(seconds.0, seconds.1), Relaxed);
+        }
+        _ => {}
+    }
+}
+
+/// Forks, with the connection open; true in the child.
+fn fork() -> Result<bool> {
+    // SAFETY: the child has this thread alone. Of what other threads may hold at this moment, the
+    // allocator is put right by the C library, the library under test by itself, which is what
+    // this is to show, and standard input is not touched again.
+    match unsafe { libc::fork() } {
+        -1 => Err(std::io::Error::last_os_error().into()),
+        pid => Ok(pid == 0),
+    }
+}
+
+/// Whether the worker is to end.
+pub fn stopped() -> bool {
+    STOP.load(Relaxed)
 }
 
 /// A connection, however long it takes; `None` when it is time to end.

@@ -1,12 +1,16 @@
 //! Works on shared databases while faults are injected, and checks that nothing was lost, torn or
 //! done twice. See `scripts/soak`.
 
+#[cfg(target_os = "linux")]
+mod clock;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sqlite_redis::Options;
+use sqlite_redis_tests::soak::Workload;
 use sqlite_redis_tests::soak::run::{Plan, run};
-use sqlite_redis_tests::soak::{Workload, worker};
+use sqlite_redis_tests::soak::worker::{self, Role};
 
 const USAGE: &str = "usage: soak SECONDS [SEED]";
 
@@ -14,14 +18,16 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["work", workload, url, id, number, seed, lease] => {
+        ["work", workload, role, url, id, number, seed, lease] => {
+            let role = Role::named(role).context("no such role")?;
             let workload = Workload::named(workload).context("no such workload")?;
             let options = Options::new(workload.name())
                 .server(*url)
                 .lease(Duration::from_millis(lease.parse()?))
                 .timeout(Duration::from_secs(3))
-                .log_bytes(8 << 20);
-            worker::work(workload, &options, id, number.parse()?, seed.parse()?)
+                .log_bytes(8 << 20)
+                .wait(u32::from(role == Role::Waiting), Duration::from_millis(300));
+            worker::work(workload, &options, role, id, number.parse()?, seed.parse()?)
         }
         [seconds] => soak(seconds.parse().context(USAGE)?, rand::random::<u32>().into()),
         [seconds, seed] => soak(seconds.parse().context(USAGE)?, seed.parse().context(USAGE)?),
@@ -38,8 +44,8 @@ fn soak(seconds: u64, seed: u64) -> Result<()> {
         }
     })?;
     println!(
-        "soak: {} transactions acknowledged, {} failed, {} unknown",
-        verdict.acknowledged, verdict.failed, verdict.unknown
+        "soak: {} transactions acknowledged, {} failed, {} unknown; {} reads",
+        verdict.acknowledged, verdict.failed, verdict.unknown, verdict.read
     );
     for (fault, times) in &verdict.faults {
         println!("soak: {times:>6} x {fault:?}");

@@ -1,0 +1,218 @@
+//! What a server that forgets leaves of the histories. A run is a sequence of *eras*, parted by
+//! cuts: all data is removed, or a replica that lacks the last commits takes over. Within an era
+//! nothing may be lost. Between two of them exactly that is lost which the next does not begin
+//! with.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::RangeInclusive;
+
+use super::history::{Operation, Outcome};
+use super::worker::Role;
+
+/// Ids of the operations that a database holds, in its order: `append` has several lists, the
+/// other workloads one.
+pub type Lists = BTreeMap<i64, Vec<String>>;
+
+/// The end of an era and the beginning of the next.
+#[derive(Debug)]
+pub struct Cut {
+    /// Until then nobody was answered by the next era; see [`super::clock::now`].
+    pub ends: u64,
+    /// From then on nobody was answered by the era before.
+    pub begins: u64,
+    /// What the era before had at its end.
+    pub left: Lists,
+    /// What the next begins with.
+    pub kept: Lists,
+    /// A replica took over, so what waited for it is kept.
+    pub failover: bool,
+}
+
+/// The eras of one database.
+#[derive(Debug, Default)]
+pub struct Eras {
+    cuts: Vec<Cut>,
+    last: Lists,
+}
+
+impl Eras {
+    /// Adds the end of an era.
+    pub fn cut(&mut self, cut: Cut) {
+        self.cuts.push(cut);
+    }
+
+    /// Says what the last era has at its end.
+    pub fn end(&mut self, left: Lists) {
+        self.last = left;
+    }
+
+    /// The eras that may have answered an operation. Of one that was never seen to end, something
+    /// may still be on its way.
+    pub fn touched(&self, operation: &Operation) -> RangeInclusive<usize> {
+        let first = self.cuts.iter().take_while(|cut| cut.begins <= operation.began).count();
+        let last = match operation.ended {
+            Some(ended) => self.cuts.iter().take_while(|cut| cut.ends < ended).count(),
+            None => self.cuts.len(),
+        };
+        first..=last
+    }
+
+    /// What an era had at its end.
+    fn left(&self, era: usize) -> &Lists {
+        self.cuts.get(era).map_or(&self.last, |cut| &cut.left)
+    }
+
+    /// A list at the end of an era.
+    pub fn at_the_end_of(&self, era: usize, list: i64) -> &[String] {
+        self.left(era).get(&list).map_or(&[], Vec::as_slice)
+    }
+
+    /// Checks that in each era what was acknowledged is there once, what failed is not, that
+    /// nothing is there that nobody began, and that what is lost between two eras stays lost.
+    pub fn check_presence(&self, workload: &str, operations: &[Operation]) -> Vec<String> {
+        let mut times: Vec<HashMap<&str, u32>> = (0..=self.cuts.len()).map(|era| counts(self.left(era))).collect();
+        let kept: Vec<HashSet<&str>> =
+            self.cuts.iter().map(|cut| cut.kept.values().flatten().map(String::as_str).collect()).collect();
+        let mut violations = Vec::new();
+        for operation in operations {
+            let id = operation.id.as_str();
+            let there: Vec<u32> = times.iter_mut().map(|times| times.remove(id).unwrap_or(0)).collect();
+            let kept: Vec<bool> = kept.iter().map(|kept| kept.contains(id)).collect();
+            if let Some(wrong) = self.wrong(operation, &there, &kept) {
+                let outcome = operation.outcome;
+                violations
+                    .push(format!("{workload}: {outcome:?} operation {id} {wrong}: {there:?} times, kept {kept:?}"));
+            }
+        }
+        violations.extend(times.iter().flat_map(HashMap::keys).map(|id| format!("{workload}: nobody began {id}")));
+        violations
+    }
+
+    /// What is wrong with how often an operation is `there` at the end of each era, and whether it
+    /// was `kept` at each cut.
+    fn wrong(&self, operation: &Operation, there: &[u32], kept: &[bool]) -> Option<&'static str> {
+        let touched = self.touched(operation);
+        if there.iter().any(|&times| times > 1) {
+            return Some("is doubled");
+        }
+        for (era, &times) in there.iter().enumerate() {
+            let kept = era > 0 && kept[era - 1];
+            match (kept, times) {
+                (true, 0) => return Some("was kept and is lost"),
+                (true, _) if there[era - 1] == 0 => return Some("was kept from nowhere"),
+                (false, 1) if !touched.contains(&era) => return Some("is in an era that it did not meet"),
+                _ => {}
+            }
+        }
+        let last = *touched.end();
+        match operation.outcome {
+            Outcome::Failed | Outcome::Read if there[last..].contains(&1) => Some("changed nothing, yet is there"),
+            Outcome::Acknowledged if !there[touched.clone()].contains(&1) => Some("is lost"),
+            // One that met several eras was done in any of them.
+            Outcome::Acknowledged
+                if operation.role == Role::Waiting && !touched.into_iter().any(|era| self.survives(there, era)) =>
+            {
+                Some("waited for the replica that took over, and is lost")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether something is there from an era on for as long as replicas take over.
+    fn survives(&self, there: &[u32], from: usize) -> bool {
+        let failovers = self.cuts[from..].iter().take_while(|cut| cut.failover).count();
+        there[from..=from + failovers].iter().all(|&times| times == 1)
+    }
+}
+
+fn counts(lists: &Lists) -> HashMap<&str, u32> {
+    let mut times = HashMap::new();
+    for id in lists.values().flatten() {
+        *times.entry(id.as_str()).or_default() += 1;
+    }
+    times
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn operation(id: &str, times: (u64, u64), outcome: Outcome) -> Operation {
+        Operation {
+            id: id.into(),
+            role: Role::Primary,
+            began: times.0,
+            ended: Some(times.1),
+            outcome,
+            what: Value::Null,
+            result: Value::Null,
+        }
+    }
+
+    fn lists(ids: &[&str]) -> Lists {
+        Lists::from([(0, ids.iter().map(|id| (*id).to_owned()).collect())])
+    }
+
+    #[test]
+    fn presence_is_judged_by_outcome() {
+        let operations = [
+            operation("a", (0, 1), Outcome::Acknowledged),
+            operation("f", (0, 1), Outcome::Failed),
+            operation("u", (0, 1), Outcome::Unknown),
+        ];
+        let check = |found: &[&str]| {
+            let mut eras = Eras::default();
+            eras.end(lists(found));
+            eras.check_presence("test", &operations).len()
+        };
+        assert_eq!(check(&["a"]), 0);
+        assert_eq!(check(&["a", "u"]), 0);
+        assert_eq!(check(&[]), 1, "lost");
+        assert_eq!(check(&["a", "a"]), 1, "doubled");
+        assert_eq!(check(&["a", "f"]), 1, "failed, yet there");
+        assert_eq!(check(&["a", "u", "u"]), 1, "doubled");
+        assert_eq!(check(&["a", "x"]), 1, "from nowhere");
+    }
+
+    /// An era that ends between 10 and 20 with `left`, one that begins with `kept` and ends with `last`.
+    fn two_eras(operation: Operation, left: &[&str], kept: &[&str], last: &[&str]) -> usize {
+        let mut eras = Eras::default();
+        eras.cut(Cut { ends: 10, begins: 20, left: lists(left), kept: lists(kept), failover: true });
+        eras.end(lists(last));
+        eras.check_presence("test", &[operation]).len()
+    }
+
+    #[test]
+    fn what_a_cut_keeps_stays_and_what_it_does_not_keep_stays_away() {
+        let done = |times| operation("a", times, Outcome::Acknowledged);
+        assert_eq!(two_eras(done((1, 2)), &["a"], &["a"], &["a"]), 0);
+        assert_eq!(two_eras(done((1, 2)), &["a"], &[], &[]), 0, "lost with the server");
+        assert_eq!(two_eras(done((1, 2)), &[], &[], &[]), 1, "lost before");
+        assert_eq!(two_eras(done((1, 2)), &["a"], &["a"], &[]), 1, "lost after");
+        assert_eq!(two_eras(done((1, 2)), &["a"], &[], &["a"]), 1, "back again");
+        assert_eq!(two_eras(done((1, 2)), &[], &["a"], &["a"]), 1, "kept from nowhere");
+        assert_eq!(two_eras(done((21, 22)), &[], &[], &["a"]), 0);
+        assert_eq!(two_eras(done((21, 22)), &["a"], &[], &[]), 1, "in the wrong era");
+    }
+
+    #[test]
+    fn what_goes_on_during_a_cut_may_be_in_either_era() {
+        let done = || operation("a", (9, 21), Outcome::Acknowledged);
+        assert_eq!((two_eras(done(), &["a"], &[], &[]), two_eras(done(), &[], &[], &["a"])), (0, 0));
+        assert_eq!(two_eras(done(), &[], &[], &[]), 1, "but not in none");
+        let failed = || operation("a", (9, 21), Outcome::Failed);
+        assert_eq!(two_eras(failed(), &["a"], &[], &[]), 0, "refused by the next era");
+        assert_eq!(two_eras(failed(), &[], &[], &["a"]), 1, "failed, yet there");
+        let waited = |times| Operation { role: Role::Waiting, ..operation("a", times, Outcome::Acknowledged) };
+        assert_eq!(two_eras(waited((1, 2)), &["a"], &["a"], &["a"]), 0);
+        assert_eq!(two_eras(waited((1, 2)), &["a"], &[], &[]), 1, "waited for in vain");
+        assert_eq!(two_eras(waited((9, 21)), &["a"], &[], &[]), 1, "waited for in vain, and told during the cut");
+        assert_eq!(two_eras(waited((9, 21)), &[], &[], &["a"]), 0);
+        let mut flushed = Eras::default();
+        flushed.cut(Cut { ends: 10, begins: 20, left: lists(&["a"]), kept: Lists::new(), failover: false });
+        flushed.end(Lists::new());
+        assert_eq!(flushed.check_presence("test", &[waited((9, 21))]).len(), 0, "removed with everything");
+    }
+}
