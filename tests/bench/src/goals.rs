@@ -1,0 +1,152 @@
+//! What is to be reached, as ratios within one run.
+
+use serde::Serialize;
+
+use crate::measure::Results;
+use crate::setting::Setting;
+use crate::system::System::{self, *};
+
+/// One goal in one setting.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    pub measure: &'static str,
+    pub setting: Option<Setting>,
+    pub goal: String,
+    pub reached: f64,
+    pub met: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Need {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Need {
+    fn outcome(self, measure: &'static str, setting: Option<Setting>, reached: f64) -> Outcome {
+        let (goal, met) = match self {
+            Need::AtMost(most) => (format!("at most {most}"), reached <= most),
+            Need::AtLeast(least) => (format!("at least {least}"), reached >= least),
+        };
+        Outcome { measure, setting, goal, reached, met }
+    }
+}
+
+type Cell = (&'static str, System);
+
+/// A goal: the time of one cell by that of another.
+struct Goal {
+    measure: &'static str,
+    need: Need,
+    long: Cell,
+    short: Cell,
+    settings: &'static [Setting],
+}
+
+const PLACEMENTS: &[Setting] = &[Setting::OneCore, Setting::TwoCores];
+const ALL: &[Setting] = &Setting::TIMED;
+const ONE: &[Setting] = &[Setting::OneCore];
+const SLOW: &[Setting] = &[Setting::TwoMs];
+
+const fn goal(measure: &'static str, need: Need, long: Cell, short: Cell, settings: &'static [Setting]) -> Goal {
+    Goal { measure, need, long, short, settings }
+}
+
+/// "At least so many times the rate" is the other's time by ours.
+const GOALS: &[Goal] = &[
+    goal("point select: time by that of GET", Need::AtMost(1.25), ("point", SqliteRedis), ("point", Redis), PLACEMENTS),
+    goal(
+        "point select in a transaction: rate by that of the WAL file's",
+        Need::AtLeast(0.8),
+        ("point-in-transaction", FileWal),
+        ("point-in-transaction", SqliteRedis),
+        ONE,
+    ),
+    goal(
+        "autocommit insert: time by that of SET",
+        Need::AtMost(2.0),
+        ("insert", SqliteRedis),
+        ("insert", Redis),
+        PLACEMENTS,
+    ),
+    goal(
+        "autocommit insert: rate by that of PostgreSQL, async",
+        Need::AtLeast(1.0),
+        ("insert", PostgresAsync),
+        ("insert", SqliteRedis),
+        ALL,
+    ),
+    goal(
+        "point select: rate by that of PostgreSQL",
+        Need::AtLeast(1.2),
+        ("point", PostgresAsync),
+        ("point", SqliteRedis),
+        PLACEMENTS,
+    ),
+    goal("load: rate by that of a file, sync off", Need::AtLeast(0.6), ("load", FileOff), ("load", SqliteRedis), ONE),
+    goal(
+        "cold scan: rate by that of HMGET in a loop",
+        Need::AtLeast(0.8),
+        ("scan", Redis),
+        ("scan", SqliteRedis),
+        PLACEMENTS,
+    ),
+    goal(
+        "cold scan: rate by that of the textbook",
+        Need::AtLeast(10.0),
+        ("scan", Textbook),
+        ("scan", SqliteRedis),
+        PLACEMENTS,
+    ),
+    goal(
+        "load: rate by that of the textbook",
+        Need::AtLeast(10.0),
+        ("load", Textbook),
+        ("load", SqliteRedis),
+        PLACEMENTS,
+    ),
+];
+
+/// Everything is to be so much faster than the textbook at 2 ms.
+const BY_TEXTBOOK: Need = Need::AtLeast(20.0);
+
+/// What was reached of each goal that was measured.
+pub fn outcomes(results: &Results) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for goal in GOALS {
+        for &setting in goal.settings {
+            let reached = results.ratio(setting, goal.long, goal.short);
+            outcomes.extend(reached.map(|reached| goal.need.outcome(goal.measure, Some(setting), reached)));
+        }
+    }
+    // PostgreSQL reads in a transaction with one round trip each, as outside of one.
+    for &setting in PLACEMENTS {
+        let reached = results.ratio(setting, ("point", PostgresAsync), ("point-in-transaction", SqliteRedis));
+        let measure = "point select in a transaction: rate by that of PostgreSQL";
+        outcomes.extend(reached.map(|reached| Need::AtLeast(4.0).outcome(measure, Some(setting), reached)));
+    }
+    for workload in crate::workload::WORKLOADS {
+        for &setting in SLOW {
+            let reached = results.ratio(setting, (workload.name, Textbook), (workload.name, SqliteRedis));
+            outcomes.extend(reached.map(|reached| BY_TEXTBOOK.outcome(workload.name, Some(setting), reached)));
+        }
+    }
+    outcomes.extend(contention(results));
+    outcomes
+}
+
+fn contention(results: &Results) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for &setting in PLACEMENTS {
+        let rate = results.ratio(setting, ("writer-1", SqliteRedis), ("writers-4", SqliteRedis));
+        let measure = "4 writers: total rate by that of one";
+        outcomes.extend(rate.map(|rate| Need::AtLeast(0.7).outcome(measure, Some(setting), rate)));
+        let Some(summary) = results.summary("writers-4", SqliteRedis, setting) else { continue };
+        // Each of the four waits for the others, so its mean is four times that of all.
+        let worst = summary.worst / (summary.mean * 4.0);
+        outcomes.push(Need::AtMost(20.0).outcome("4 writers: worst wait by the mean", Some(setting), worst));
+        let measure = "4 writers: commits of the slowest by those of the fastest";
+        outcomes.push(Need::AtLeast(0.5).outcome(measure, Some(setting), summary.fairness));
+    }
+    outcomes
+}

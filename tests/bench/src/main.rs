@@ -1,0 +1,152 @@
+//! sqlite-redis measured side by side with what else one might use. `scripts/bench` runs it.
+//!
+//! - `setting`: where client and server run, and the latency between them; `relay`: adds it, and counts
+//! - `system`: who is compared; `client`: how all are asked; `textbook`, `postgres`: two of them
+//! - `data`, `workload`: what is done; `servers`: private servers, filled
+//! - `measure`: the rounds; `workers`: work in other processes; `count`: what goes over the wire
+//! - `stats`, `results`: what it comes to; `report`, `plot`, `goals`: how it is shown
+
+mod setting;
+mod relay;
+mod system;
+mod client;
+mod textbook;
+mod postgres;
+mod data;
+mod workload;
+mod servers;
+mod measure;
+mod workers;
+mod count;
+mod stats;
+mod results;
+mod report;
+mod plot;
+mod goals;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use data::Sizes;
+use measure::Plan;
+use servers::Servers;
+use setting::Setting;
+use system::System;
+use workload::{Manner, WORKLOADS, Workload};
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures sqlite-redis side by side with what else one might use")]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Args)]
+struct Run {
+    /// Only workloads whose name begins with one of these
+    filter: Vec<String>,
+    /// A small run that shows that everything works; its figures mean nothing
+    #[arg(long)]
+    quick: bool,
+    /// Only these systems (and sqlite-redis, by which the others are divided)
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<System>,
+    /// Only these settings
+    #[arg(long, value_delimiter = ',')]
+    settings: Vec<Setting>,
+    /// Rounds; cold workloads and several processes get half of them
+    #[arg(long, default_value_t = 7)]
+    rounds: u32,
+    /// Time for one cell in one round, milliseconds
+    #[arg(long, default_value_t = 80)]
+    slice_ms: u64,
+    /// Where results.json and performance.svg go
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+}
+
+/// What this program does in processes of its own.
+#[derive(Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Worker { job: String },
+    #[command(hide = true)]
+    Relay {
+        #[arg(long)]
+        delay_us: u64,
+        #[arg(long)]
+        listen: PathBuf,
+        #[arg(long)]
+        target: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.part {
+        Some(Part::Worker { job }) => workers::work(&job),
+        Some(Part::Relay { delay_us, listen, target }) => {
+            relay::start(&listen, &target, Duration::from_micros(delay_us))?;
+            println!("ready");
+            // It ends with the one who started it.
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+            Ok(())
+        }
+        None => run(&arguments.run),
+    }
+}
+
+fn chosen(filter: &[String]) -> Result<Vec<&'static Workload>> {
+    let named = |workload: &&Workload| filter.iter().any(|filter| workload.name.starts_with(filter.as_str()));
+    let workloads: Vec<_> = WORKLOADS.iter().filter(|workload| filter.is_empty() || named(workload)).collect();
+    let known = || WORKLOADS.iter().map(|workload| workload.name).collect::<Vec<_>>().join(", ");
+    ensure!(!workloads.is_empty(), "no workload has such a name; there are {}", known());
+    Ok(workloads)
+}
+
+fn plan(run: &Run) -> Result<Plan> {
+    let wanted =
+        |system: &System| run.systems.is_empty() || *system == System::SqliteRedis || run.systems.contains(system);
+    let settings = match (run.settings.as_slice(), run.quick) {
+        ([], true) => vec![Setting::OneCore, Setting::TwoMs],
+        ([], false) => Setting::TIMED.to_vec(),
+        (settings, _) => settings.to_vec(),
+    };
+    let slice = Duration::from_millis(if run.quick { 2 } else { run.slice_ms });
+    Ok(Plan {
+        workloads: chosen(&run.filter)?,
+        systems: System::value_variants().iter().copied().filter(wanted).collect(),
+        settings: settings.into_iter().filter(|setting| setting.possible()).collect(),
+        sizes: if run.quick { Sizes::QUICK } else { Sizes::FULL },
+        rounds: if run.quick { 1 } else { run.rounds },
+        long_rounds: if run.quick { 1 } else { run.rounds.div_ceil(2) },
+        slice,
+        together: slice * 10,
+    })
+}
+
+fn run(run: &Run) -> Result<()> {
+    let plan = plan(run)?;
+    let postgres = plan.systems.iter().any(|system| system.is_remote() && !system.asks_redis());
+    let servers = Servers::start(postgres)?;
+    let scanned = plan.workloads.iter().any(|workload| matches!(workload.manner, Manner::Cold { .. }));
+    for &system in &plan.systems {
+        eprintln!("filling {}", system.name());
+        servers.build(system, plan.sizes, scanned)?;
+    }
+    let results = measure::run(&plan, &servers)?;
+    println!("{}", report::tables(&results, &plan.systems, &plan.settings));
+    fs::create_dir_all(&run.output)?;
+    fs::write(run.output.join("results.json"), serde_json::to_string_pretty(&report::json(&results))?)?;
+    let shown: Vec<Setting> =
+        [Setting::TwoCores, Setting::TwoMs].into_iter().filter(|s| plan.settings.contains(s)).collect();
+    fs::write(run.output.join("performance.svg"), plot::svg(&results, &shown))?;
+    println!("results.json and performance.svg are in {}", run.output.display());
+    Ok(())
+}

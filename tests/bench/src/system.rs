@@ -1,0 +1,203 @@
+//! The systems that are compared, and how to get at each.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Postgres, Sql};
+use crate::setting::Setting;
+use crate::{postgres, textbook};
+
+/// One of the systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum System {
+    SqliteRedis,
+    SqliteRedisTcp,
+    Textbook,
+    FileWal,
+    FileOff,
+    Memory,
+    PostgresAsync,
+    PostgresSync,
+    Redis,
+    RedisTcp,
+}
+
+impl System {
+    pub fn name(self) -> &'static str {
+        match self {
+            System::SqliteRedis => "sqlite-redis",
+            System::SqliteRedisTcp => "sqlite-redis, TCP",
+            System::Textbook => "textbook VFS",
+            System::FileWal => "file, WAL",
+            System::FileOff => "file, sync off",
+            System::Memory => ":memory:",
+            System::PostgresAsync => "PostgreSQL, async",
+            System::PostgresSync => "PostgreSQL, sync",
+            System::Redis => "Redis",
+            System::RedisTcp => "Redis, TCP",
+        }
+    }
+
+    /// Whether it is Redis alone, which knows no SQL.
+    pub fn is_floor(self) -> bool {
+        matches!(self, System::Redis | System::RedisTcp)
+    }
+
+    /// Whether there is a server at all.
+    pub fn is_remote(self) -> bool {
+        !matches!(self, System::FileWal | System::FileOff | System::Memory)
+    }
+
+    /// Whether it is reached over TCP, for which there is no relay.
+    pub fn is_tcp(self) -> bool {
+        matches!(self, System::SqliteRedisTcp | System::RedisTcp)
+    }
+
+    /// Whether it sends commands to the Redis server.
+    pub fn asks_redis(self) -> bool {
+        self.is_remote() && !matches!(self, System::PostgresAsync | System::PostgresSync)
+    }
+
+    /// Whether several processes can share it. (The textbook's database is malformed within a
+    /// second: a writer's cache is of the time before it got the lock.)
+    pub fn is_shared(self) -> bool {
+        !matches!(self, System::Memory | System::Textbook)
+    }
+
+    /// Whether it makes sense in a setting: where there is no server, only one does.
+    pub fn runs_in(self, setting: Setting) -> bool {
+        match setting {
+            Setting::OneCore => true,
+            Setting::TwoCores => self.is_remote(),
+            Setting::HalfMs | Setting::TwoMs | Setting::Counted => self.is_remote() && !self.is_tcp(),
+        }
+    }
+}
+
+/// Where the servers are; worker processes get it as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Places {
+    /// For files and for the sockets of relays.
+    pub directory: PathBuf,
+    pub redis_socket: PathBuf,
+    pub redis_port: u16,
+    pub postgres: PathBuf,
+}
+
+impl Places {
+    /// The socket of Redis as seen from a setting.
+    pub fn redis_socket(&self, setting: Setting) -> PathBuf {
+        match setting.delay() {
+            None => self.redis_socket.clone(),
+            Some(_) => self.relays(setting).join("redis.sock"),
+        }
+    }
+
+    /// The directory with the socket of PostgreSQL as seen from a setting.
+    pub fn postgres(&self, setting: Setting) -> PathBuf {
+        match setting.delay() {
+            None => self.postgres.clone(),
+            Some(_) => self.relays(setting),
+        }
+    }
+
+    /// Where the relays of a setting listen.
+    pub fn relays(&self, setting: Setting) -> PathBuf {
+        self.directory.join(format!("{setting:?}"))
+    }
+
+    fn redis_url(&self, system: System, setting: Setting) -> String {
+        if system.is_tcp() {
+            return format!("redis://127.0.0.1:{}", self.redis_port);
+        }
+        format!("unix://{}", self.redis_socket(setting).display())
+    }
+
+    /// A connection to Redis itself.
+    pub fn redis(&self, system: System, setting: Setting) -> Result<redis::Connection> {
+        let client = redis::Client::open(self.redis_url(system, setting))?;
+        client.get_connection().context("Redis")
+    }
+
+    /// A file of a local system.
+    pub fn file(&self, system: System, database: &str) -> PathBuf {
+        self.directory.join(format!("{system:?}-{database}.sqlite"))
+    }
+
+    /// Opens a database of a system that speaks SQL.
+    pub fn open(&self, system: System, setting: Setting, database: &str) -> Result<Box<dyn Sql>> {
+        let sqlite = match system {
+            System::PostgresAsync | System::PostgresSync => return self.open_postgres(system, setting, database),
+            System::Redis | System::RedisTcp => anyhow::bail!("Redis knows no SQL"),
+            System::SqliteRedis | System::SqliteRedisTcp => {
+                let options = sqlite_redis::Options::new(database_name(system, database));
+                options.server(self.redis_url(system, setting)).open()?
+            }
+            System::Textbook => textbook::open(&self.redis_url(system, setting), database)?,
+            System::FileWal | System::FileOff => rusqlite::Connection::open(self.file(system, database))?,
+            System::Memory => rusqlite::Connection::open_in_memory()?,
+        };
+        sqlite.busy_timeout(std::time::Duration::from_secs(60))?;
+        sqlite.set_prepared_statement_cache_capacity(64);
+        match system {
+            System::FileWal => sqlite.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?,
+            System::FileOff => sqlite.execute_batch("PRAGMA synchronous = OFF")?,
+            _ => {}
+        }
+        Ok(Box::new(sqlite))
+    }
+
+    /// What is a database elsewhere is a schema there.
+    fn open_postgres(&self, system: System, setting: Setting, database: &str) -> Result<Box<dyn Sql>> {
+        let [asynchronous, synchronous] = postgres::DATABASES;
+        let (name, commit) = match system {
+            System::PostgresAsync => (asynchronous, "off"),
+            _ => (synchronous, "on"),
+        };
+        let options = format!("-c synchronous_commit={commit} -c search_path={database}");
+        let client = postgres::connect(&self.postgres(setting), name, &options)?;
+        Ok(Box::new(Postgres::new(client)))
+    }
+
+    /// Leaves an empty database of this name, whatever there was.
+    pub fn clear(&self, system: System, database: &str) -> Result<()> {
+        match system {
+            System::PostgresAsync | System::PostgresSync => {
+                let anew = format!("DROP SCHEMA IF EXISTS {database} CASCADE; CREATE SCHEMA {database}");
+                self.open(system, Setting::OneCore, database)?.batch(&anew)
+            }
+            System::FileWal | System::FileOff => {
+                let file = self.file(system, database);
+                for suffix in ["", "-wal", "-shm", "-journal"] {
+                    // Some of them are there.
+                    let _ = std::fs::remove_file(format!("{}{suffix}", file.display()));
+                }
+                Ok(())
+            }
+            System::Textbook => self.unlink(&[format!("textbook:{database}")]),
+            System::SqliteRedis | System::SqliteRedisTcp => {
+                let hash = hash(system, database);
+                self.unlink(&[format!("{hash}:log"), hash])
+            }
+            System::Memory | System::Redis | System::RedisTcp => Ok(()),
+        }
+    }
+
+    fn unlink(&self, keys: &[String]) -> Result<()> {
+        Ok(redis::cmd("UNLINK").arg(keys).exec(&mut self.redis(System::Redis, Setting::OneCore)?)?)
+    }
+}
+
+/// The name of a database of sqlite-redis; the two ways to reach it don't share theirs.
+fn database_name(system: System, database: &str) -> String {
+    if system.is_tcp() { format!("{database}-tcp") } else { database.to_owned() }
+}
+
+/// The key of the hash of such a database.
+pub fn hash(system: System, database: &str) -> String {
+    format!("sqlite:{{{}}}", database_name(system, database))
+}
