@@ -25,6 +25,8 @@ for room in (0, 4_500_000, 6_000_000):
         assert 'full' in error, (room, begin, error)
         why = db.execute('SELECT redis_last_error()').fetchone()[0]
         assert 'journal' in why, repr(why)
+        assert db.execute('PRAGMA redis_last_error').fetchone()[0] == why
+        assert 'shop' in why, repr(why)
         if db.in_transaction:
             db.execute('ROLLBACK')
         assert count(db) == 8000, (room, begin, count(db))

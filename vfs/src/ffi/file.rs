@@ -1,7 +1,6 @@
 //! `sqlite3_io_methods`: the callbacks of an open file.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::Arc;
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
@@ -26,6 +25,8 @@ pub(crate) struct OsFile {
 /// An open file, and the SQLite that has it open.
 pub(crate) struct Open {
     kind: Kind,
+    /// The database whose rollback journal this is; null when it is something else.
+    journal_of: *mut sqlite3_file,
     api: &'static Api,
     /// Where SQLite has the connection that uses this file at the time; null until it has told.
     connection: *const *mut sqlite3,
@@ -40,17 +41,25 @@ impl Open {
     /// Puts an open file where SQLite wants it.
     ///
     /// # Safety
-    /// `file` points to `szOsFile` bytes, which nobody else uses.
-    pub(crate) unsafe fn place(file: *mut sqlite3_file, kind: Kind, api: &'static Api) {
-        let open = Box::into_raw(Box::new(Open { kind, api, connection: std::ptr::null() }));
+    /// `file` points to `szOsFile` bytes, which nobody else uses. `journal_of` is null or a database
+    /// that [`Open::place`] has filled and that stays open for as long as its journal.
+    pub(crate) unsafe fn place(file: *mut sqlite3_file, kind: Kind, journal_of: *mut sqlite3_file, api: &'static Api) {
+        let open = Box::into_raw(Box::new(Open { kind, journal_of, api, connection: std::ptr::null() }));
         // SAFETY: by contract; `szOsFile` is at least the size of `OsFile`.
         unsafe { file.cast::<OsFile>().write(OsFile { base: sqlite3_file { pMethods: &METHODS }, open }) };
     }
 
-    fn place_name(&self) -> Option<&Arc<str>> {
-        match &self.kind {
-            Kind::Database(file) => Some(file.place()),
-            Kind::Journal(_) => None,
+    /// The database that this is, or whose rollback journal it is.
+    fn database(&mut self) -> Option<&mut File> {
+        match &mut self.kind {
+            Kind::Database(file) => Some(file),
+            Kind::Journal(_) if self.journal_of.is_null() => None,
+            Kind::Journal(_) => {
+                // SAFETY: by the contract of `place`. Nobody else uses it meanwhile, since SQLite calls
+                // the methods of one connection's files one at a time.
+                let open = unsafe { &mut *(*self.journal_of.cast::<OsFile>()).open };
+                open.database()
+            }
         }
     }
 
@@ -60,13 +69,9 @@ impl Open {
             Ok(code) => return code,
             Err(error) => error,
         };
-        let error = match self.place_name() {
-            Some(place) => error.at(place),
-            None => error,
-        };
-        if let Kind::Database(file) = &mut self.kind {
-            file.failed(&error);
-        }
+        let Some(file) = self.database() else { return report(&error, during) };
+        let error = error.at(file.place());
+        file.failed(&error);
         report(&error, during)
     }
 }
@@ -119,12 +124,8 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
             Kind::Database(file) => file.close(),
             Kind::Journal(_) => Ok(()),
         };
-        if let Err(error) = outcome {
-            let error = match open.place_name() {
-                Some(place) => error.at(place),
-                None => error,
-            };
-            super::log(&error.to_string());
+        if let (Err(error), Kind::Database(file)) = (outcome, &open.kind) {
+            super::log(&error.at(file.place()).to_string());
         }
         code::OK
     })

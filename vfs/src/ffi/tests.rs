@@ -10,6 +10,7 @@ use super::file::{Kind, Open};
 use crate::database::Database;
 use crate::error::code;
 use crate::file::File;
+use crate::journal::Journal;
 use crate::store::memory::MemoryStore;
 
 /// Memory for a file, as SQLite may hand it over: full of something else.
@@ -76,8 +77,8 @@ fn read(file: *mut sqlite3_file, amount: usize, offset: i64) -> (c_int, Vec<u8>)
 #[test]
 fn a_journal_is_a_file_like_any_other() {
     let mut room = Room::new();
-    let flags = ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
-    assert_eq!(open(&mut room, Some("shop-journal"), flags), (code::OK, flags));
+    // SAFETY: the room has `szOsFile` bytes.
+    unsafe { Open::place(room.file(), Kind::Journal(Journal::new()), std::ptr::null_mut(), Api::linked()) };
     let file = room.file();
     assert_eq!(call_file!(file, xWrite, b"abc".as_ptr().cast(), 3, 5), code::OK);
     assert_eq!(read(file, 3, 5), (code::OK, b"abc".to_vec()));
@@ -176,7 +177,7 @@ fn database(room: &mut Room) -> *mut sqlite3_file {
     let store = Arc::new(MemoryStore::default());
     let file = File::on(Database::on(store, 1 << 20), false);
     // SAFETY: the room has `szOsFile` bytes.
-    unsafe { Open::place(room.file(), Kind::Database(Box::new(file)), Api::linked()) };
+    unsafe { Open::place(room.file(), Kind::Database(Box::new(file)), std::ptr::null_mut(), Api::linked()) };
     room.file()
 }
 

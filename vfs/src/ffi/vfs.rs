@@ -131,9 +131,16 @@ unsafe extern "C" fn open(
             unsafe { open_kind(registered, name, text, flags) }
         });
         match opened {
-            // SAFETY: SQLite passes room for `szOsFile` bytes.
+            // SAFETY: SQLite passes room for `szOsFile` bytes, and for a rollback journal a name that it
+            // knows the database of, which is one of this VFS too and is closed after its journal.
             Ok(Some((kind, given))) => unsafe {
-                Open::place(file, kind, registered.api);
+                let journal_of = match kind {
+                    Kind::Journal(_) if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
+                        (registered.api.database_file_object)(name)
+                    }
+                    _ => std::ptr::null_mut(),
+                };
+                Open::place(file, kind, journal_of, registered.api);
                 if !out_flags.is_null() {
                     out_flags.write(given);
                 }
