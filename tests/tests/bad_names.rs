@@ -118,6 +118,7 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("log_commits", "1.5", "expected a whole number"),
     ("log_bytes", "x", "expected bytes"),
     ("stage_bytes", "x", "expected bytes"),
+    ("linger_ms", "-1", "at least 0"),
     ("wait", "all", "expected a number of replicas"),
     ("wait_ms", "0", "at least 1"),
     ("readonly", "maybe", "expected 0 or 1"),

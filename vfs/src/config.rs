@@ -54,6 +54,8 @@ settings! {
         "page cache of this process for this database, bytes (k, M, G)";
     LEASE = "lease_ms", "SQLITE_REDIS_LEASE_MS", "5000",
         "life of the write lease without renewal, milliseconds: how long a writer that died blocks others";
+    LINGER = "linger_ms", "SQLITE_REDIS_LINGER_MS", "0",
+        "how long the write lease is kept for the next transaction where one follows the other, milliseconds; 0: it is given back with each commit";
     CONNECT_TIMEOUT = "connect_ms", "SQLITE_REDIS_CONNECT_MS", "5000",
         "time for making a connection, milliseconds";
     TIMEOUT = "timeout_ms", "SQLITE_REDIS_TIMEOUT_MS", "10000",
@@ -146,6 +148,8 @@ pub struct Config {
     pub cache_size: u64,
     /// Life of the write lease without renewal.
     pub lease: Duration,
+    /// How long the write lease is kept for the next transaction.
+    pub linger: Duration,
     /// Time for making a connection.
     pub connect_timeout: Duration,
     /// Time for one reply.
@@ -210,6 +214,7 @@ impl Config {
             prefix: value(&PREFIX).prefix()?,
             cache_size: value(&CACHE_SIZE).bytes()?,
             lease: value(&LEASE).milliseconds(100)?,
+            linger: value(&LINGER).milliseconds(0)?,
             connect_timeout: value(&CONNECT_TIMEOUT).milliseconds(1)?,
             timeout,
             failover: value(&FAILOVER).milliseconds(1)?,

@@ -9,7 +9,7 @@ use crate::config::{Config, Wait};
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
 use crate::freshness::Freshness;
-use crate::lease::{Lease, Renewer};
+use crate::lease::{Lease, Lingering, Renewer};
 use crate::reader::Reader;
 use crate::replicas::Replicas;
 use crate::source::Source;
@@ -26,6 +26,9 @@ pub(crate) struct Database {
     pub cache: Cache,
     pub freshness: Freshness,
     lease_life: Duration,
+    lingering: Arc<Lingering>,
+    /// How long a lease lingers there.
+    linger: Duration,
     renewer: Arc<Renewer>,
     server: Option<Arc<Server>>,
     redis: Option<RedisStore>,
@@ -43,6 +46,8 @@ impl Database {
             cache: Cache::new(config.cache_size),
             freshness: Freshness::default(),
             lease_life: config.lease,
+            lingering: Arc::default(),
+            linger: config.linger,
             renewer,
             server: Some(server),
             redis: Some(redis),
@@ -60,6 +65,8 @@ impl Database {
             cache: Cache::new(cache_size),
             freshness: Freshness::default(),
             lease_life: Duration::from_secs(5),
+            lingering: Arc::default(),
+            linger: Duration::ZERO,
             renewer: Arc::default(),
             server: None,
             redis: None,
@@ -100,17 +107,22 @@ impl Database {
         self.adopt(asked, self.store().fetch(self.wanted(last))?)
     }
 
-    /// The same with the write lease, in one round trip, for a transaction that will write; `None`
-    /// when the lease is not to be had. Whoever asks for the write lock is told why.
+    /// The same with the write lease, in one round trip, or in none if the last transaction has left
+    /// it, for a transaction that will write; `None` when the lease is not to be had. Whoever asks for
+    /// the write lock is told why.
     pub(crate) fn newest_to_write(&self) -> Result<Option<(Lease, Snapshot, Epoch)>> {
         let asked = Instant::now();
-        let (lease, snapshot) = match self.lease(PATIENCE) {
+        let left = self.left();
+        let was_asked = left.is_none();
+        let (lease, snapshot) = match left.map_or_else(|| self.take_lease(PATIENCE), Ok) {
             Err(error) if refuses_lease(&error.cause) => return Ok(None),
             outcome => outcome?,
         };
         match self.admit(&snapshot) {
             Ok(epoch) => {
-                self.freshness.said(epoch, asked, &snapshot);
+                if was_asked {
+                    self.freshness.said(epoch, asked, &snapshot);
+                }
                 Ok(Some((lease, snapshot, epoch)))
             }
             Err(error) => Err(lease.release_after(error)),
@@ -244,10 +256,45 @@ impl Database {
         Ok(true)
     }
 
-    /// Takes the write lease; with it comes the version that the server has now. Stands in line for
-    /// as long as there is `patience`.
-    pub(crate) fn lease(&self, patience: Duration) -> Result<(Lease, Snapshot)> {
-        Lease::take(&self.primary.store, self.lease_life, patience, &self.renewer)
+    /// The write lease; with it comes the version that the server has now.
+    pub(crate) fn lease(&self) -> Result<(Lease, Snapshot)> {
+        self.left().map_or_else(|| self.take_lease(Duration::ZERO), Ok)
+    }
+
+    /// Takes the write lease. Stands in line for as long as there is `patience`.
+    fn take_lease(&self, patience: Duration) -> Result<(Lease, Snapshot)> {
+        // Where one transaction follows the other, the next will most likely come.
+        let linger = if self.lingering.is_busy(self.linger) { self.linger } else { Duration::ZERO };
+        Lease::take(&self.primary.store, self.lease_life, patience, &self.renewer, linger)
+    }
+
+    /// The write lease that the last transaction has left, and the version that it is at.
+    fn left(&self) -> Option<(Lease, Snapshot)> {
+        let (lease, snapshot) = self.lingering.take()?;
+        if self.cache.head().0 == snapshot {
+            return Some((lease, snapshot));
+        }
+        // It was lost, and another has committed.
+        if let Err(error) = lease.release() {
+            crate::ffi::log(&format!("{}: giving back a lost lease: {error}", self.place));
+        }
+        None
+    }
+
+    /// Keeps the lease for the next transaction. It was held when the server was `asked` last, and is
+    /// at this version.
+    pub(crate) fn leave(&self, lease: Lease, snapshot: Snapshot, asked: Instant) {
+        self.lingering.keep(lease, snapshot, asked);
+    }
+
+    /// Takes note of a transaction that has ended, and has given the lease back.
+    pub(crate) fn ended(&self) {
+        self.lingering.ended();
+    }
+
+    /// Gives back a lease that was kept for the next transaction.
+    pub(crate) fn close(&self) {
+        self.lingering.end();
     }
 
     /// What has gone over the wire to its server.

@@ -329,7 +329,7 @@ impl File {
         }
         self.level = level;
         let unused = self.ahead.take().map_or(Ok(()), Lease::release);
-        let released = self.txn.stop_writing().and(unused);
+        let released = self.txn.stop_writing(&self.database).and(unused);
         if level == Level::None {
             self.txn = Txn::None;
         }
@@ -401,7 +401,9 @@ impl File {
 
     /// The end of it: whatever was not committed is gone.
     pub(crate) fn close(&mut self) -> Result<()> {
-        self.unlock(Level::None)
+        let unlocked = self.unlock(Level::None);
+        self.database.close();
+        unlocked
     }
 }
 

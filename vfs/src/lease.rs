@@ -1,13 +1,19 @@
 //! The write lease: who holds it, and the thread that keeps it alive through long transactions.
 
+mod linger;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::Wait;
 use crate::error::{Cause, Error, Result};
 use crate::process::unique;
-use crate::store::{Leased, Snapshot, Store, Writer};
-use crate::sync::{Condvar, Mutex};
+use crate::store::turn::HANDOVER;
+use crate::store::{After, Commit, Ending, Leased, Lingers, Snapshot, Store, Writer};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+
+pub(crate) use linger::Lingering;
 
 /// A token that nobody else has, and that tells an operator who it is.
 pub(crate) fn token() -> Result<String> {
@@ -25,6 +31,8 @@ pub(crate) struct Renewer {
 #[derive(Default)]
 struct State {
     leases: HashMap<String, Held>,
+    /// Where leases may linger.
+    lingering: Vec<Arc<Lingering>>,
     running: bool,
     /// When the thread looks next, unless it is woken.
     wakes_at: Option<Instant>,
@@ -36,14 +44,27 @@ struct Held {
     due: Instant,
 }
 
-/// How long the thread stays without a lease to renew.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long the thread stays without a lease to see to.
+const IDLE: Duration = Duration::from_secs(5);
 
 impl Renewer {
-    fn add(self: &Arc<Self>, token: String, store: Arc<dyn Store>, life: Duration) {
+    fn add(self: &Arc<Self>, token: String, store: Arc<dyn Store>, life: Duration, due: Instant) {
         let mut state = self.state.lock();
-        let due = Instant::now() + life / 3;
         state.leases.insert(token, Held { store, life, due });
+        self.see_to(state, due);
+    }
+
+    /// Sees to it that what lingers there is given back in time.
+    fn watch(self: &Arc<Self>, lingering: &Arc<Lingering>, due: Instant) {
+        let mut state = self.state.lock();
+        if !state.lingering.iter().any(|known| Arc::ptr_eq(known, lingering)) {
+            state.lingering.push(lingering.clone());
+        }
+        self.see_to(state, due);
+    }
+
+    /// Sees to it that the thread looks then.
+    fn see_to(self: &Arc<Self>, mut state: MutexGuard<'_, State>, due: Instant) {
         if !state.running {
             state.running = true;
             let renewer = self.clone();
@@ -66,19 +87,30 @@ impl Renewer {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
+            let mut next = None;
+            let mut over = Vec::new();
+            state.lingering.retain(|lingering| {
+                let due = lingering.due();
+                match due {
+                    Some(due) if due <= now => over.push(lingering.clone()),
+                    Some(due) => next = Some(next.map_or(due, |next| due.min(next))),
+                    None => {}
+                }
+                due.is_some_and(|due| due > now)
+            });
             let due: Vec<_> = state
                 .leases
                 .iter()
                 .filter(|(_, held)| held.due <= now)
                 .map(|(token, held)| (token.clone(), held.store.clone(), held.life))
                 .collect();
-            if due.is_empty() {
-                let next = state.leases.values().map(|held| held.due).min();
-                let wakes_at = next.unwrap_or(now + LINGER);
+            if due.is_empty() && over.is_empty() {
+                let next = state.leases.values().map(|held| held.due).chain(next).min();
+                let wakes_at = next.unwrap_or(now + IDLE);
                 state.wakes_at = Some(wakes_at);
                 let timed_out;
                 (state, timed_out) = self.wake.wait_until(state, wakes_at);
-                if timed_out.timed_out() && state.leases.is_empty() && next.is_none() {
+                if timed_out.timed_out() && state.leases.is_empty() && state.lingering.is_empty() && next.is_none() {
                     state.running = false;
                     return;
                 }
@@ -86,6 +118,9 @@ impl Renewer {
             }
             // The server may be slow to answer; nobody waits for that with the lock held.
             drop(state);
+            for lingering in over {
+                lingering.end_if_due(now);
+            }
             let renewed: Vec<_> = due
                 .into_iter()
                 .map(|(token, store, life)| {
@@ -113,36 +148,89 @@ impl Renewer {
     }
 }
 
-/// A write lease in use. Renewed until it is released or dropped.
+/// A write lease in use. Renewed until it is released or dropped, save while it lingers.
 pub(crate) struct Lease {
     writer: Box<dyn Writer>,
+    store: Arc<dyn Store>,
     token: String,
+    life: Duration,
     renewer: Arc<Renewer>,
+    /// How long it may linger.
+    linger: Duration,
+    turn: Turn,
+}
+
+/// How long it is this client's turn, if others wait.
+struct Turn {
+    since: Instant,
+    commits: u32,
+    /// Others waited at the last commit.
+    wanted: bool,
+}
+
+impl Turn {
+    /// Commits in a turn, at most: handing the lease over costs as much as a few of them.
+    const COMMITS: u32 = 8;
+    /// Time of a turn, when its commits take long.
+    const TIME: Duration = Duration::from_millis(50);
+
+    fn begin() -> Self {
+        Turn { since: Instant::now(), commits: 0, wanted: false }
+    }
+
+    /// Whether the next commit is to be the last.
+    fn is_over(&self) -> bool {
+        self.wanted && (self.commits + 1 >= Self::COMMITS || self.since.elapsed() >= Self::TIME)
+    }
 }
 
 impl Lease {
     /// Takes the lease; with it comes the version that the server has now.
     ///
     /// # Errors
-    /// [`Cause::Busy`] when another holds it for as long as there is `patience`.
+    /// [`Cause::Busy`] when another holds it for as long as there is `patience`. It may `linger` for so
+    /// long.
     pub(crate) fn take(
         store: &Arc<dyn Store>,
         life: Duration,
         patience: Duration,
         renewer: &Arc<Renewer>,
+        linger: Duration,
     ) -> Result<(Lease, Snapshot)> {
         let token = token()?;
         match store.lease(&token, life, patience)? {
             Leased::ByAnother(holder) => Err(Cause::Busy(holder).into()),
             Leased::Held(writer, snapshot) => {
-                renewer.add(token.clone(), store.clone(), life);
-                Ok((Lease { writer, token, renewer: renewer.clone() }, snapshot))
+                let (store, renewer, turn) = (store.clone(), renewer.clone(), Turn::begin());
+                let lease = Lease { writer, store, token, life, renewer, linger, turn };
+                lease.keep_alive(life);
+                Ok((lease, snapshot))
             }
         }
     }
 
-    pub(crate) fn writer(&mut self) -> &mut dyn Writer {
-        &mut *self.writer
+    /// Has it renewed in time, when it has so long to live.
+    fn keep_alive(&self, left: Duration) {
+        let due = Instant::now() + left / 3;
+        self.renewer.add(self.token.clone(), self.store.clone(), self.life, due);
+    }
+
+    /// What it has to live while it lingers. It is used in the first half of that.
+    fn lingering_life(&self) -> Duration {
+        self.life.min(HANDOVER.max(self.linger * 2))
+    }
+
+    /// Commits, and keeps the lease or not; tells whether it lingers.
+    pub(crate) fn commit(&mut self, commit: &Commit<'_>, keep: bool, wait: Wait) -> Result<Option<Lingers>> {
+        let lease = match keep {
+            true => After::Keep,
+            false if self.linger.is_zero() || self.turn.is_over() => After::Release,
+            false => After::Linger(self.lingering_life()),
+        };
+        let lingers = self.writer.commit(commit, Ending { lease, wait })?;
+        self.turn.commits += 1;
+        self.turn.wanted = lingers.is_some_and(|lingers| lingers.wanted);
+        Ok(lingers)
     }
 
     /// Gives the lease back.
@@ -187,16 +275,28 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_ends_when_others_wait() {
+        let mut turn = Turn { commits: Turn::COMMITS - 1, ..Turn::begin() };
+        assert!(!turn.is_over(), "nobody waits");
+        turn.wanted = true;
+        assert!(turn.is_over());
+        turn.commits = 0;
+        turn.since = Instant::now() - Turn::TIME;
+        assert!(turn.is_over(), "it took long");
+    }
+
+    #[test]
     fn a_held_lease_is_renewed_and_a_released_one_is_not() {
         let memory = Arc::new(MemoryStore::default());
         let store: Arc<dyn Store> = memory.clone();
         let renewer = Arc::new(Renewer::default());
-        let (lease, _) = Lease::take(&store, Duration::from_millis(30), Duration::ZERO, &renewer).unwrap();
+        let (lease, _) =
+            Lease::take(&store, Duration::from_millis(30), Duration::ZERO, &renewer, Duration::ZERO).unwrap();
         eventually("renewed", || memory.renewals() >= 3);
         assert!(
-            matches!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer), Err(e) if matches!(e.cause, Cause::Busy(_)))
+            matches!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer, Duration::ZERO), Err(e) if matches!(e.cause, Cause::Busy(_)))
         );
         lease.release().unwrap();
-        assert!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer).is_ok());
+        assert!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer, Duration::ZERO).is_ok());
     }
 }

@@ -74,6 +74,13 @@ impl Options {
         self.set(&config::LEASE, life.as_millis())
     }
 
+    /// How long the write lease is kept for the next transaction where one follows the other; zero: it
+    /// is given back with each commit.
+    #[must_use]
+    pub fn linger(self, time: Duration) -> Self {
+        self.set(&config::LINGER, time.as_millis())
+    }
+
     /// Time for making a connection.
     #[must_use]
     pub fn connect_timeout(self, time: Duration) -> Self {

@@ -79,6 +79,7 @@ impl Process {
             config.prefix,
             (
                 config.lease,
+                config.linger,
                 config.log_commits,
                 config.log_bytes,
                 config.stage_bytes,

@@ -1,6 +1,6 @@
 //! One transaction of one connection, as a state that owns what it needs.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::cache::Epoch;
 use crate::config::Wait;
@@ -10,7 +10,7 @@ use crate::error::{Cause, Result};
 use crate::header::Header;
 use crate::lease::Lease;
 use crate::reader::{Reader, WINDOW_PAGES};
-use crate::store::{Commit, CommitId, Ending, Page, PageNo, Snapshot, Undo};
+use crate::store::{Commit, CommitId, Page, PageNo, Snapshot, Undo};
 use crate::writes::{Base, WriteSet};
 
 /// Where a transaction stands.
@@ -30,6 +30,8 @@ pub(crate) struct Writing {
     reader: Reader,
     /// `None` after a commit gave it back, until more is written.
     lease: Option<Lease>,
+    /// The lease is to be kept for the next transaction: when the commit was sent that left it so.
+    lingers: Option<Instant>,
     writes: WriteSet,
     /// Something was committed since the write lock was taken. More than one commit comes of
     /// `locking_mode=EXCLUSIVE` and of a transaction over several databases.
@@ -157,6 +159,7 @@ impl Txn {
         *self = Txn::Writing(Box::new(Writing {
             reader,
             lease: Some(lease),
+            lingers: None,
             writes,
             committed: false,
             refused: false,
@@ -167,13 +170,20 @@ impl Txn {
     }
 
     /// Ends the write part; what was not committed is gone. The read part goes on.
-    pub(crate) fn stop_writing(&mut self) -> Result<()> {
+    pub(crate) fn stop_writing(&mut self, database: &Database) -> Result<()> {
         if !matches!(self, Txn::Writing(_)) {
             return Ok(());
         }
         let Txn::Writing(writing) = std::mem::replace(self, Txn::None) else { return Ok(()) };
-        *self = Txn::Reading(writing.reader);
-        writing.lease.map_or(Ok(()), Lease::release)
+        let Writing { reader, lease, lingers, .. } = *writing;
+        let snapshot = reader.snapshot;
+        *self = Txn::Reading(reader);
+        match (lease, lingers) {
+            (Some(lease), Some(asked)) => database.leave(lease, snapshot, asked),
+            (Some(lease), None) => return lease.release(),
+            (None, _) => {}
+        }
+        Ok(())
     }
 
     /// In a forked child: the lease and its connection stay the parent's, the snapshot is read on
@@ -204,7 +214,7 @@ fn chunk_of(page: PageNo) -> u64 {
 
 /// The lease, and with it the certainty that `snapshot` is the newest version.
 fn lease_at(database: &Database, snapshot: &Snapshot) -> Result<Lease> {
-    let (lease, now) = database.lease(Duration::ZERO)?;
+    let (lease, now) = database.lease()?;
     if now.identity() != snapshot.identity() {
         lease.release()?;
         return Err(Cause::Stale { snapshot: snapshot.version, found: now.version }.into());
@@ -268,7 +278,6 @@ impl Writing {
     }
 
     fn try_commit(&mut self, database: &Database, asked: Asked) -> Result<Committed> {
-        let ending = Ending { release: !asked.super_journal && !asked.exclusive, wait: asked.wait };
         if !self.writes.is_changed() {
             return Ok(Committed::Nothing);
         }
@@ -313,9 +322,15 @@ impl Writing {
             Some(lease) => lease,
             none => none.insert(lease_at(database, &base)?),
         };
-        lease.writer().commit(&commit, ending)?;
-        if ending.release {
+        let keep = asked.super_journal || asked.exclusive;
+        let sent = Instant::now();
+        self.lingers = None;
+        let lingers = lease.commit(&commit, keep, asked.wait)?;
+        if lingers.is_some() {
+            self.lingers = Some(sent);
+        } else if !keep {
             self.lease = None;
+            database.ended();
         }
         let epoch = database.cache.committed(&base, &snapshot, pages.into_iter());
         self.reader = Reader::new(snapshot, epoch);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Cause, Result};
-use crate::store::{Commit, Ending, Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer};
+use crate::store::{
+    After, Commit, Ending, Fetched, Heard, Leased, Lingers, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer,
+};
 use crate::sync::Mutex;
 
 #[derive(Default, Clone)]
@@ -144,7 +146,7 @@ struct MemoryWriter {
 }
 
 impl Writer for MemoryWriter {
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
+    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
         let mut state = self.state.lock();
         if let Some(cause) = state.fail_next.take() {
             return Err(cause.into());
@@ -166,10 +168,10 @@ impl Writer for MemoryWriter {
             undo: commit.undo.clone(),
         });
         state.now = commit.snapshot;
-        if ending.release && state.holder.as_ref() == Some(&self.token) {
+        if ending.lease != After::Keep && state.holder.as_ref() == Some(&self.token) {
             state.holder = None;
         }
-        Ok(())
+        Ok(None)
     }
 
     fn release(&mut self) -> Result<()> {

@@ -233,19 +233,37 @@ pub(crate) trait Store: Send + Sync {
     fn leased(&self) -> Result<bool>;
 }
 
+/// What is to become of the lease with a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// It is kept: more is to be committed under it.
+    Keep,
+    /// It is given back, whatever comes of the commit.
+    Release,
+    /// It is kept for the next transaction if the commit succeeds, with so long to live.
+    Linger(Duration),
+}
+
+/// The lease lingers: what the next transaction needs is there. Whether others wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lingers {
+    pub wanted: bool,
+}
+
 /// How a commit is to end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ending {
-    /// The lease is given back whatever comes of it.
-    pub release: bool,
+    /// What is to become of the lease.
+    pub lease: After,
     /// What is waited for.
     pub wait: Wait,
 }
 
 /// The one who holds the write lease.
 pub(crate) trait Writer: Send {
-    /// Makes the next version, or not: never half of it, never twice, never over another's.
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()>;
+    /// Makes the next version, or not: never half of it, never twice, never over another's. Tells
+    /// whether the lease lingers, if it was to; if not, it was given back.
+    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>>;
 
     /// Gives the lease back, if it is still held.
     fn release(&mut self) -> Result<()>;

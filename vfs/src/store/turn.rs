@@ -18,10 +18,11 @@ use crate::store::server::{Request, checked};
 use crate::store::writer::RedisWriter;
 use crate::store::{Snapshot, keys::Keys};
 
-/// Time for the next holder to take over. One that died loses no more than this to others.
-const HANDOVER: Duration = Duration::from_secs(1);
+/// Life of a lease while it is passed on, or lingers. Whoever dies then costs others no more than this.
+pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
 
 static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/release.lua")));
+static KEEP: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/keep.lua")));
 static ASK: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/ask.lua")));
 static CLAIM: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/claim.lua")));
 
@@ -39,6 +40,13 @@ impl RedisStore {
         command.arg(token).arg(lease::token()?).arg(HANDOVER.as_millis() as u64);
         command.arg(&self.keys.queue).arg(&self.keys.turn);
         Ok(command)
+    }
+
+    pub(super) fn keep_command(&self, token: &str, life: Duration) -> Cmd {
+        let mut command = cmd("EVAL");
+        command.arg(KEEP.as_str()).arg(1).arg(&self.keys.lock);
+        command.arg(token).arg(life.as_millis() as u64).arg(&self.keys.queue);
+        command
     }
 
     pub(super) fn claim_command(&self, passed: &str, token: &str, life: Duration) -> Cmd {

@@ -10,11 +10,12 @@ use crate::config::Wait;
 use crate::error::{Cause, Result};
 use crate::fault::{self, Point};
 use crate::store::commit::LogMark;
+use crate::store::keys::Keys;
 use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{RedisStore, snapshot};
 use crate::store::server::{Kept, Link, Request, Server, checked};
 use crate::store::stage::Stage;
-use crate::store::{Commit, Ending, LogEntry, Snapshot, Store, Writer, keys, wait};
+use crate::store::{After, Commit, Ending, Lingers, LogEntry, Snapshot, Store, Writer, keys, wait};
 
 /// The holder of the write lease, and the connection that watches the hash for it.
 pub(super) struct RedisWriter {
@@ -40,8 +41,11 @@ pub(super) struct RedisWriter {
 
 /// How an attempt to commit ended short of a failure.
 enum Attempt {
-    /// With what `WAIT` answered.
-    Done(Option<Value>),
+    Done {
+        /// What `WAIT` answered.
+        waited: Option<Value>,
+        lingers: Option<Lingers>,
+    },
     /// The reply was lost.
     Lost(String),
 }
@@ -101,37 +105,19 @@ impl RedisWriter {
             let life = self.life.as_millis() as u64;
             request.push(cmd("SET").arg(&self.store.keys.lock).arg(&self.token).arg("NX").arg("PX").arg(life));
         }
-        let stage = self.stage.as_ref().map(|stage| &stage.key);
-        request.push(cmd("WATCH").arg(&self.store.keys.hash).arg(stage));
-        request.push(&self.store.hmget(&[]));
-        request.push(cmd("HGET").arg(&self.store.keys.hash).arg(keys::LOG_MARK));
-        if let Some(stage) = stage {
-            request.push(cmd("HLEN").arg(stage));
-        }
-        request.push(&cmd("MULTI"));
+        let watching = self.watching();
+        watching.iter().for_each(|command| request.push(command));
         let mut link = self.link()?;
         let mut replies = link.exchange(&request)?.into_iter();
         let connection = link.detach();
-        let mut next = || replies.next().unwrap_or_default();
-        let taken = if taking { checked(next()) } else { Ok(Value::Okay) };
-        let watched = checked(next());
-        let snapshot = snapshot(next());
-        self.log_mark = LogMark::parse(&next());
-        let gathered = self.stage.as_ref().map_or(Ok(()), |stage| stage.check(next()));
-        let opened = checked(next());
-        if opened.is_err() {
-            // Closed, and with it the watch.
-            drop(connection);
-        } else {
-            (self.connection, self.open) = (connection, true);
-        }
+        let taken = if taking { checked(replies.next().unwrap_or_default()) } else { Ok(Value::Okay) };
+        let found = self.watched(connection, replies);
         match taken {
             Ok(Value::Okay) => self.leased = true,
             Ok(Value::Nil) => return self.refused(),
             Ok(other) => return Err(bad_reply("SET", &other).into()),
             Err(error) => return Err(self.give_up(error)),
         }
-        let found = watched.and(opened).and(gathered).and(snapshot);
         match found.and_then(|found| fault::at(Point::AfterLease).map(|()| found)) {
             Ok((at, false)) => Ok(Ok(at)),
             Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(at.commit)) {
@@ -140,6 +126,34 @@ impl RedisWriter {
             },
             Err(error) => Err(self.give_up(error)),
         }
+    }
+
+    /// What watches the hash, reads its version, and opens the transaction for the commit.
+    fn watching(&self) -> Vec<Cmd> {
+        let Keys { hash, .. } = &*self.store.keys;
+        let stage = self.stage.as_ref().map(|stage| &stage.key);
+        let watch = cmd("WATCH").arg(hash).arg(stage).to_owned();
+        let mark = cmd("HGET").arg(hash).arg(keys::LOG_MARK).to_owned();
+        let gathered = stage.map(|stage| cmd("HLEN").arg(stage).to_owned());
+        [watch, self.store.hmget(&[]), mark].into_iter().chain(gathered).chain([cmd("MULTI")]).collect()
+    }
+
+    /// What came of it, on this connection: the version found, and whether pages of it are staged.
+    fn watched(
+        &mut self,
+        connection: Option<Kept>,
+        mut replies: impl Iterator<Item = Value>,
+    ) -> Result<(Snapshot, bool)> {
+        let mut next = || replies.next().unwrap_or_default();
+        let watched = checked(next());
+        let snapshot = snapshot(next());
+        self.log_mark = LogMark::parse(&next());
+        let gathered = self.stage.as_ref().map_or(Ok(()), |stage| stage.check(next()));
+        let opened = checked(next());
+        // One that could not be opened is closed, and with it the watch.
+        self.open = opened.is_ok();
+        self.connection = connection.filter(|_| self.open);
+        watched.and(opened).and(gathered).and(snapshot)
     }
 
     /// Cleans up after a failure, which is the one to report whatever comes of this.
@@ -204,13 +218,17 @@ impl RedisWriter {
         }
     }
 
-    /// One round trip: the transaction, and the lease given back.
+    /// One round trip: the transaction, and the lease given back, or kept and the hash watched anew.
     fn attempt(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Attempt> {
         fault::at(Point::BeforeExec)?;
         // Staged pages are moved to their place under the lease. Nothing may fail once pages are on
         // their way.
-        let release = ending.release && self.stage.is_none();
-        let release = release.then(|| self.store.release_command(&self.token)).transpose()?;
+        let lease = match ending.lease {
+            After::Release if self.stage.is_none() => Some(self.store.release_command(&self.token)?),
+            After::Linger(life) if self.stage.is_none() => Some(self.store.keep_command(&self.token, life)),
+            _ => None,
+        };
+        let lingers = lease.is_some() && ending.lease != After::Release;
         let connection = self.connection.take();
         let mut link =
             connection.map_or_else(|| self.server.link(), |connection| Ok(self.server.attach(connection)))?;
@@ -219,13 +237,9 @@ impl RedisWriter {
         }
         let mut request = link.sending();
         self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut request);
-        if let Some(release) = &release {
-            request.push(release);
-        }
         let wait = wait::command(ending.wait);
-        if let Some(wait) = &wait {
-            request.push(wait);
-        }
+        let watching = if lingers { self.watching() } else { Vec::new() };
+        lease.iter().chain(&wait).chain(&watching).for_each(|command| request.push(command));
         let replies = request.finish();
         let connection = link.detach();
         self.open = false;
@@ -233,8 +247,9 @@ impl RedisWriter {
             Ok(replies) => replies,
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
         };
+        let watched = replies.split_off(replies.len().saturating_sub(watching.len()));
         let waited = wait.and_then(|_| replies.pop());
-        let released = if release.is_some() { replies.pop() } else { None };
+        let lease = lease.and_then(|_| replies.pop());
         let exec = replies.pop().unwrap_or_default();
         // Only EXEC tells what became of the commit. What tells nothing is as good as no reply, and
         // nothing that follows it on this connection is to be believed.
@@ -246,16 +261,31 @@ impl RedisWriter {
         if !told {
             return Ok(Attempt::Lost(bad_reply("EXEC", &exec).to_string()));
         }
-        self.connection = connection;
-        if let Some(released) = released {
-            self.leased = false;
-            if let Err(error) = checked(released) {
-                crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
+        let mut waiting = None;
+        if let Some(lease) = lease {
+            match checked(lease) {
+                Ok(Value::Int(count)) if lingers => waiting = Some(count),
+                Ok(_) => self.leased = false,
+                Err(error) => {
+                    self.leased = false;
+                    crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
+                }
             }
         }
+        let found = if lingers {
+            self.watched(connection, watched.into_iter()).ok()
+        } else {
+            self.connection = connection;
+            None
+        };
         match exec {
             Value::Nil => Err(self.overtaken(commit)),
-            Value::Array(results) => self.store.check_results(commit, results).map(|()| Attempt::Done(waited)),
+            Value::Array(results) => {
+                self.store.check_results(commit, results)?;
+                let ready = found.is_some_and(|(at, staged)| at == commit.snapshot && !staged);
+                let lingers = waiting.filter(|_| ready).map(|count| Lingers { wanted: count > 0 });
+                Ok(Attempt::Done { waited, lingers })
+            }
             refused => {
                 // A command that was refused while it was queued says why; EXEC only says that one was.
                 for reply in replies.into_iter().chain([refused]) {
@@ -377,9 +407,9 @@ fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
 }
 
 impl RedisWriter {
-    /// After a commit: staged pages move to their place, and the lease is given back if it is to
-    /// be. Neither changes what was committed; whoever writes next promotes what is left.
-    fn settle(&mut self, commit: &Commit<'_>, ending: Ending) {
+    /// After a commit: staged pages move to their place, and the lease is given back unless it is to
+    /// be kept. Neither changes what was committed; whoever writes next promotes what is left.
+    fn settle(&mut self, commit: &Commit<'_>, keep: bool) {
         if let Some(mut stage) = self.stage.take() {
             stage.published = true;
             let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(commit.snapshot.commit));
@@ -387,23 +417,21 @@ impl RedisWriter {
                 crate::ffi::log(&format!("pages of {} stay staged: {error}", self.store.keys.hash));
             }
         }
-        if ending.release
-            && let Err(error) = self.release()
-        {
+        if !keep && let Err(error) = self.release() {
             crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
         }
     }
 
     /// As long as a try was not answered, it may still arrive. So from then on only the log and
     /// the hash decide: a later try that is refused may have been refused because of the first.
-    fn commit_in_time(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
+    fn commit_in_time(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
         let deadline = Instant::now() + self.store.patience;
         let mut lost = None;
         loop {
             let error = match self.watch(&commit.base).and_then(|()| self.attempt(commit, ending)) {
-                Ok(Attempt::Done(waited)) => {
-                    self.settle(commit, ending);
-                    return self.check_wait(commit, ending.wait, waited.map(checked));
+                Ok(Attempt::Done { waited, lingers }) => {
+                    self.settle(commit, lingers.is_some() || ending.lease == After::Keep);
+                    return self.check_wait(commit, ending.wait, waited.map(checked)).map(|()| lingers);
                 }
                 Ok(Attempt::Lost(reason)) => {
                     lost = Some(reason);
@@ -411,12 +439,12 @@ impl RedisWriter {
                 }
                 Err(error) => Some(error),
             };
-            let Some(lost) = &lost else { return error.map_or(Ok(()), Err) };
+            let Some(lost) = &lost else { return error.map_or(Ok(None), Err) };
             // A commit that is still on its way from the lost connection can't follow a second
             // one: the hash it watches will have changed.
             if self.resolve_in_time(commit, lost, deadline)? {
-                self.settle(commit, ending);
-                return self.wait_again(commit, ending.wait);
+                self.settle(commit, ending.lease == After::Keep);
+                return self.wait_again(commit, ending.wait).map(|()| None);
             }
             if let Some(error) = error.filter(|error| !passes(&error.cause) || Instant::now() >= deadline) {
                 return Err(unknown(commit, format!("{lost}; and when it was sent again: {}", error.cause)));
@@ -426,7 +454,7 @@ impl RedisWriter {
 }
 
 impl Writer for RedisWriter {
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<()> {
+    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
         if self.store.is_large(commit) {
             self.leave(None)?;
             self.stage = Some(self.store.stage(commit)?);
