@@ -15,12 +15,13 @@ const GAP: f64 = 40.0;
 const TOP: f64 = 70.0;
 
 /// Systems that are shown, with their colours.
-const SHOWN: [(System, &str); 6] = [
+const SHOWN: [(System, &str); 7] = [
     (System::Textbook, "#b8b8b8"),
     (System::FileWal, "#8c6d1f"),
     (System::PostgresSync, "#9ec3ee"),
     (System::PostgresAsync, "#2f6fb7"),
     (System::Redis, "#2b8a3e"),
+    (System::SqliteRedisRelaxed, "#f08cae"),
     (System::SqliteRedis, "#d6336c"),
 ];
 

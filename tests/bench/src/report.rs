@@ -23,7 +23,7 @@ pub fn tables(results: &Results, systems: &[System], settings: &[Setting]) -> St
 
 fn table(results: &Results, workload: &Workload, systems: &[System], settings: &[Setting]) -> String {
     let mut text = format!("\n{}: {}\n", workload.name, workload.about);
-    let mut header = format!("  {:<18}", "");
+    let mut header = format!("  {:<22}", "");
     for setting in settings {
         let _ = write!(header, "{:>25}", setting.name());
     }
@@ -38,7 +38,7 @@ fn table(results: &Results, workload: &Workload, systems: &[System], settings: &
         if cells.iter().all(Option::is_none) {
             continue;
         }
-        let mut line = format!("  {:<18}", system.name());
+        let mut line = format!("  {:<22}", system.name());
         for (&setting, cell) in settings.iter().zip(&cells) {
             let ratio = results.ratio(setting, (workload.name, system), (workload.name, System::SqliteRedis));
             let cell = cell.map_or_else(String::new, |cell| {

@@ -15,6 +15,8 @@ use crate::{postgres, textbook};
 #[serde(rename_all = "kebab-case")]
 pub enum System {
     SqliteRedis,
+    /// Reads may be a second old, and the lease lingers.
+    SqliteRedisRelaxed,
     SqliteRedisTcp,
     Textbook,
     FileWal,
@@ -30,6 +32,7 @@ impl System {
     pub fn name(self) -> &'static str {
         match self {
             System::SqliteRedis => "sqlite-redis",
+            System::SqliteRedisRelaxed => "sqlite-redis, relaxed",
             System::SqliteRedisTcp => "sqlite-redis, TCP",
             System::Textbook => "textbook VFS",
             System::FileWal => "file, WAL",
@@ -133,9 +136,13 @@ impl Places {
         let sqlite = match system {
             System::PostgresAsync | System::PostgresSync => return self.open_postgres(system, setting, database),
             System::Redis | System::RedisTcp => anyhow::bail!("Redis knows no SQL"),
-            System::SqliteRedis | System::SqliteRedisTcp => {
+            System::SqliteRedis | System::SqliteRedisRelaxed | System::SqliteRedisTcp => {
                 let options = sqlite_redis::Options::new(database_name(system, database));
-                options.server(self.redis_url(system, setting)).open()?
+                let options = options.server(self.redis_url(system, setting));
+                match system {
+                    System::SqliteRedisRelaxed => options.linger(LINGER).consistency(AGE).open()?,
+                    _ => options.open()?,
+                }
             }
             System::Textbook => textbook::open(&self.redis_url(system, setting), database)?,
             System::FileWal | System::FileOff => rusqlite::Connection::open(self.file(system, database))?,
@@ -179,7 +186,7 @@ impl Places {
                 Ok(())
             }
             System::Textbook => self.unlink(&[format!("textbook:{database}")]),
-            System::SqliteRedis | System::SqliteRedisTcp => {
+            System::SqliteRedis | System::SqliteRedisRelaxed | System::SqliteRedisTcp => {
                 let hash = hash(system, database);
                 self.unlink(&[format!("{hash}:log"), hash])
             }
@@ -192,9 +199,17 @@ impl Places {
     }
 }
 
-/// The name of a database of sqlite-redis; the two ways to reach it don't share theirs.
+/// What is set where reads may be old and the lease lingers.
+const AGE: sqlite_redis::Consistency = sqlite_redis::Consistency::Bounded(std::time::Duration::from_secs(1));
+const LINGER: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// The name of a database of sqlite-redis; the ways to use it don't share theirs.
 fn database_name(system: System, database: &str) -> String {
-    if system.is_tcp() { format!("{database}-tcp") } else { database.to_owned() }
+    match system {
+        System::SqliteRedisTcp => format!("{database}-tcp"),
+        System::SqliteRedisRelaxed => format!("{database}-relaxed"),
+        _ => database.to_owned(),
+    }
 }
 
 /// The key of the hash of such a database.

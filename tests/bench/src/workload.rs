@@ -142,7 +142,8 @@ impl Workload {
         let possible = if system.is_floor() { self.floor.is_some() } else { true };
         let shared = match self.manner {
             Manner::Warm => self.name != "connect" || system != System::Memory,
-            Manner::Cold { .. } => system != System::Memory,
+            // Cold, there is nothing that could be old, and no lease to keep.
+            Manner::Cold { .. } => !matches!(system, System::Memory | System::SqliteRedisRelaxed),
             Manner::Together(_) => system.is_shared(),
         };
         let timed = setting != Setting::Counted || self.manner == Manner::Warm;
