@@ -66,6 +66,16 @@ impl Cluster {
         self.nodes.iter().position(owns).expect("the slot is served")
     }
 
+    /// The replica of a node.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn replica(&self, node: usize) -> usize {
+        let port = format!("master_port:{}\r\n", self.nodes[node].port());
+        let is_its = |other: &Server| other.redis_cli(&["INFO", "replication"]).contains(&port);
+        self.nodes.iter().position(is_its).expect("a replica")
+    }
+
     /// The slot of a database.
     ///
     /// # Panics

@@ -1,8 +1,9 @@
 //! A primary with replicas, each of which can be made to lag.
 
+use rusqlite::Connection;
 use sqlite_redis::{Consistency, Options};
 
-use crate::{Server, eventually};
+use crate::{Server, eventually, text};
 
 /// See the [module](self).
 pub struct Replicated {
@@ -76,4 +77,16 @@ impl Replicated {
         self.release(replica);
         eventually("it loads", || there.redis_cli(&["GET", "x"]).contains("LOADING"));
     }
+}
+
+/// One field of what `PRAGMA redis_snapshot` tells.
+///
+/// # Panics
+/// When it does not.
+#[track_caller]
+pub fn told(connection: &Connection, field: &str) -> String {
+    let all = text(connection, "PRAGMA redis_snapshot");
+    let mut pairs = all.split(' ').filter_map(|pair| pair.split_once('='));
+    let value = pairs.find_map(|(name, value)| (name == field).then(|| value.to_owned()));
+    value.unwrap_or_else(|| panic!("no {field} in {all}"))
 }

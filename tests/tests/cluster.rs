@@ -8,11 +8,12 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
-use sqlite_redis::Options;
 use sqlite_redis::admin::Admin;
+use sqlite_redis::{Consistency, Options};
 use sqlite_redis_tests::cluster::Cluster;
 use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure};
-use sqlite_redis_tests::{check_integrity, eventually, number};
+use sqlite_redis_tests::replicated::told;
+use sqlite_redis_tests::{Server, check_integrity, eventually, number};
 
 fn open(options: &Options) -> Connection {
     let db = options.open().unwrap_or_else(|error| panic!("{error}"));
@@ -128,6 +129,69 @@ fn a_slot_that_moves_under_transactions_costs_the_writer_a_retry_and_readers_not
     one.execute_batch("INSERT INTO t VALUES (5, '')").unwrap();
     assert_eq!(number(&two, "SELECT count(*) FROM t"), 2);
     check_integrity(&two);
+}
+
+#[test]
+fn who_waits_to_write_is_served_although_the_slot_moves_meanwhile() {
+    let cluster = Cluster::new();
+    let options = |n: u64| cluster.options("shop").timeout(Duration::from_millis(20_000 + n));
+    let (one, two) = (open(&options(1)), open(&options(2)));
+    one.execute_batch("CREATE TABLE t (x); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+    let slot = cluster.slot("shop");
+    let from = cluster.owner("shop");
+    let to = another(&cluster, from);
+    cluster.begin_to_move(slot, from, to);
+    let waits = std::thread::spawn(move || two.execute("INSERT INTO t VALUES (2)", []));
+    eventually("it may not stand in line", || {
+        let refused = cluster.nodes[from].redis_cli(&["INFO", "errorstats"]);
+        refused.contains("errorstat_TRYAGAIN") || refused.contains("errorstat_ASK")
+    });
+    let committed = one.execute_batch("COMMIT");
+    cluster.finish_to_move(slot, from, to);
+    committed.unwrap();
+    assert_eq!(waits.join().unwrap(), Ok(1));
+    assert_eq!(number(&one, "SELECT sum(x) FROM t"), 3);
+    check_integrity(&one);
+}
+
+#[test]
+fn the_replicas_of_the_node_are_read_wherever_the_slot_is() {
+    let mut cluster = Cluster::new();
+    let db = open(&cluster.options("shop"));
+    db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    let options = cluster.options("shop").replica("auto").consistency(Consistency::Snapshot);
+    // As another process would have it.
+    let reader = open(&options.timeout(Duration::from_millis(2001)));
+    let read = || (number(&reader, "SELECT count(*) FROM t"), told(&reader, "server"));
+    let is_read = |rows: i64, node: &Server| {
+        eventually("the replica is read", || {
+            let (seen, server) = read();
+            assert!([rows - 1, rows].contains(&seen), "{seen} of {rows} rows, of {server}");
+            seen == rows && server == node.tcp_url()
+        });
+    };
+    let from = cluster.owner("shop");
+    let replica = &cluster.nodes[cluster.replica(from)];
+    is_read(1, replica);
+    assert!(replica.calls("readonly") > 0);
+
+    // The slot moves to another node, which has a replica of its own.
+    let to = another(&cluster, from);
+    cluster.begin_to_move(cluster.slot("shop"), from, to);
+    cluster.finish_to_move(cluster.slot("shop"), from, to);
+    eventually("it has no such slot any more", || replica.redis_cli(&["GET", "sqlite:{shop}:lock"]).contains("MOVED"));
+    assert_eq!(read().0, 1);
+    db.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    let next = cluster.replica(to);
+    is_read(2, &cluster.nodes[next]);
+
+    // That node fails, its replica takes over, and later it comes back as a replica.
+    cluster.nodes[to].kill();
+    db.execute("INSERT INTO t VALUES (3)", []).unwrap();
+    cluster.nodes[to].restart();
+    is_read(3, &cluster.nodes[to]);
+    assert_eq!(cluster.owner("shop"), next);
+    check_integrity(&reader);
 }
 
 #[test]

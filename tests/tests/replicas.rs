@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use sqlite_redis::{Consistency, Options};
 use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure};
-use sqlite_redis_tests::replicated::Replicated;
+use sqlite_redis_tests::replicated::{Replicated, told};
 use sqlite_redis_tests::{Server, check_integrity, eventually, hosts, number, text};
 
 /// Rows enough for several pages, so that a mixture of two versions would show.
@@ -45,16 +45,6 @@ fn servers(replicas: usize) -> (Replicated, Connection) {
         servers.in_step(replica, "shop");
     }
     (servers, writer)
-}
-
-/// One field of what `PRAGMA redis_snapshot` tells.
-fn told(connection: &Connection, field: &str) -> String {
-    let all = text(connection, "PRAGMA redis_snapshot");
-    let pairs = all.split(' ').filter_map(|pair| pair.split_once('='));
-    pairs
-        .clone()
-        .find(|(name, _)| *name == field)
-        .map_or_else(|| panic!("no {field} in {all}"), |(_, value)| value.to_owned())
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,9 +1,10 @@
 //! Databases on whichever server the Sentinels name.
 
 use rusqlite::Connection;
-use sqlite_redis_tests::failovers;
+use sqlite_redis::Consistency;
 use sqlite_redis_tests::group::Group;
-use sqlite_redis_tests::{check_integrity, number};
+use sqlite_redis_tests::replicated::told;
+use sqlite_redis_tests::{check_integrity, eventually, failovers, number};
 use std::time::Duration;
 
 fn open(group: &Group, name: &str) -> Connection {
@@ -30,6 +31,43 @@ fn connections_follow_the_primary_and_the_old_one_comes_back_as_a_replica() {
     assert_eq!((number(&db, "SELECT count(*) FROM t"), number(&other, "SELECT count(*) FROM t")), (2, 2));
     check_integrity(&db);
     group.servers[new].check_stored("a");
+}
+
+#[test]
+fn replicas_are_those_of_the_present_primary() {
+    let mut group = Group::new();
+    let db = open(&group, "a");
+    db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    let options = group.options("a").replica("auto").consistency(Consistency::Snapshot);
+    // As another process would have it.
+    let reader = options.timeout(Duration::from_millis(2001)).open().unwrap();
+    let places: Vec<_> = group.relays.iter().map(|relay| format!("redis://127.0.0.1:{}", relay.port())).collect();
+    let read = || (number(&reader, "SELECT count(*) FROM t"), told(&reader, "server"));
+    let old = group.primary();
+    eventually("a replica is read", || {
+        let (rows, server) = read();
+        assert!(rows == 1 && server != places[old], "{rows} of {server}");
+        places.contains(&server)
+    });
+    group.servers[old].kill();
+    db.execute("INSERT INTO t VALUES (2)", []).unwrap();
+    let new = group.switched_from(old);
+    let third = 3 - old - new;
+    eventually("the replica of the new primary is read", || {
+        let (rows, server) = read();
+        assert!([1, 2].contains(&rows) && server != places[new], "{rows} of {server}");
+        (rows, &server) == (2, &places[third])
+    });
+    group.servers[old].restart();
+    group.in_step();
+    group.servers[third].kill();
+    db.execute("INSERT INTO t VALUES (3)", []).unwrap();
+    eventually("the old primary is read, as a replica", || {
+        let (rows, server) = read();
+        assert!([2, 3].contains(&rows) && server != places[new], "{rows} of {server}");
+        (rows, &server) == (3, &places[old])
+    });
+    check_integrity(&reader);
 }
 
 /// `FAILOVERS=20 SEED=7 cargo test -p sqlite-redis-tests --test sentinel nothing -- --nocapture` runs more of them.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlite_redis::Options;
 use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure};
 use sqlite_redis_tests::group::{sentinel, url};
+use sqlite_redis_tests::proxy::Proxy;
 use sqlite_redis_tests::relay::Relay;
 use sqlite_redis_tests::{Server, check_integrity, eventually, free_port, number};
 
@@ -58,6 +59,108 @@ fn of_sentinels_that_disagree_the_one_is_believed_whose_server_is_a_primary() {
     assert_eq!(version, 4, "all of it was written at the primary");
     hung.signal("CONT");
     refused(&url([&lost]), code::CANTOPEN, &["names 127.0.0.1:", "Connection refused"]);
+}
+
+/// A server that was cut off and still takes itself for the primary, the one that replaced it, and
+/// the Sentinels: one that was cut off too, and one that knows of the failover.
+fn replaced() -> (Server, Server, Server, Server) {
+    let old = primary();
+    old.open("shop").execute_batch("CREATE TABLE t (x)").unwrap();
+    let new = Server::replica_of(&old);
+    eventually("the replica has it", || old.stored("shop") == new.stored("shop"));
+    assert_eq!(new.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    let behind = sentinel(old.port(), "sentinel config-epoch shop 4\n");
+    let right = sentinel(new.port(), "sentinel config-epoch shop 5\n");
+    (old, new, behind, right)
+}
+
+#[test]
+fn a_sentinel_that_missed_a_failover_does_not_lead_back() {
+    let (old, new, behind, mut right) = replaced();
+    let way = Proxy::to(&behind);
+    let options = options(&format!("{},{}", url([&right]), way.url().trim_start_matches("redis://")));
+    let db = options.open().unwrap();
+    db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    let version = || -> u64 { old.stored("shop").number("version") };
+    assert_eq!(version(), 1, "it was led to the new primary");
+    right.kill();
+    eventually("the other Sentinel is asked", || {
+        db.execute("INSERT INTO t VALUES (2)", []).unwrap();
+        way.commands().contains(&"SENTINEL".to_owned())
+    });
+    db.execute("INSERT INTO t VALUES (3)", []).unwrap();
+    assert_eq!(version(), 1, "the server that answers is not left for it");
+    new.redis_cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let port = old.port();
+    let why = format!("names 127.0.0.1:{port}, which has been replaced since");
+    assert_failure(failure(&db, "INSERT INTO t VALUES (4)"), code::IOERR_READ, &why);
+    assert_failure(open_failure(&options), code::CANTOPEN, &why);
+    right.restart();
+    eventually("it goes on", || db.execute("INSERT INTO t VALUES (5)", []).is_ok());
+    assert_eq!(version(), 1);
+    assert_eq!(number(&new.open("shop"), "SELECT count(*) FROM t WHERE x IN (4, 5)"), 1);
+}
+
+#[test]
+fn sentinels_that_were_told_anew_are_believed_again() {
+    let (old, new, behind, right) = replaced();
+    let db = options(&url([&right, &behind])).open().unwrap();
+    db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    assert_eq!(old.redis_cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]), "OK");
+    eventually("the old one has it", || old.stored("shop") == new.stored("shop"));
+    // Their epochs begin at zero again.
+    let tell = |command: &[&str]| [&right, &behind].iter().for_each(|one| assert_eq!(one.redis_cli(command), "OK"));
+    tell(&["SENTINEL", "REMOVE", "shop"]);
+    assert_eq!(old.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    drop(new);
+    let port = old.port().to_string();
+    tell(&["SENTINEL", "MONITOR", "shop", "127.0.0.1", &port, "2"]);
+    eventually("it goes on", || db.execute("INSERT INTO t VALUES (2)", []).is_ok());
+    assert_eq!(number(&old.open("shop"), "SELECT count(*) FROM t WHERE x = 2"), 1);
+}
+
+#[test]
+fn a_sentinel_that_does_not_let_its_epoch_be_asked_for_is_believed() {
+    let primary = primary();
+    let sentinel = sentinel(primary.port(), "");
+    let rules =
+        ["ACL", "SETUSER", "app", "on", ">secret", "resetchannels", "-@all", "+sentinel|get-master-addr-by-name"];
+    assert_eq!(sentinel.redis_cli(&rules), "OK");
+    let db = options(&format!("{}?sentinel_user=app&sentinel_password=secret", url([&sentinel]))).open().unwrap();
+    db.execute_batch("CREATE TABLE t (x)").unwrap();
+    let version: u64 = primary.stored("shop").number("version");
+    assert_eq!(version, 1);
+}
+
+#[test]
+fn a_primary_that_is_loading_is_busy_until_it_has_loaded() {
+    let primary = primary();
+    let sentinel = sentinel(primary.port(), "");
+    let options = options(&url([&sentinel]));
+    let db = options.open().unwrap();
+    db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    db.busy_timeout(Duration::ZERO).unwrap();
+    let mut redis = primary.redis();
+    for n in 0..600 {
+        redis::cmd("SET").arg(format!("key{n}")).arg("x".repeat(1000)).exec(&mut redis).unwrap();
+    }
+    let set = |option, value| assert_eq!(primary.redis_cli(&["CONFIG", "SET", option, value]), "OK");
+    set("rdbcompression", "no");
+    set("loading-process-events-interval-bytes", "1024");
+    // Longer than all of this takes.
+    set("key-load-delay", "50000");
+    std::thread::scope(|scope| {
+        scope.spawn(move || redis::cmd("DEBUG").arg("RELOAD").exec(&mut redis).unwrap());
+        eventually("it is loading", || primary.redis_cli(&["GET", "x"]).contains("LOADING"));
+        assert_failure(failure(&db, "SELECT * FROM t"), code::BUSY, "still loading");
+        assert_failure(failure(&db, "INSERT INTO t VALUES (2)"), code::BUSY, "still loading");
+        assert_failure(open_failure(&options.clone().prefix("another")), code::BUSY, "still loading");
+        set("key-load-delay", "0");
+        db.busy_timeout(Duration::from_secs(60)).unwrap();
+        db.execute("INSERT INTO t VALUES (3)", []).unwrap();
+    });
+    assert_eq!(number(&db, "SELECT sum(x) FROM t"), 4);
+    check_integrity(&db);
 }
 
 #[test]

@@ -150,6 +150,37 @@ fn a_commit_is_on_disk_when_it_is_reported() {
     assert_eq!((number(&db, "SELECT count(*) FROM t"), asked("WAITAOF")), (3, 3));
 }
 
+/// Where the servers of this machine have no `WAITAOF`, they are refused.
+#[test]
+fn a_commit_that_waited_for_all_disks_outlives_all_servers() {
+    let append = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
+    let mut primary = Server::with(append).tcp().start();
+    let mut replica = Server::with(append).replica_of(&primary);
+    let options = primary.options("shop").wait(1, Duration::from_secs(9)).wait_disk(true);
+    let version = primary.redis_cli(&["INFO", "server"]);
+    if ["redis_version:6.", "redis_version:7.0."].iter().any(|old| version.contains(old)) {
+        let error = options.open().unwrap_err().to_string();
+        assert!(error.contains("WAITAOF) needs Redis 7.2"), "{error}");
+        return;
+    }
+    let db = options.open().unwrap();
+    db.execute_batch("CREATE TABLE t (x)").unwrap();
+    for x in 1..=20 {
+        db.execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
+    }
+    replica.kill();
+    primary.kill();
+    for server in [&mut primary, &mut replica] {
+        server.restart();
+        assert_eq!(number(&server.open_apart("shop", 1), "SELECT sum(x) FROM t"), 210);
+        server.check_stored("shop");
+    }
+    let lonely = primary.options("shop").wait(1, Duration::from_millis(100)).wait_disk(true).open().unwrap();
+    assert_eq!(code(lonely.execute("INSERT INTO t VALUES (21)", [])), IOERR_FSYNC);
+    let error = sqlite_redis::last_error(&lonely).unwrap().to_string();
+    assert!(error.contains("only 0 of 1 replicas had it on disk"), "{error}");
+}
+
 #[test]
 fn a_server_that_can_not_tell_of_its_disk_is_refused() {
     let server = Server::start();

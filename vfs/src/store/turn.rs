@@ -12,11 +12,11 @@ use redis::{Cmd, Value, cmd};
 
 use crate::error::{Cause, Result};
 use crate::lease;
+use crate::store::Snapshot;
 use crate::store::protocol::{bad_reply, text};
 use crate::store::redis::{RedisStore, script};
 use crate::store::server::{Request, checked};
 use crate::store::writer::RedisWriter;
-use crate::store::{Snapshot, keys::Keys};
 
 /// Life of a lease while it is passed on, or lingers. Whoever dies then costs others no more than this.
 pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
@@ -25,13 +25,6 @@ static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts
 static KEEP: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/keep.lua")));
 static ASK: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/ask.lua")));
 static CLAIM: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/claim.lua")));
-
-/// A script on the keys of the lease.
-fn eval(script: &str, keys: &Keys) -> Cmd {
-    let mut command = cmd("EVAL");
-    command.arg(script).arg(3).arg(&keys.lock).arg(&keys.queue).arg(&keys.turn);
-    command
-}
 
 impl RedisStore {
     pub(super) fn release_command(&self, token: &str) -> Result<Cmd> {
@@ -50,8 +43,9 @@ impl RedisStore {
     }
 
     pub(super) fn claim_command(&self, passed: &str, token: &str, life: Duration) -> Cmd {
-        let mut command = eval(&CLAIM, &self.keys);
-        command.arg(passed).arg(token).arg(life.as_millis() as u64);
+        let mut command = cmd("EVAL");
+        command.arg(CLAIM.as_str()).arg(1).arg(&self.keys.lock);
+        command.arg(passed).arg(token).arg(life.as_millis() as u64).arg(&self.keys.queue);
         command
     }
 }
@@ -84,7 +78,8 @@ impl RedisWriter {
     /// commit. Returns the token of its holder, and what came of the wait.
     fn stand_in_line(&mut self, patience: Duration) -> Result<Vec<Value>> {
         let keys = self.store.keys.clone();
-        let mut ask = eval(&ASK, &keys);
+        let mut ask = cmd("EVAL");
+        ask.arg(ASK.as_str()).arg(3).arg(&keys.lock).arg(&keys.queue).arg(&keys.turn);
         let life = self.life + patience;
         ask.arg(&self.token).arg(lease::token()?).arg(HANDOVER.as_millis() as u64).arg(life.as_millis() as u64);
         let mut wait = cmd("BLPOP");

@@ -11,15 +11,20 @@ use crate::store::server::{Request, Server, info, info_field, version_of};
 /// The first version of Redis that has `WAITAOF`.
 const HAS_WAITAOF: (u32, u32) = (7, 2);
 
-/// The command that follows a commit; none when nothing is waited for.
-pub(super) fn command(wait: Wait) -> Option<Cmd> {
-    let mut command = match (wait.disk, wait.replicas) {
-        (false, 0) => return None,
-        (false, _) => cmd("WAIT"),
-        (true, _) => cmd("WAITAOF").arg(1).to_owned(),
-    };
-    command.arg(wait.replicas).arg(wait.time.as_millis() as u64);
-    Some(command)
+/// The commands that follow a commit; none when nothing is waited for. The last one's reply counts.
+///
+/// A replica answers the question of `WAITAOF` before it has written to its disk what came with
+/// it, and then not again for a second. Asked twice, it has.
+pub(super) fn commands(wait: Wait) -> Vec<Cmd> {
+    let time = wait.time.as_millis() as u64;
+    let replicas = |time: u64| cmd("WAIT").arg(wait.replicas).arg(time.max(1)).to_owned();
+    let disks = |time: u64| cmd("WAITAOF").arg(1).arg(wait.replicas).arg(time.max(1)).to_owned();
+    match (wait.disk, wait.replicas) {
+        (false, 0) => Vec::new(),
+        (false, _) => vec![replicas(time)],
+        (true, 0) => vec![disks(time)],
+        (true, _) => vec![replicas(time / 4), disks(time - time / 4)],
+    }
 }
 
 /// Whether a commit that is done has got as far as it should, by the reply to that command.
@@ -78,12 +83,18 @@ mod tests {
         Wait { replicas, disk, time: Duration::from_millis(50) }
     }
 
+    fn words(command: &Cmd) -> String {
+        let packed = String::from_utf8(command.get_packed_command()).unwrap();
+        packed.split("\r\n").skip(2).step_by(2).collect::<Vec<_>>().join(" ")
+    }
+
     #[test]
     fn each_setting_has_its_command() {
-        let sent = |wait| command(wait).map(|command| String::from_utf8(command.get_packed_command()).unwrap());
-        assert_eq!(sent(wait(0, false)), None);
-        assert_eq!(sent(wait(2, false)).unwrap(), "*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$2\r\n50\r\n");
-        assert_eq!(sent(wait(1, true)).unwrap(), "*4\r\n$7\r\nWAITAOF\r\n$1\r\n1\r\n$1\r\n1\r\n$2\r\n50\r\n");
+        let sent = |wait| commands(wait).iter().map(words).collect::<Vec<_>>();
+        assert_eq!(sent(wait(0, false)), [""; 0]);
+        assert_eq!(sent(wait(2, false)), ["WAIT 2 50"]);
+        assert_eq!(sent(wait(0, true)), ["WAITAOF 1 0 50"]);
+        assert_eq!(sent(wait(1, true)), ["WAIT 1 12", "WAITAOF 1 1 38"]);
     }
 
     #[test]

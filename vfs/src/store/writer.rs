@@ -237,9 +237,9 @@ impl RedisWriter {
         }
         let mut request = link.sending();
         self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut request);
-        let wait = wait::command(ending.wait);
+        let waits = wait::commands(ending.wait);
         let watching = if lingers { self.watching() } else { Vec::new() };
-        lease.iter().chain(&wait).chain(&watching).for_each(|command| request.push(command));
+        lease.iter().chain(&waits).chain(&watching).for_each(|command| request.push(command));
         let replies = request.finish();
         let connection = link.detach();
         self.open = false;
@@ -248,7 +248,7 @@ impl RedisWriter {
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
         };
         let watched = replies.split_off(replies.len().saturating_sub(watching.len()));
-        let waited = wait.and_then(|_| replies.pop());
+        let waited = replies.split_off(replies.len().saturating_sub(waits.len())).pop();
         let lease = lease.and_then(|_| replies.pop());
         let exec = replies.pop().unwrap_or_default();
         // Only EXEC tells what became of the commit. What tells nothing is as good as no reply, and
@@ -335,16 +335,19 @@ impl RedisWriter {
     /// it had done by the connection's last command, so others go ahead of `WAIT`. They ask whether
     /// the commit is there: since it was found, a replica that lacks it may have become the primary.
     fn wait_again(&self, commit: &Commit<'_>, wait: Wait) -> Result<()> {
-        let Some(command) = wait::command(wait) else { return Ok(()) };
+        let waits = wait::commands(wait);
+        if waits.is_empty() {
+            return Ok(());
+        }
         let mut request = self.question(commit);
-        request.push(&command);
+        waits.iter().for_each(|wait| request.push(wait));
         let waited = self.server.ask(&request).and_then(|replies| {
             let mut replies = replies.into_iter();
             let (now, logged) = answer(&mut replies)?;
             if !is_done(commit, &now, &logged) {
                 return Err(Cause::Server("another server has taken over, which does not have it".into()).into());
             }
-            checked(replies.next().unwrap_or_default())
+            checked(replies.last().unwrap_or_default())
         });
         self.check_wait(commit, wait, Some(waited))
     }

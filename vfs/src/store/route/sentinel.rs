@@ -3,9 +3,10 @@
 //! The client library has a Sentinel client of its own. It gives no time limit to any of its
 //! questions, so one Sentinel that hangs would hang all that ask it.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, ConnectionInfo, Role, cmd};
+use redis::{Connection, ConnectionInfo, RedisResult, Role, cmd, from_redis_value};
 
 use super::{Found, Missed, Node, Times, ask, connect, connect_cause, named, reason};
 use crate::config::address::{Service, elsewhere, place};
@@ -30,13 +31,17 @@ struct State {
     connection: Option<Connection>,
     /// What they said when the last connection to the server was made.
     named: Option<Node>,
+    /// The server that it was made to, and the largest epoch in which a Sentinel has named it. They
+    /// number failovers so.
+    newest: Option<(Node, u64)>,
     /// When they are to be asked again, although the server answers.
     next: Instant,
 }
 
 impl Sentinels {
     pub(super) fn new(service: &Service) -> Self {
-        let state = State { order: service.sentinels.clone(), connection: None, named: None, next: Instant::now() };
+        let (order, next) = (service.sentinels.clone(), Instant::now());
+        let state = State { order, connection: None, named: None, newest: None, next };
         Sentinels { service: service.clone(), state: Mutex::new(state) }
     }
 
@@ -44,15 +49,17 @@ impl Sentinels {
         &self.service.server
     }
 
-    /// Asks the Sentinels in turn until one of them names a server that is a primary indeed.
+    /// Asks the Sentinels in turn until one of them names a server that is a primary indeed, and
+    /// not one that has been replaced.
     pub(super) fn connect(&self, times: &Times) -> Found {
         let mut tried: Vec<Node> = Vec::new();
         let mut reasons = Vec::new();
+        let mut behind = 0;
         for _ in 0..self.service.sentinels.len() {
             let mut state = self.state.lock();
             let sentinel = place(&state.order[0]);
-            let node = match state.primary(&self.service.name, times) {
-                Ok(Some(node)) => node,
+            let (node, epoch) = match state.primary(&self.service.name, times) {
+                Ok(Some(named)) => named,
                 Ok(None) => {
                     reasons.push(format!("Sentinel {sentinel} knows no service {}", self.service.name));
                     state.turn();
@@ -65,6 +72,7 @@ impl Sentinels {
                     continue;
                 }
             };
+            behind += usize::from(state.is_older(epoch));
             drop(state);
             if tried.contains(&node) {
                 self.state.lock().turn();
@@ -73,9 +81,12 @@ impl Sentinels {
             match self.primary_at(&node, times) {
                 Ok((connection, at)) => {
                     let mut state = self.state.lock();
-                    state.next = Instant::now() + CONFIRMED;
-                    state.named = Some(node);
-                    return Ok((connection, at));
+                    if !state.is_replaced(&at, epoch) {
+                        state.next = Instant::now() + CONFIRMED;
+                        state.reached(node, &at, epoch);
+                        return Ok((connection, at));
+                    }
+                    reasons.push(format!("Sentinel {sentinel} names {at}, which has been replaced since"));
                 }
                 Err(error) if is_final(&error) => return Err(Missed::for_good(error)),
                 Err(error) => reasons.push(format!("Sentinel {sentinel} names {}", reason(error))),
@@ -83,9 +94,12 @@ impl Sentinels {
             tried.push(node);
             self.state.lock().turn();
         }
+        let mut state = self.state.lock();
+        state.forget_if(behind);
         let error = Cause::Unreachable(reasons.join("; "));
         // With no server to wait for, nothing will change by itself.
-        if tried.is_empty() { Err(Missed::for_good(error)) } else { Err(Missed::for_now(error)) }
+        let waits = !tried.is_empty() || state.named.is_some();
+        if waits { Err(Missed::for_now(error)) } else { Err(Missed::for_good(error)) }
     }
 
     /// A connection to a server that says itself that it is a primary. It may be the primary of
@@ -114,23 +128,27 @@ impl Sentinels {
         ask().map_err(|error| named(&node.to_string(), error))
     }
 
-    /// Whether a Sentinel names another server than before. None answering changes nothing.
+    /// Whether a Sentinel names another server than before. None answering changes nothing, and
+    /// neither does one that is behind.
     pub(super) fn say_another(&self, times: &Times) -> bool {
         // Somebody else may be asking already.
         let Some(mut state) = self.state.try_lock() else { return false };
         if Instant::now() < state.next {
             return false;
         }
+        let mut behind = 0;
         for _ in 0..state.order.len() {
             match state.primary(&self.service.name, times) {
-                Ok(Some(node)) => {
+                Ok(Some((node, epoch))) if !state.is_older(epoch) => {
                     state.next = Instant::now() + CONFIRMED;
                     return state.named.as_ref().is_some_and(|named| *named != node);
                 }
-                Ok(None) | Err(_) => state.turn(),
+                Ok(Some(_)) => behind += 1,
+                Ok(None) | Err(_) => {}
             }
+            state.turn();
         }
-        state.next = Instant::now() + SILENCE;
+        state.next = Instant::now() + if state.forget_if(behind) { CONFIRMED } else { SILENCE };
         false
     }
 
@@ -143,20 +161,46 @@ impl Sentinels {
 }
 
 impl State {
-    /// What the first Sentinel says.
-    fn primary(&mut self, service: &str, times: &Times) -> Result<Option<Node>, Error> {
-        let command = cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(service).to_owned();
+    /// What the first Sentinel says: a server, and the epoch since which it is the primary.
+    fn primary(&mut self, service: &str, times: &Times) -> Result<Option<Named>, Error> {
         if let Some(mut connection) = self.connection.take()
-            && let Ok(answer) = command.query(&mut connection)
+            && let Ok(answer) = ask_for(service, &mut connection)
         {
             self.connection = Some(connection);
-            return Ok(node(answer));
+            return Ok(answer);
         }
         let mut connection = ask(&self.order[0], times)?;
-        let answer = command.query(&mut connection);
+        let answer = ask_for(service, &mut connection);
         let answer = answer.map_err(|error| named(&place(&self.order[0]), connect_cause(error).into()))?;
         self.connection = Some(connection);
-        Ok(node(answer))
+        Ok(answer)
+    }
+
+    /// Whether a Sentinel that says this epoch has missed a failover.
+    fn is_older(&self, epoch: Option<u64>) -> bool {
+        self.newest.as_ref().zip(epoch).is_some_and(|((_, newest), epoch)| epoch < *newest)
+    }
+
+    /// Whether a server that takes itself for the primary is one that has been replaced.
+    fn is_replaced(&self, at: &Node, epoch: Option<u64>) -> bool {
+        self.is_older(epoch) && self.newest.as_ref().is_some_and(|(newest, _)| newest != at)
+    }
+
+    /// Takes note of the server that the connections lead to.
+    fn reached(&mut self, named: Node, at: &Node, epoch: Option<u64>) {
+        self.named = Some(named);
+        let newest = self.newest.as_ref().map_or(0, |(_, newest)| *newest);
+        self.newest = Some((at.clone(), epoch.unwrap_or(0).max(newest)));
+    }
+
+    /// If most of the Sentinels are behind, they have begun to count anew, as they do after a
+    /// `SENTINEL REMOVE`.
+    fn forget_if(&mut self, behind: usize) -> bool {
+        let anew = behind * 2 > self.order.len();
+        if anew {
+            self.newest = None;
+        }
+        anew
     }
 
     /// The next Sentinel is the first from now on.
@@ -166,8 +210,21 @@ impl State {
     }
 }
 
-fn node(answer: Option<(String, u16)>) -> Option<Node> {
-    answer.map(|(host, port)| Node { host, port })
+/// A server, and the epoch, where access rules let it be asked for.
+type Named = (Node, Option<u64>);
+
+/// Asks a Sentinel. Its address comes after the epoch, so that it is no older than that.
+fn ask_for(service: &str, sentinel: &mut Connection) -> RedisResult<Option<Named>> {
+    let mut questions = Vec::new();
+    for question in ["MASTER", "GET-MASTER-ADDR-BY-NAME"] {
+        cmd("SENTINEL").arg(question).arg(service).write_packed_command(&mut questions);
+    }
+    sentinel.send_packed_command(&questions)?;
+    let (master, address) = (sentinel.recv_response()?, sentinel.recv_response()?);
+    let address: Option<(String, u16)> = from_redis_value(address.extract_error()?)?;
+    let epoch = from_redis_value::<HashMap<String, String>>(master).ok();
+    let epoch = epoch.and_then(|master| master.get("config-epoch")?.parse().ok());
+    Ok(address.map(|(host, port)| (Node { host, port }, epoch)))
 }
 
 /// Whether the failure will be the same however often it is tried again.

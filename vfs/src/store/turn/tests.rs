@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use sqlite_redis_tests::cluster::Cluster;
 use sqlite_redis_tests::{Server as TestServer, eventually};
 
 use super::*;
@@ -114,4 +115,18 @@ fn where_it_may_not_be_passed_on_the_lease_is_given_back() {
         first.release().unwrap();
         assert!(is_free(&server), "{forbidden}");
     }
+}
+
+#[test]
+fn a_lease_that_was_passed_on_is_taken_over_although_its_slot_moves() {
+    let cluster = Cluster::new();
+    let config = Options::new("shop").server(cluster.url()).config().unwrap();
+    let store = RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop");
+    let from = cluster.owner("shop");
+    let to = cluster.primaries().into_iter().find(|other| *other != from).unwrap();
+    assert_eq!(cluster.nodes[from].redis_cli(&["SET", "sqlite:{shop}:lock", "passed"]), "OK");
+    cluster.begin_to_move(cluster.slot("shop"), from, to);
+    let claim = store.claim_command("passed", "next", LIFE);
+    assert_eq!(store.server.ask(&Request::one(&claim)).unwrap(), [Value::Okay]);
+    assert_eq!(cluster.nodes[from].redis_cli(&["GET", "sqlite:{shop}:lock"]), "next");
 }
