@@ -222,3 +222,26 @@ assert db.execute(\"SELECT count(*) FROM t WHERE a = 'child'\").fetchone()[0] ==
 ",
     );
 }
+
+#[test]
+fn a_child_has_a_mark_of_its_own_for_commits_of_virtual_tables() {
+    let server = Server::start();
+    let script = "
+vt = sqlite3.connect(':memory:', isolation_level=None)
+vt.execute(\"CREATE VIRTUAL TABLE v USING redis('URL', p, a)\")
+def marks():
+    return {key for key, in vt.execute(\"SELECT key FROM redis_keys('URL', 'p.main.v.commit:*')\")}
+vt.execute(\"INSERT INTO v VALUES ('parent')\")
+mine = marks()
+assert len(mine) == 1
+join(child(lambda: vt.execute(\"INSERT INTO v VALUES ('child')\")))
+both = marks()
+assert mine < both and len(both) == 2, both
+join(child(lambda: vt.close()))
+assert mine <= marks(), 'a child that wrote nothing took the mark away'
+vt.execute(\"INSERT INTO v VALUES ('parent')\")
+assert marks() == both
+assert vt.execute('SELECT count(*) FROM v').fetchone()[0] == 3
+";
+    python(&server, &script.replace("URL", &server.url()));
+}

@@ -279,3 +279,68 @@ fn dropping_data_and_indexes_leaves_what_others_write_whole() {
     assert_eq!(left + usize::try_from(dropped).unwrap(), done.len());
     assert_eq!(number(&one, "SELECT count(*) FROM t WHERE a >= 0 AND b LIKE 'text%'"), i64::try_from(left).unwrap());
 }
+
+/// Inserts 200 rows with ids from 1001 in one transaction, and does something else when the commit has looked
+/// and not yet written. Returns what became of the commit, and how many were tried.
+fn during_a_large_commit(server: &Server, other: &str) -> (bool, usize) {
+    let here = table(server, UNIQUE);
+    let proxy = Proxy::to(server);
+    let committed = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let one = connect();
+            create(&one, &proxy.url(), "t", UNIQUE).unwrap();
+            one.execute_batch("BEGIN").unwrap();
+            let mut insert = one.prepare("INSERT INTO t VALUES (?1, 'u' || ?1, 5)").unwrap();
+            for id in 1001..=1200 {
+                insert.execute([id]).unwrap();
+            }
+            drop(insert);
+            proxy.next("EXEC", Fault::HoldRequest);
+            let committed = one.execute_batch("COMMIT");
+            committed.is_ok() || !is_busy(committed)
+        });
+        proxy.wait_for_held(1);
+        let done = here.execute_batch(other);
+        proxy.let_go();
+        done.unwrap();
+        writer.join().unwrap()
+    });
+    let rows = number(&here, "SELECT count(*) FROM t");
+    assert_eq!(number(&here, "SELECT count(*) FROM t WHERE n = 5 AND u = 'u' || id"), if committed { 200 } else { 0 });
+    assert_eq!(check_keys(server, "t") as i64, rows, "after {other}");
+    assert_eq!(number(&here, "SELECT count(DISTINCT u) FROM t"), rows, "after {other}");
+    (committed, proxy.commands().iter().filter(|command| *command == "EXEC").count())
+}
+
+const UNIQUE: &str = "id INTEGER PRIMARY KEY, u TEXT UNIQUE, n INT";
+
+#[test]
+fn a_large_commit_is_refused_for_its_own_rows_only() {
+    let server = Server::start();
+    for (other, committed, tries) in [
+        ("UPDATE t SET n = 3 WHERE id = 1", true, 1),
+        // The sorted sets grow, but not by what it writes.
+        ("INSERT INTO t VALUES (3, 'three', 3)", true, 2),
+        ("UPDATE t SET u = 'other' WHERE id = 1; DELETE FROM t WHERE id = 2", true, 2),
+        ("INSERT INTO t VALUES (1100, 'three', 3)", false, 1),
+        ("INSERT INTO t VALUES (3, 'u1100', 3)", false, 1),
+        ("UPDATE t SET u = 'u1100' WHERE id = 1", false, 1),
+    ] {
+        some_rows(&server);
+        assert_eq!(during_a_large_commit(&server, other), (committed, tries), "{other}");
+    }
+}
+
+#[test]
+fn a_value_that_others_left_in_an_index_is_unique_also_in_a_large_commit() {
+    let server = Server::start();
+    some_rows(&server);
+    // The sorted set has it, and does not grow.
+    server.redis_cli(&["ZADD", "p.main.t.index:u", "0", "u1100"]);
+    assert_eq!(during_a_large_commit(&server, "UPDATE t SET u = 'u1100' WHERE id = 1"), (false, 1));
+}
+
+fn some_rows(server: &Server) {
+    let rows = "SELECT redis_drop_data('t'); INSERT INTO t VALUES (1, 'one', 1), (2, 'two', 2)";
+    table(server, UNIQUE).execute_batch(rows).unwrap();
+}

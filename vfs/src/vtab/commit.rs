@@ -10,7 +10,7 @@
 //! did not, the commit is tried again; an `EXEC` that is still on its way from the lost connection
 //! is refused then, because rows that it watches have changed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::thread::sleep;
@@ -22,7 +22,7 @@ use super::apply::Part;
 use super::index::trace;
 use super::keys::{Keys, shown};
 use super::rivals::unique_keys;
-use super::table::{Session, Table, bulk, count, digest, names, rowids};
+use super::table::{Mark, Session, Table, bulk, count, digest, names, rowids};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, bad_reply, text};
@@ -30,6 +30,9 @@ use crate::store::server::{Kept, Request, Server, checked};
 
 /// Arguments in one command.
 pub(crate) const CHUNK: usize = 1000;
+/// New rows that are watched one by one. Redis compares each key of a `WATCH` with all that the
+/// client watches already, so more of them are first watched by the sorted sets that would grow.
+const SINGLY: usize = 100;
 /// How long a mark can be asked for, in seconds. Longer than [`PATIENCE`].
 pub(crate) const MARK_SECONDS: u64 = 60;
 /// How long it is tried to find out what became of a commit.
@@ -71,6 +74,11 @@ pub(crate) struct Checked {
     pub rows: HashMap<i64, Hash>,
     /// The rowid counter.
     pub counter: i64,
+    /// New rows are watched by the sorted sets that would grow, and others may have made them grow
+    /// by rows that are no conflict.
+    pub together: bool,
+    /// A value that shall be unique is in its sorted set already: that one would not grow.
+    pub settled: bool,
     /// The transaction is overtaken: why.
     pub conflict: Option<String>,
     /// Another client changes the whole table, and asks others to wait.
@@ -91,11 +99,23 @@ enum Expect {
     Seen(i64, u64),
     /// The rowids with a value that one row shall have alone.
     Unique(Vec<u8>, i64),
+    /// Scores of values in a sorted set that shall grow by them.
+    New,
+}
+
+/// Whether a table's new rows are to be watched together.
+fn is_together(table: &Table, singly: bool) -> bool {
+    let writes = table.writes.borrow();
+    !singly && writes.pending.values().filter(|pending| pending.base == Base::Absent).nth(SINGLY).is_some()
 }
 
 /// The questions about one table, and what the replies are about.
-fn questions(table: &Table, keys: &Keys, assumed: &[String], request: &mut Request) -> Vec<Expect> {
+fn questions(table: &Table, keys: &Keys, assumed: &[String], singly: bool, request: &mut Request) -> Vec<Expect> {
+    let together = is_together(table, singly);
     let writes = table.writes.borrow();
+    // Values of rows that are changed or replaced may stay in the sorted set.
+    let only_new = together && writes.pending.values().all(|pending| pending.base == Base::Absent);
+    let mut growing: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
     let mut watched = vec![keys.hold(), keys.indices(), keys.building(), keys.uniques()];
     let mut absent = Vec::new();
     let mut sets = BTreeSet::new();
@@ -112,7 +132,10 @@ fn questions(table: &Table, keys: &Keys, assumed: &[String], request: &mut Reque
         sets.insert(keys.nulls(name));
     }
     for (rowid, pending) in &writes.pending {
-        watched.push(keys.row(*rowid));
+        let is_new = together && pending.base == Base::Absent;
+        if !is_new {
+            watched.push(keys.row(*rowid));
+        }
         match pending.base {
             Base::Absent => absent.push(keys.row(*rowid)),
             base => {
@@ -122,8 +145,17 @@ fn questions(table: &Table, keys: &Keys, assumed: &[String], request: &mut Reque
         }
         let Some(row) = pending.row.as_deref() else { continue };
         for unique in &table.definition.uniques {
-            for key in unique_keys(table, keys, unique, row) {
-                watched.push(key.clone());
+            let sets = unique_keys(table, keys, unique, row);
+            // Who adds a row to the set of a new value adds the value to the sorted set.
+            let member = unique.indexed_column().filter(|_| only_new && sets.len() == 1).and_then(|n| {
+                let column = &table.definition.columns[n];
+                trace(keys, &column.name, column.affinity, &row[n]).member
+            });
+            match member {
+                Some((sorted_set, _, member)) => growing.entry(sorted_set).or_default().push(member),
+                None => watched.extend(sets.iter().cloned()),
+            }
+            for key in sets {
                 asked.push((cmd("SMEMBERS").arg(&key).to_owned(), Expect::Unique(key, *rowid)));
             }
         }
@@ -136,6 +168,15 @@ fn questions(table: &Table, keys: &Keys, assumed: &[String], request: &mut Reque
     for (rowid, digest) in writes.watched() {
         watched.push(keys.row(rowid));
         asked.push((table.fetch_command(keys, rowid), Expect::Seen(rowid, digest)));
+    }
+    if together {
+        watched.push(keys.rowids());
+    }
+    for (sorted_set, members) in growing {
+        for chunk in members.chunks(CHUNK) {
+            asked.push((cmd("ZMSCORE").arg(&sorted_set).arg(chunk).to_owned(), Expect::New));
+        }
+        watched.push(sorted_set);
     }
     for chunk in absent.chunks(CHUNK) {
         asked.push((cmd("EXISTS").arg(chunk).to_owned(), Expect::Absent));
@@ -186,6 +227,9 @@ fn answers(table: &Table, keys: &Keys, expected: Vec<Expect>, replies: Vec<Reply
                     found.conflict = Some(format!("the row `{}`", shown(&keys.row(rowid))));
                 }
             }
+            Expect::New => {
+                found.settled |= !array("ZMSCORE", reply)?.iter().all(|score| matches!(score, Reply::Nil));
+            }
             Expect::Unique(key, rowid) => {
                 let rival = rowids(reply)?.into_iter().find(|other| {
                     let known = writes.pending.contains_key(other) || writes.tolerated.contains(&(key.clone(), *other));
@@ -216,7 +260,7 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     for command in before {
         request.push(command);
     }
-    let expected = questions(table, &keys, assumed, &mut request);
+    let expected = questions(table, &keys, assumed, true, &mut request);
     request.push(&cmd("MULTI"));
     let server = table.place.server()?;
     let (mut replies, connection) = converse(&server, &request)?;
@@ -289,14 +333,19 @@ pub(crate) fn sync(table: &Rc<Table>) -> Result<()> {
 }
 
 fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
-    session.commits.set(session.commits.get() + 1);
     let Some(first) = group.first() else { return Ok(()) };
+    let mark = session.next_commit()?;
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(5);
     let mut lost = None;
+    let mut singly = false;
     loop {
-        let error = match attempt(session, group) {
-            Ok(()) => return Ok(()),
+        let error = match attempt(mark, group, singly) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                singly = true;
+                continue;
+            }
             Err((error, sent)) => {
                 if sent {
                     lost = Some(error.to_string());
@@ -309,12 +358,12 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
             matches!(error.cause, Cause::Unreachable(_) | Cause::Loading(_)) || server.is_elsewhere(&error.cause);
         if let Some(lost) = &lost {
             // Until the mark was looked for, nobody knows.
-            match marked(session, first) {
+            match marked(mark, first) {
                 Ok(true) => return Ok(()),
                 Ok(false) if !again => return Err(error),
                 Ok(false) => {}
                 Err(_) if Instant::now() < deadline => {}
-                Err(second) => return Err(unknown(session, first, lost, &second)),
+                Err(second) => return Err(unknown(mark, first, lost, &second)),
             }
         } else if !(again && server.route().follows()) {
             return Err(error);
@@ -327,28 +376,29 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
     }
 }
 
-fn unknown(session: &Session, table: &Table, lost: &str, second: &Error) -> Error {
+fn unknown(mark: Mark, table: &Table, lost: &str, second: &Error) -> Error {
     Cause::Server(format!(
         "it is unknown whether the transaction was written: {lost}; and then: {}; \
          look for its effects, or for `{}` = {}, before running it again",
         second.cause,
-        shown(&table.keys().commit(session.client)),
-        session.commits.get()
+        shown(&table.keys().commit(mark.client)),
+        mark.number
     ))
     .into()
 }
 
 /// Whether the mark says that the commit happened.
-fn marked(session: &Session, table: &Table) -> Result<bool> {
-    let get = cmd("GET").arg(table.keys().commit(session.client)).to_owned();
+fn marked(mark: Mark, table: &Table) -> Result<bool> {
+    let get = cmd("GET").arg(table.keys().commit(mark.client)).to_owned();
     let reply = table.place.ask(&Request::one(&get))?.pop().unwrap_or_default();
-    Ok(text(&reply).is_some_and(|mark| mark == session.commits.get().to_string()))
+    Ok(text(&reply).is_some_and(|number| number == mark.number.to_string()))
 }
 
-/// One try. With a failure comes whether the `EXEC` may have reached the server.
-fn attempt(session: &Session, group: &[Rc<Table>]) -> Result<(), (Error, bool)> {
+/// One try; `false` when it is to be made again, with each row watched by itself. With a failure
+/// comes whether the `EXEC` may have reached the server.
+fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error, bool)> {
     let not_sent = |error: Error| (error, false);
-    let (parts, connection, server) = prepared(group).map_err(not_sent)?;
+    let (parts, connection, server) = prepared(group, singly).map_err(not_sent)?;
     for part in &parts {
         if let Some(what) = &part.checked.conflict {
             return Err(not_sent(Cause::Conflict(what.clone()).into()));
@@ -359,9 +409,7 @@ fn attempt(session: &Session, group: &[Rc<Table>]) -> Result<(), (Error, bool)> 
         part.write(&mut request);
     }
     if let Some(first) = parts.first() {
-        let mut mark = cmd("SET");
-        mark.arg(first.keys.commit(session.client)).arg(session.commits.get()).arg("EX").arg(MARK_SECONDS);
-        request.push(&mark);
+        request.push(cmd("SET").arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS));
     }
     request.push(&cmd("EXEC"));
     let mut link = server.attach(connection);
@@ -372,20 +420,22 @@ fn attempt(session: &Session, group: &[Rc<Table>]) -> Result<(), (Error, bool)> 
         checked(reply).map_err(not_sent)?;
     }
     match checked(exec).map_err(not_sent)? {
+        Reply::Nil if parts.iter().any(|part| part.checked.together) => Ok(false),
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
-        Reply::Array(results) => results.into_iter().try_for_each(|result| {
-            checked(result).map(|_| ()).map_err(|error| {
+        Reply::Array(results) => {
+            let refused = results.into_iter().find_map(|result| checked(result).err());
+            refused.map_or(Ok(true), |error| {
                 let reason = format!("a part of the transaction was refused, the rest was written: {}", error.cause);
-                not_sent(Cause::Damaged(reason).into())
+                Err(not_sent(Cause::Damaged(reason).into()))
             })
-        }),
+        }
         other => Err(not_sent(bad_reply("EXEC", &other).into())),
     }
 }
 
 /// Watches and reads what the commit rests on, and opens the transaction.
 #[allow(clippy::type_complexity)]
-fn prepared(group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
+fn prepared(group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
     let Some(first) = group.first() else { return Err(Cause::Internal("a commit of no table".into()).into()) };
     let server = first.place.server()?;
     let lost = || Error::from(Cause::ConnectionLost("it is closed".into()));
@@ -403,7 +453,7 @@ fn prepared(group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
         let mut request = Request::default();
         let mut expected = Vec::new();
         for (table, assumed) in group.iter().zip(&assumed) {
-            expected.push(questions(table, &table.keys(), assumed, &mut request));
+            expected.push(questions(table, &table.keys(), assumed, singly, &mut request));
         }
         request.push(&cmd("MULTI"));
         let (mut replies, connection) = converse(&server, &request)?;
@@ -414,7 +464,8 @@ fn prepared(group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
         for (table, expected) in group.iter().zip(expected) {
             let replies = replies.by_ref().take(expected.len()).collect();
             let keys = table.keys();
-            let checked = answers(table, &keys, expected, replies)?;
+            let mut checked = answers(table, &keys, expected, replies)?;
+            checked.together = is_together(table, singly);
             parts.push(Part { table, keys, checked });
         }
         checked(opened)?;
@@ -423,6 +474,8 @@ fn prepared(group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
         if parts.iter().any(|part| part.checked.held) {
             sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
+        } else if parts.iter().any(|part| part.checked.settled) {
+            singly = true;
         } else if fits {
             return Ok((parts, connection.ok_or_else(lost)?, server));
         }
@@ -445,10 +498,8 @@ pub(crate) fn rolled_back(table: &Table) {
 
 /// Removes the mark of a connection that is done.
 pub(crate) fn forget_mark(table: &Table) {
-    if table.session.commits.get() == 0 {
-        return;
-    }
-    let request = Request::one(cmd("UNLINK").arg(table.keys().commit(table.session.client)));
+    let Some(mark) = table.session.last_commit() else { return };
+    let request = Request::one(cmd("UNLINK").arg(table.keys().commit(mark.client)));
     if let Err(error) = table.place.ask(&request) {
         crate::ffi::log(&format!("a mark will end by itself: {}", table.at(error)));
     }

@@ -21,7 +21,8 @@ pub(crate) struct Judge {
     names: RefCell<Vec<String>>,
     /// `INSERT` statements by conflict clause and by which columns they name.
     inserts: RefCell<HashMap<Shape, Rc<Statement>>>,
-    select: RefCell<Option<Rc<Statement>>>,
+    /// Reads the row that was inserted, and removes it.
+    take: RefCell<Option<Rc<[Statement; 2]>>>,
     // Last, because it is closed after its statements.
     memory: Memory,
 }
@@ -42,7 +43,7 @@ impl Judge {
             table: table.to_owned(),
             names: RefCell::default(),
             inserts: RefCell::default(),
-            select: RefCell::default(),
+            take: RefCell::default(),
             memory,
         };
         let given = judge.columns()?;
@@ -50,7 +51,8 @@ impl Judge {
             given.iter().map(|column| if column.generated { String::new() } else { quoted(&column.name) }).collect();
         let all: Vec<String> = given.iter().map(|column| quoted(&column.name)).collect();
         let select = judge.memory.prepare(&format!("SELECT {} FROM {}", all.join(", "), quoted(table)))?;
-        *judge.select.borrow_mut() = Some(Rc::new(select));
+        let delete = judge.memory.prepare(&format!("DELETE FROM {}", quoted(table)))?;
+        *judge.take.borrow_mut() = Some(Rc::new([select, delete]));
         Ok(judge)
     }
 
@@ -154,12 +156,15 @@ impl Judge {
         let inserted = insert.step();
         insert.reset();
         inserted?;
-        let Some(select) = self.select.borrow().clone() else {
+        let Some(take) = self.take.borrow().clone() else {
             return Err(Cause::Internal("a judge without a table".into()).into());
         };
+        let [select, delete] = &*take;
         let row = select.step().map(|found| found.then(|| select.row()));
         select.reset();
-        self.memory.run(&format!("DELETE FROM {}", quoted(&self.table)))?;
+        let deleted = delete.step();
+        delete.reset();
+        deleted?;
         row
     }
 

@@ -16,7 +16,8 @@ use super::row;
 use super::value::{FNV, Value};
 use super::write::Writes;
 use crate::error::{Cause, Error, Result};
-use crate::process::Process;
+use crate::ffi::fork::{self, Generation};
+use crate::process::{Process, unique};
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::server::Request;
 use crate::sync::Mutex;
@@ -27,15 +28,37 @@ pub(crate) type Row = Vec<Value>;
 /// The tables of one connection of SQLite: they commit together.
 pub(crate) struct Session {
     tables: RefCell<Vec<Weak<Table>>>,
+    last_commit: Cell<Option<Mark>>,
+}
+
+/// One commit of one connection in one process, as nobody else has it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    generation: Generation,
     /// Tells this connection's commits from those of others.
     pub client: u64,
-    /// Number of the last commit that was tried.
-    pub commits: Cell<u64>,
+    /// Which of them it is.
+    pub number: u64,
 }
 
 impl Session {
     pub(crate) fn new() -> Rc<Session> {
-        Rc::new(Session { tables: RefCell::default(), client: rand::random(), commits: Cell::new(0) })
+        Rc::new(Session { tables: RefCell::default(), last_commit: Cell::new(None) })
+    }
+
+    /// The last commit that was tried in this process. What a forked child finds is its parent's.
+    pub(crate) fn last_commit(&self) -> Option<Mark> {
+        self.last_commit.get().filter(|mark| mark.generation == fork::generation())
+    }
+
+    /// A commit that is about to be tried.
+    pub(crate) fn next_commit(&self) -> Result<Mark> {
+        let next = match self.last_commit() {
+            Some(last) => Mark { number: last.number + 1, ..last },
+            None => Mark { generation: fork::generation(), client: unique()?, number: 1 },
+        };
+        self.last_commit.set(Some(next));
+        Ok(next)
     }
 
     /// Its tables.
