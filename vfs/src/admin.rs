@@ -13,7 +13,8 @@ use crate::store::commit::{LogMark, metadata};
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::redis::RedisStore;
-use crate::store::server::{Link, Request, Server, checked};
+use crate::store::request::Request;
+use crate::store::server::{Link, Server, checked};
 use crate::store::stage::Stage;
 use crate::store::{Commit, CommitId, FORMAT, PageNo, Snapshot, Undo, check_shape};
 

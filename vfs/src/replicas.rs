@@ -15,7 +15,8 @@ use crate::process::Process;
 use crate::source::Source;
 use crate::store::keys::Keys;
 use crate::store::redis::RedisStore;
-use crate::store::server::{Request, Server, info, info_field};
+use crate::store::request::Request;
+use crate::store::server::{Server, info, info_field};
 use crate::sync::Mutex;
 
 /// How long it is remembered which replicas the primary has.

@@ -12,7 +12,8 @@ use crate::store::Snapshot;
 use crate::store::discovery::Replica;
 use crate::store::keys::{self, Keys, log};
 use crate::store::protocol::{self, array};
-use crate::store::server::{Request, Server, checked};
+use crate::store::request::Request;
+use crate::store::server::{Server, checked};
 
 /// Where a database is.
 #[derive(Debug, Clone)]

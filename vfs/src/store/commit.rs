@@ -9,7 +9,8 @@ use crate::store::keys::Keys;
 use crate::store::packing::pack;
 use crate::store::protocol::text;
 use crate::store::redis::RedisStore;
-use crate::store::server::{Request, Sending, checked};
+use crate::store::request::Request;
+use crate::store::server::{Sending, checked};
 use crate::store::stage::Stage;
 use crate::store::{Commit, FORMAT, STAGED_FORMAT, Snapshot, Undo, Version, keys};
 

@@ -6,7 +6,8 @@ use crate::config::Address;
 use crate::config::address::{elsewhere, host_and_port};
 use crate::error::Result;
 use crate::store::protocol::{bad_reply, text};
-use crate::store::server::{Request, Server, checked, info_field};
+use crate::store::request::Request;
+use crate::store::server::{Server, checked, info_field};
 
 /// A replica that its primary has a connection to.
 #[derive(Debug, Clone)]

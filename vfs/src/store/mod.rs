@@ -19,11 +19,13 @@ pub(crate) mod memory;
 pub(crate) mod packing;
 pub(crate) mod protocol;
 pub(crate) mod redis;
+pub(crate) mod request;
 pub(crate) mod route;
 pub(crate) mod server;
 pub(crate) mod stage;
 pub(crate) mod turn;
 pub(crate) mod wait;
+pub(crate) mod wire;
 pub(crate) mod writer;
 
 /// The format that this version writes, as the hash field `format`.

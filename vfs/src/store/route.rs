@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use redis::{Client, Connection, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind};
+use redis::{ConnectionInfo, ErrorKind, RedisError, ServerErrorKind};
 
 use crate::config::address::{elsewhere, host_and_port, place};
 use crate::config::{Address, Config};
 use crate::error::{Cause, Error, Result};
+use crate::store::wire::Wire;
 use crate::sync::Mutex;
 
 mod cluster;
@@ -71,7 +72,7 @@ enum Way {
 }
 
 /// A connection to the server, which is there, or why there is none.
-type Found<E = Missed> = std::result::Result<(Connection, Node), E>;
+type Found<E = Missed> = std::result::Result<(Wire, Node), E>;
 
 /// Why there is no connection to the server yet.
 struct Missed {
@@ -138,7 +139,7 @@ impl Route {
     }
 
     /// A new connection to the server. In a failover, waits for the next primary.
-    pub(crate) fn connect(&self) -> Result<Connection> {
+    pub(crate) fn connect(&self) -> Result<Wire> {
         let deadline = Instant::now() + self.times.failover;
         let mut pause = Duration::from_millis(20);
         loop {
@@ -151,8 +152,7 @@ impl Route {
             let missed = match found {
                 Ok((connection, node)) => {
                     self.arrived(node);
-                    connection.set_read_timeout(Some(self.times.reply)).map_err(connect_cause)?;
-                    connection.set_write_timeout(Some(self.times.reply)).map_err(connect_cause)?;
+                    connection.set_timeout(self.times.reply).map_err(connect_cause)?;
                     return Ok(connection);
                 }
                 Err(missed) => missed,
@@ -173,7 +173,7 @@ impl Route {
     }
 
     /// A connection to another server than the one that the way leads to, for one command.
-    pub(crate) fn connect_to(&self, place: &str) -> Result<Connection> {
+    pub(crate) fn connect_to(&self, place: &str) -> Result<Wire> {
         match Node::parse(place) {
             Some(node) => connect(&elsewhere(self.info(), &node.host, node.port), &self.times),
             None => Err(Cause::BadReply(format!("it names the server {place}")).into()),
@@ -215,7 +215,7 @@ impl Route {
     }
 
     /// Connections to all nodes of a Cluster that have slots; otherwise to the one server.
-    pub(crate) fn all(&self) -> Result<Vec<Connection>> {
+    pub(crate) fn all(&self) -> Result<Vec<Wire>> {
         match &self.way {
             Way::Cluster(cluster) => cluster.all(&self.times),
             _ => Ok(vec![self.connect()?]),
@@ -223,25 +223,24 @@ impl Route {
     }
 }
 
-fn connect(info: &ConnectionInfo, times: &Times) -> Result<Connection> {
+fn connect(info: &ConnectionInfo, times: &Times) -> Result<Wire> {
     let connect = || {
-        let connection = Client::open(info.clone())?.get_connection_with_timeout(times.connect)?;
-        connection.set_read_timeout(Some(times.reply))?;
-        connection.set_write_timeout(Some(times.reply))?;
+        let connection = Wire::connect(info, times.connect)?;
+        connection.set_timeout(times.reply)?;
         Ok(connection)
     };
     connect().map_err(|error| connect_cause(error).into())
 }
 
 /// A connection that a replica in a Cluster reads for.
-fn connect_to_replica(info: &ConnectionInfo, times: &Times) -> Result<Connection> {
+fn connect_to_replica(info: &ConnectionInfo, times: &Times) -> Result<Wire> {
     let mut connection = connect(info, times)?;
     redis::cmd("READONLY").exec(&mut connection).map_err(connect_cause)?;
     Ok(connection)
 }
 
 /// A connection to a Sentinel or node for a question, or why there is none, with its name.
-fn ask(info: &ConnectionInfo, times: &Times) -> std::result::Result<Connection, Error> {
+fn ask(info: &ConnectionInfo, times: &Times) -> std::result::Result<Wire, Error> {
     connect(info, &times.attempt()).map_err(|error| named(&place(info), error))
 }
 

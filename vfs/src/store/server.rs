@@ -3,12 +3,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use redis::{Cmd, Connection, RedisError, ServerError, Value, cmd};
+use redis::{Cmd, RedisError, ServerError, Value, cmd};
 
 use crate::config::Config;
 use crate::error::{Cause, Result};
 use crate::store::protocol::text;
+use crate::store::request::Request;
 use crate::store::route::Route;
+use crate::store::wire::Wire;
 use crate::sync::Mutex;
 
 /// Connections kept open while nobody uses them.
@@ -59,7 +61,7 @@ pub(crate) struct Server {
 
 /// A connection that nobody uses, and the generation of the route that it was made by.
 pub(crate) struct Kept {
-    connection: Connection,
+    connection: Wire,
     generation: u64,
 }
 
@@ -124,6 +126,32 @@ impl Server {
             link = self.fresh_link()?;
         }
         link.exchange(request)
+    }
+
+    /// Sends what [`Server::ask`] would send; the replies are to be had by [`Server::replies`].
+    pub(crate) fn ask_ahead(&self, request: Request) -> Asked {
+        let mut kept = None;
+        if let Ok(mut link) = self.link()
+            && link.send(&request.bytes).is_ok()
+        {
+            kept = link.detach();
+        }
+        Asked { request, kept }
+    }
+
+    /// The replies to what was sent before. When they don't come, it is asked again.
+    pub(crate) fn replies(&self, asked: Asked) -> Result<Vec<Value>> {
+        let Asked { request, kept } = asked;
+        let Some(kept) = kept else { return self.ask(&request) };
+        let mut link = self.attach(kept);
+        match link.receive(request.ends.len()) {
+            Ok(replies) => match self.redirected(&request, replies)? {
+                Some(replies) => Ok(replies),
+                None => self.ask(&request),
+            },
+            Err(error) if self.is_elsewhere(&error.cause) => self.ask(&request),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the same may be had from another connection right now.
@@ -242,34 +270,17 @@ fn check_policy(info: Option<&str>) -> Result<()> {
     }
 }
 
-/// Commands packed for one exchange.
-#[derive(Default)]
-pub(crate) struct Request {
-    bytes: Vec<u8>,
-    /// Where each of them ends.
-    ends: Vec<usize>,
+/// Commands that were sent, on the connection that the replies will come from, if there is one. It
+/// is closed when nobody waits for them.
+pub(crate) struct Asked {
+    request: Request,
+    kept: Option<Kept>,
 }
 
-impl Request {
-    pub(crate) fn push(&mut self, command: &Cmd) {
-        command.write_packed_command(&mut self.bytes);
-        self.ends.push(self.bytes.len());
-    }
-
-    fn push_packed(&mut self, command: &[u8]) {
-        self.bytes.extend_from_slice(command);
-        self.ends.push(self.bytes.len());
-    }
-
-    pub(crate) fn one(command: &Cmd) -> Self {
-        let mut request = Request::default();
-        request.push(command);
-        request
-    }
-
-    fn command(&self, n: usize) -> &[u8] {
-        let start = if n == 0 { 0 } else { self.ends[n - 1] };
-        &self.bytes[start..self.ends[n]]
+impl Asked {
+    /// As if it had not been sent.
+    pub(crate) fn unsent(self) -> Self {
+        Asked { kept: None, ..self }
     }
 }
 
@@ -320,7 +331,7 @@ pub(crate) struct Link<'a> {
 
 impl<'server> Link<'server> {
     /// A new connection.
-    fn of(server: &'server Server, connection: Connection) -> Self {
+    fn of(server: &'server Server, connection: Wire) -> Self {
         let kept = Kept { connection, generation: server.route.generation() };
         Link { server, kept: Some(kept), fresh: true }
     }
@@ -339,20 +350,19 @@ impl<'server> Link<'server> {
 
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.server.traffic.bytes_sent.fetch_add(bytes.len() as u64, Relaxed);
-        self.converse(|connection| connection.send_packed_command(bytes))
+        self.converse(|connection| connection.send(bytes))
     }
 
     fn receive(&mut self, commands: usize) -> Result<Vec<Value>> {
         let traffic = &self.server.traffic;
         traffic.round_trips.fetch_add(1, Relaxed);
         traffic.commands.fetch_add(commands as u64, Relaxed);
-        let replies: Vec<Value> =
-            self.converse(|connection| (0..commands).map(|_| connection.recv_response()).collect())?;
+        let replies: Vec<Value> = self.converse(|connection| (0..commands).map(|_| connection.receive()).collect())?;
         self.heed(&replies)?;
         Ok(replies)
     }
 
-    fn converse<T>(&mut self, part: impl FnOnce(&mut Connection) -> Result<T, RedisError>) -> Result<T> {
+    fn converse<T>(&mut self, part: impl FnOnce(&mut Wire) -> Result<T, RedisError>) -> Result<T> {
         let Some(kept) = &mut self.kept else {
             return Err(Cause::ConnectionLost("it is closed".into()).into());
         };

@@ -19,7 +19,8 @@ use crate::store::keys;
 use crate::store::packing::pack;
 use crate::store::protocol::bad_reply;
 use crate::store::redis::{RedisStore, script};
-use crate::store::server::{Request, Server, checked};
+use crate::store::request::Request;
+use crate::store::server::{Server, checked};
 use crate::store::{Commit, CommitId, PageNo, Snapshot};
 
 /// Pages in one `HSET`.

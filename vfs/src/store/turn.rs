@@ -15,7 +15,8 @@ use crate::lease;
 use crate::store::Snapshot;
 use crate::store::protocol::{bad_reply, text};
 use crate::store::redis::{RedisStore, script};
-use crate::store::server::{Request, checked};
+use crate::store::request::Request;
+use crate::store::server::checked;
 use crate::store::writer::RedisWriter;
 
 /// Life of a lease while it is passed on, or lingers. Whoever dies then costs others no more than this.

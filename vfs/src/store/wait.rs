@@ -6,7 +6,8 @@ use redis::{Cmd, Value, cmd};
 use crate::config::{WAIT_DISK, Wait};
 use crate::error::{Cause, Result};
 use crate::store::Version;
-use crate::store::server::{Request, Server, info, info_field, version_of};
+use crate::store::request::Request;
+use crate::store::server::{Server, info, info_field, version_of};
 
 /// The first version of Redis that has `WAITAOF`.
 const HAS_WAITAOF: (u32, u32) = (7, 2);

@@ -13,7 +13,8 @@ use crate::store::commit::LogMark;
 use crate::store::keys::Keys;
 use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{RedisStore, snapshot};
-use crate::store::server::{Kept, Link, Request, Server, checked};
+use crate::store::request::Request;
+use crate::store::server::{Kept, Link, Server, checked};
 use crate::store::stage::Stage;
 use crate::store::{After, Commit, Ending, Lingers, LogEntry, Snapshot, Store, Writer, keys, wait};
 

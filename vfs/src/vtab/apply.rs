@@ -14,7 +14,7 @@ use super::rivals::unique_key;
 use super::row;
 use super::table::Table;
 use super::write::{Base, Pending};
-use crate::store::server::Request;
+use crate::store::request::Request;
 
 static SETTLE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/settle.lua")));
 

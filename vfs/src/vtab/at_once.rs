@@ -7,7 +7,8 @@ use super::commit::{CHUNK, PATIENCE};
 use super::table::Table;
 use crate::error::{Cause, Result};
 use crate::store::protocol::{array, bad_reply};
-use crate::store::server::{Link, Request, checked};
+use crate::store::request::Request;
+use crate::store::server::{Link, checked};
 
 /// How often it is tried. From the second time on, nobody writes who waits when asked to.
 const ATTEMPTS: u32 = 10;

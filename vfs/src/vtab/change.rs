@@ -10,7 +10,7 @@ use super::value::{Affinity, Value};
 use super::write::Base;
 use crate::error::{Cause, Result, code};
 use crate::store::protocol::text;
-use crate::store::server::Request;
+use crate::store::request::Request;
 
 /// A row as SQLite hands it over.
 #[derive(Clone, Copy)]

@@ -26,7 +26,8 @@ use super::table::{Mark, Session, Table, bulk, count, digest, names, rowids};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, bad_reply, text};
-use crate::store::server::{Kept, Request, Server, checked};
+use crate::store::request::Request;
+use crate::store::server::{Kept, Server, checked};
 
 /// Arguments in one command.
 pub(crate) const CHUNK: usize = 1000;

@@ -1,33 +1,23 @@
-//! A query's way through the rows: windows of an index, the rowids behind them, the rows behind
-//! those, each read ahead in batches; and what the transaction has written itself.
+//! A query's way through the rows: those of the server, batch by batch ([`batch`](super::batch)), and
+//! what the transaction has written itself.
 
 use std::cmp::Ordering;
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
-use redis::{Cmd, Value as Reply, cmd};
-
-use super::index::{Part, value_of};
+use super::batch::{Awaited, BATCH};
 use super::keys::Keys;
 use super::plan::{Access, Op, Plan};
-use super::range::{self, Window};
-use super::source::{Source, members};
-use super::table::{Row, Table, count, names, rowids};
+use super::source::Source;
+use super::table::{Row, Table};
 use super::value::{Affinity, Value};
 use crate::error::Result;
-use crate::store::server::Request;
-
-/// Rows fetched in one round trip, and members of an index read in one.
-const BATCH: usize = 500;
-/// Rows skipped in one round trip.
-const PASSED: usize = 5000;
-/// Windows asked for in one round trip.
-const WINDOWS: usize = 20;
+use crate::store::request::Numbered;
 
 /// A row on its way, with the value by which the index found it.
-struct Found {
-    rowid: i64,
-    by: Option<Value>,
+pub(super) struct Found {
+    pub rowid: i64,
+    pub by: Option<Value>,
 }
 
 /// See the [module](self).
@@ -38,40 +28,31 @@ pub(crate) struct Cursor {
     /// The query is part of a transaction of several statements.
     explicit: bool,
     /// Rows still to be skipped, and what those that count for that have to be like.
-    skip: usize,
+    pub(super) skip: usize,
     counted: Vec<(Op, Value)>,
     /// Rows can be skipped unread: nothing was found to be missing.
-    unread: bool,
-    sources: VecDeque<Source>,
+    pub(super) unread: bool,
+    pub(super) sources: VecDeque<Source>,
     /// Values whose sets of rowids are to be read.
-    values: VecDeque<Value>,
-    rowids: VecDeque<Found>,
-    rows: VecDeque<(Found, Rc<Row>)>,
+    pub(super) values: VecDeque<Value>,
+    pub(super) rowids: VecDeque<Found>,
+    pub(super) rows: VecDeque<(Found, Rc<Row>)>,
     /// Rows that the transaction has written, in order, as they were when the query began.
-    own: VecDeque<(Found, Rc<Row>)>,
-    own_rowids: HashSet<i64>,
+    pub(super) own: VecDeque<(Found, Rc<Row>)>,
+    pub(super) own_rowids: HashSet<i64>,
+    /// The query has a limit, so what comes next may not be needed.
+    pub(super) limited: bool,
+    /// Batches of rows that have come.
+    pub(super) batches: usize,
+    /// The next batch, which the server may be working on.
+    pub(super) awaited: Option<Awaited>,
+    /// Fetches a row.
+    pub(super) fetch: Numbered,
     /// Members to ask for at once.
-    window: usize,
+    pub(super) window: usize,
     /// The index was looked for in Redis.
-    looked: bool,
+    pub(super) looked: bool,
     current: Option<(i64, Rc<Row>)>,
-}
-
-/// What a reply is about.
-enum Expect {
-    Indices,
-    Rows,
-    Row(Found),
-    /// How many of some rows that are skipped exist.
-    Passed(Vec<Found>),
-    /// Whether the row before it exists.
-    Exists,
-    Rowids(Option<Value>),
-    Nulls,
-    /// The next members of a window, so many were asked for.
-    Members(Window, usize),
-    /// Distinct values of a column.
-    Distinct(String),
 }
 
 impl Cursor {
@@ -80,7 +61,11 @@ impl Cursor {
         let keys = table.keys();
         let unread = table.writes.borrow().pending.is_empty();
         let mut cursor = Cursor {
+            fetch: table.fetch(&keys),
             keys,
+            limited: false,
+            batches: 0,
+            awaited: None,
             sources: VecDeque::new(),
             values: VecDeque::new(),
             rowids: VecDeque::new(),
@@ -124,6 +109,7 @@ impl Cursor {
         };
         self.skip = of(Op::Skip).unwrap_or(0);
         if let Some(limit) = of(Op::Limit) {
+            self.limited = true;
             let skipped = of(Op::Offset).unwrap_or(0).saturating_add(self.skip);
             self.window = limit.saturating_add(skipped).clamp(16, self.batch());
         }
@@ -167,7 +153,7 @@ impl Cursor {
         self.own = own.into();
     }
 
-    fn order(&self, a: &Found, b: &Found) -> Ordering {
+    pub(super) fn order(&self, a: &Found, b: &Found) -> Ordering {
         let by = match (&a.by, &b.by) {
             (Some(a), Some(b)) => a.compare(b),
             _ => Ordering::Equal,
@@ -198,7 +184,7 @@ impl Cursor {
     }
 
     /// Whether a row with this value in the column of the access counts for an `OFFSET`.
-    fn counts(&self, value: &Value) -> bool {
+    pub(super) fn counts(&self, value: &Value) -> bool {
         self.counted.iter().all(|(op, operand)| {
             let order = value.compare(operand);
             let fits = match op {
@@ -257,272 +243,7 @@ impl Cursor {
         }
     }
 
-    fn has_more(&self) -> bool {
-        !(self.sources.is_empty() && self.values.is_empty() && self.rowids.is_empty())
-    }
-
-    /// One round trip: rows of rowids that are known, rowids of values that are known, and the
-    /// next members of the index.
-    fn refill(&mut self) -> Result<()> {
-        let mut request = Request::default();
-        let mut expected = Vec::new();
-        let mut push = |command: &Cmd, about| {
-            request.push(command);
-            expected.push(about);
-        };
-        let (mut rows, mut rows_wanted) = (0, BATCH);
-        if self.skip >= BATCH && self.unread && !self.rowids.is_empty() {
-            let passed: Vec<Found> = self.rowids.drain(..self.rowids.len().min(self.skip).min(PASSED)).collect();
-            let rows: Vec<Vec<u8>> = passed.iter().map(|found| self.keys.row(found.rowid)).collect();
-            push(cmd("EXISTS").arg(rows), Expect::Passed(passed));
-            rows_wanted = 0;
-        }
-        while rows < rows_wanted
-            && let Some(found) = self.rowids.pop_front()
-        {
-            if !self.own_rowids.contains(&found.rowid) {
-                push(&self.table.fetch_command(&self.keys, found.rowid), Expect::Row(found));
-                rows += 1;
-            }
-        }
-        let batch = self.batch();
-        if self.rowids.len() < BATCH {
-            let column = self.column_name();
-            for value in self.values.drain(..self.values.len().min(batch)) {
-                let set = self.keys.rows_with(&column, &value.key_text().unwrap_or_default());
-                push(cmd("SMEMBERS").arg(set), Expect::Rowids(Some(value)));
-            }
-        }
-        if self.values.is_empty() && self.rowids.len() < BATCH {
-            self.ask_source(&mut push);
-        }
-        if !self.looked {
-            self.looked = true;
-            push(cmd("SMEMBERS").arg(self.keys.indices()), Expect::Indices);
-            push(cmd("ZCARD").arg(self.keys.rowids()), Expect::Rows);
-            for name in self.table.stale_counts() {
-                push(cmd("ZCARD").arg(self.keys.values(&name)), Expect::Distinct(name));
-            }
-        }
-        if expected.is_empty() {
-            return Ok(());
-        }
-        let replies = self.table.place.ask(&request)?;
-        self.take(expected, replies)
-    }
-
-    /// Members or values to ask for at once, once a query has taken more than its limit said.
-    fn batch(&self) -> usize {
-        if self.unread { self.skip.clamp(BATCH, PASSED) } else { BATCH }
-    }
-
-    fn column_name(&self) -> String {
-        match self.plan.access {
-            Access::Index(n) => self.table.definition.columns[n].name.clone(),
-            Access::Rowid => String::new(),
-        }
-    }
-
-    fn ask_source(&mut self, push: &mut impl FnMut(&Cmd, Expect)) {
-        // All that come before a long window are needed; should one of several be long, the rest is
-        // asked for again.
-        let mut windows = 0;
-        while let Some(source) = self.sources.pop_front() {
-            match source {
-                Source::Rowids(rowids) => {
-                    // One row is asked for without looking at anything else.
-                    let ask_now = !self.looked && rowids.len() == 1;
-                    self.looked |= ask_now;
-                    let known = rowids.into_iter().map(|rowid| Found { rowid, by: None });
-                    for found in known {
-                        let rowid = found.rowid;
-                        if self.own_rowids.contains(&rowid) {
-                            continue;
-                        }
-                        if ask_now {
-                            push(&self.table.fetch_command(&self.keys, rowid), Expect::Row(found));
-                            push(cmd("EXISTS").arg(self.keys.row(rowid)), Expect::Exists);
-                        } else {
-                            self.rowids.push_back(found);
-                        }
-                    }
-                    return;
-                }
-                Source::Sets(commands) => commands.iter().for_each(|command| push(command, Expect::Rowids(None))),
-                Source::Window(window) if window.part == Part::Nulls => {
-                    // Its rowids are known one step earlier than those of values before it.
-                    if windows > 0 {
-                        self.sources.push_front(Source::Window(window));
-                        return;
-                    }
-                    push(&window.command(self.window), Expect::Nulls);
-                }
-                Source::Window(window) => {
-                    push(&window.command(self.window), Expect::Members(window, self.window));
-                    windows += 1;
-                    if windows == WINDOWS {
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn take(&mut self, expected: Vec<Expect>, replies: Vec<Reply>) -> Result<()> {
-        let mut unsure = Vec::new();
-        let mut in_sets = Vec::new();
-        let mut vanished = false;
-        let mut again = Vec::new();
-        for (about, reply) in expected.into_iter().zip(replies) {
-            match about {
-                Expect::Indices => {
-                    let names = names(reply)?;
-                    vanished = matches!(self.plan.access, Access::Index(_)) && !names.contains(&self.column_name());
-                    self.table.learn(|known| known.indices = names);
-                }
-                Expect::Rows => self.table.learn(|known| known.rows = count(&reply)),
-                Expect::Passed(passed) => self.pass(passed, count(&reply)),
-                Expect::Row(found) => match self.table.row_of(found.rowid, reply)? {
-                    Some(row) => self.keep(found, row),
-                    None => unsure.push(found),
-                },
-                Expect::Exists => {
-                    if let Some(found) = unsure.pop().filter(|_| count(&reply) > 0) {
-                        let row = self.table.empty_row(found.rowid);
-                        self.keep(found, row);
-                    }
-                }
-                Expect::Rowids(None) => in_sets.extend(rowids(reply)?),
-                Expect::Rowids(Some(value)) => self.rowids.extend(
-                    self.directed(rowids(reply)?).into_iter().map(|rowid| Found { rowid, by: Some(value.clone()) }),
-                ),
-                Expect::Nulls => {
-                    let nulls = self.directed(rowids(reply)?).into_iter();
-                    self.rowids.extend(nulls.map(|rowid| Found { rowid, by: Some(Value::Null) }));
-                }
-                Expect::Members(window, _) if !again.is_empty() => again.push(Source::Window(window)),
-                Expect::Members(window, limit) => again.extend(self.take_members(window, reply, limit)?),
-                Expect::Distinct(name) => self.table.learn(|known| {
-                    known.distinct.insert(name, count(&reply));
-                }),
-            }
-        }
-        again.into_iter().rev().for_each(|source| self.sources.push_front(source));
-        in_sets.sort_unstable();
-        in_sets.dedup();
-        let in_sets = self.directed(in_sets);
-        self.rowids.extend(in_sets.into_iter().map(|rowid| Found { rowid, by: None }));
-        self.look_again(unsure)?;
-        if vanished { self.without_index() } else { Ok(()) }
-    }
-
-    /// Rows were skipped, if all of them exist; else they have to be read.
-    fn pass(&mut self, passed: Vec<Found>, exist: u64) {
-        let counts = |found: &&Found| match (&found.by, self.plan.access) {
-            (Some(value), _) => self.counts(value),
-            (None, Access::Rowid) => self.counts(&Value::Integer(found.rowid)),
-            // It was found by the value that it is to be equal to.
-            (None, Access::Index(_)) => true,
-        };
-        let counted = passed.iter().filter(counts).count();
-        if exist == passed.len() as u64 {
-            self.skip -= counted;
-            return;
-        }
-        self.unread = false;
-        passed.into_iter().rev().for_each(|found| self.rowids.push_front(found));
-    }
-
-    fn directed(&self, mut rowids: Vec<i64>) -> Vec<i64> {
-        if self.plan.descending {
-            rowids.reverse();
-        }
-        rowids
-    }
-
-    /// Keeps a row that is where the index said.
-    fn keep(&mut self, found: Found, row: Row) {
-        let there = match (&found.by, self.plan.access) {
-            (Some(by), Access::Index(n)) => row[n].compare(by).is_eq(),
-            _ => true,
-        };
-        if there {
-            let by = match self.plan.access {
-                Access::Index(n) => Some(row[n].clone()),
-                Access::Rowid => None,
-            };
-            self.rows.push_back((Found { by, ..found }, Rc::new(row)));
-        }
-    }
-
-    /// Rows without any field of ours: deleted meanwhile, or written by another program.
-    fn look_again(&mut self, unsure: Vec<Found>) -> Result<()> {
-        if unsure.is_empty() {
-            return Ok(());
-        }
-        let mut request = Request::default();
-        for found in &unsure {
-            request.push(cmd("EXISTS").arg(self.keys.row(found.rowid)));
-        }
-        let replies = self.table.place.ask(&request)?;
-        for (found, reply) in unsure.into_iter().zip(replies) {
-            if count(&reply) > 0 {
-                let row = self.table.empty_row(found.rowid);
-                self.keep(found, row);
-            }
-        }
-        if self.plan.ordered {
-            let mut rows: Vec<_> = self.rows.drain(..).collect();
-            rows.sort_by(|a, b| self.order(&a.0, &b.0));
-            self.rows = rows.into();
-        }
-        Ok(())
-    }
-
-    /// Returns the window if there may be more in it.
-    fn take_members(&mut self, mut window: Window, reply: Reply, limit: usize) -> Result<Option<Source>> {
-        let members = members(window.part, reply)?;
-        self.window = if members.is_empty() { self.window } else { self.batch() };
-        let (members, more) = window.advance(members, limit);
-        let part = window.part;
-        let affinity = self.affinity();
-        for (member, score) in members {
-            let value = value_of(part, affinity, &member, score);
-            match (self.plan.access, value) {
-                (Access::Rowid, Some(Value::Integer(rowid))) => self.rowids.push_back(Found { rowid, by: None }),
-                (Access::Index(_), Some(value)) => self.values.push_back(value),
-                // No rowid, or no value: other programs may have put it there.
-                _ => {}
-            }
-        }
-        Ok(more.then_some(Source::Window(window)))
-    }
-
-    /// The index was dropped by another client: every row is read, and sorted here if need be.
-    fn without_index(&mut self) -> Result<()> {
-        let Access::Index(n) = self.plan.access else { return Ok(()) };
-        let (plan, own) = (self.plan.clone(), std::mem::take(&mut self.own));
-        self.sources.clear();
-        self.values.clear();
-        self.rowids.clear();
-        self.rows.clear();
-        self.plan = Plan { access: Access::Rowid, descending: false, ordered: false, arguments: Vec::new() };
-        self.sources = range::rowids(&self.keys, &None, &None, false).into_iter().map(Source::Window).collect();
-        self.window = BATCH;
-        if plan.ordered {
-            let mut all = Vec::new();
-            while self.has_more() {
-                self.refill()?;
-                all.extend(self.rows.drain(..).map(|(found, row)| {
-                    let by = Some(row[n].clone());
-                    (Found { by, ..found }, row)
-                }));
-            }
-            self.plan = plan;
-            all.sort_by(|a, b| self.order(&a.0, &b.0));
-            self.rows = all.into();
-        }
-        self.own = own;
-        Ok(())
+    pub(super) fn has_more(&self) -> bool {
+        self.awaited.is_some() || !(self.sources.is_empty() && self.values.is_empty() && self.rowids.is_empty())
     }
 }

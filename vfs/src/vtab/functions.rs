@@ -15,7 +15,7 @@ use super::table::{Row, Table, bulk, count, names};
 use super::value::{Affinity, Value};
 use crate::error::{Cause, Result};
 use crate::store::protocol::{array, text};
-use crate::store::server::Request;
+use crate::store::request::Request;
 
 /// Rows indexed in one transaction, keys removed or renamed by one command.
 const BATCH: usize = 500;

@@ -28,6 +28,11 @@ impl Keys {
         self.with(&format!(":{rowid}"))
     }
 
+    /// What the keys of rows begin with, which end with the rowid.
+    pub(crate) fn rows(&self) -> Vec<u8> {
+        self.with(":")
+    }
+
     /// String: the counter from which rowids come.
     pub(crate) fn counter(&self) -> Vec<u8> {
         self.with(".rowid")

@@ -11,7 +11,7 @@ use super::table::bulk;
 use super::value::{FNV, Value, fnv};
 use crate::error::{Cause, Result};
 use crate::store::protocol::{array, text};
-use crate::store::server::Request;
+use crate::store::request::Request;
 
 /// Keys, fields or members asked for at once.
 const BATCH: usize = 500;

@@ -5,9 +5,9 @@
 //! - `CREATE VIRTUAL TABLE t USING redis(...)`: [`declare`] reads the arguments ([`address`] the
 //!   first one, [`token`] cuts SQL), [`judge`] has SQLite itself understand the columns,
 //!   [`place`] finds the server, [`table`] is the result
-//! - `SELECT`: xBestIndex is [`plan`], xFilter and xNext are [`cursor`], which reads an index as
-//!   [`range`] cuts it at the constraints that [`source`] understands, and rows as [`row`] decodes
-//!   them
+//! - `SELECT`: xBestIndex is [`plan`], xFilter and xNext are [`cursor`], which asks for a [`batch`] at
+//!   a time: an index as [`range`] cuts it at the constraints that [`source`] understands, and rows
+//!   as [`row`] decodes them
 //! - `INSERT`, `UPDATE`, `DELETE`: xUpdate is [`change`], which asks what is in the way ([`rivals`])
 //!   and keeps rows in memory, in [`write`](mod@write); xSavepoint, xRelease and xRollbackTo move
 //!   in that; [`omitted`] finds the columns that get their default
@@ -28,6 +28,7 @@ pub(crate) mod place;
 pub(crate) mod table;
 pub(crate) mod plan;
 pub(crate) mod cursor;
+pub(crate) mod batch;
 pub(crate) mod source;
 pub(crate) mod range;
 pub(crate) mod row;

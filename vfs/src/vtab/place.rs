@@ -8,7 +8,8 @@ use crate::config::{Address, Config};
 use crate::error::{Cause, Result};
 use crate::process::Process;
 use crate::store::protocol::text;
-use crate::store::server::{Request, Server, checked};
+use crate::store::request::Request;
+use crate::store::server::{Asked, Server, checked};
 
 /// See the [module](self).
 pub(crate) struct Place {
@@ -67,6 +68,26 @@ impl Place {
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
         self.server()?.ask(request)?.into_iter().map(checked).collect()
     }
+
+    /// Sends what [`Place::ask`] would send, and goes on.
+    pub(crate) fn ask_ahead(&self, request: Request) -> Result<Ahead> {
+        let server = self.server()?;
+        Ok(Ahead { asked: server.ask_ahead(request), server })
+    }
+
+    /// The replies to what was sent before.
+    pub(crate) fn replies(&self, Ahead { server, asked }: Ahead) -> Result<Vec<Value>> {
+        let now = self.server()?;
+        // In a forked child, the connection is its parent's.
+        let asked = if Arc::ptr_eq(&now, &server) { asked } else { asked.unsent() };
+        now.replies(asked)?.into_iter().map(checked).collect()
+    }
+}
+
+/// Commands that were sent, and to whom.
+pub(crate) struct Ahead {
+    server: Arc<Server>,
+    asked: Asked,
 }
 
 /// The part of a key that decides its slot in a Cluster, if that is not all of it.

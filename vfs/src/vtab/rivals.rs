@@ -14,7 +14,7 @@ use super::source::members;
 use super::table::{Table, count, rowids};
 use super::value::{Affinity, Value};
 use crate::error::{Cause, Result, code};
-use crate::store::server::Request;
+use crate::store::request::Request;
 
 /// Rows read at once to know all that can be in the way of others.
 const READ_AT_ONCE: usize = 10_000;
@@ -202,7 +202,8 @@ impl Table {
             return Ok(());
         }
         let mut request = Request::default();
-        rowids.iter().for_each(|rowid| request.push(&self.fetch_command(keys, *rowid)));
+        let fetch = self.fetch(keys);
+        rowids.iter().for_each(|rowid| request.push_numbered(&fetch, *rowid));
         for (rowid, reply) in rowids.iter().zip(self.place.ask(&request)?) {
             let Some(row) = self.row_of(*rowid, reply)? else { continue };
             for (n, unique) in self.definition.uniques.iter().enumerate() {

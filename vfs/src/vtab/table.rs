@@ -19,7 +19,7 @@ use crate::error::{Cause, Error, Result};
 use crate::ffi::fork::{self, Generation};
 use crate::process::{Process, unique};
 use crate::store::protocol::{array, bad_reply, text};
-use crate::store::server::Request;
+use crate::store::request::{Numbered, Request};
 use crate::sync::Mutex;
 
 /// The values of a row, one for each column.
@@ -218,6 +218,12 @@ impl Table {
         }
         command.arg(TYPES);
         command
+    }
+
+    /// [`Table::fetch_command`] for many rows.
+    pub(crate) fn fetch(&self, keys: &Keys) -> Numbered {
+        let columns = self.definition.columns.iter().map(|column| column.name.as_bytes());
+        Numbered::new("HMGET", keys.rows(), columns.chain([TYPES]))
     }
 
     /// A row from the reply to [`Table::fetch_command`]; `None` when it has none of the fields.

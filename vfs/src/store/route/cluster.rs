@@ -3,12 +3,13 @@
 //! The client library has a Cluster client of its own. It has no connections to give away, which
 //! `WATCH` and `MULTI` need, so here nodes are only asked where a slot is.
 
-use redis::{Connection, ConnectionInfo, Value, cmd};
+use redis::{ConnectionInfo, Value, cmd};
 
 use super::{Found, Missed, Node, Times, ask, connect_cause, named, reason};
 use crate::config::address::{elsewhere, place};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, bad_reply, text};
+use crate::store::wire::Wire;
 use crate::sync::Mutex;
 
 /// See the [module](self).
@@ -90,7 +91,7 @@ impl Cluster {
     }
 
     /// Connections to all primaries.
-    pub(super) fn all(&self, times: &Times) -> Result<Vec<Connection>> {
+    pub(super) fn all(&self, times: &Times) -> Result<Vec<Wire>> {
         let mut failure = Error::from(Cause::Unreachable("no node is named".into()));
         for info in self.to_ask() {
             match self.layout(&info, times) {
@@ -114,7 +115,7 @@ impl Cluster {
         elsewhere(&self.seeds[0], &node.host, node.port)
     }
 
-    fn reach(&self, node: &Node, times: &Times) -> Result<Connection> {
+    fn reach(&self, node: &Node, times: &Times) -> Result<Wire> {
         ask(&self.at(node), times)
     }
 

@@ -6,11 +6,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use redis::{Connection, ConnectionInfo, RedisResult, Role, cmd, from_redis_value};
+use redis::{ConnectionInfo, RedisResult, Role, cmd, from_redis_value};
 
 use super::{Found, Missed, Node, Times, ask, connect, connect_cause, named, reason};
 use crate::config::address::{Service, elsewhere, place};
 use crate::error::{Cause, Error};
+use crate::store::wire::Wire;
 use crate::sync::Mutex;
 
 /// How long an answer is good while the server answers too.
@@ -28,7 +29,7 @@ struct State {
     /// The one that answered last is the first.
     order: Vec<ConnectionInfo>,
     /// To the first of them.
-    connection: Option<Connection>,
+    connection: Option<Wire>,
     /// What they said when the last connection to the server was made.
     named: Option<Node>,
     /// The server that it was made to, and the largest epoch in which a Sentinel has named it. They
@@ -118,7 +119,7 @@ impl Sentinels {
         }
     }
 
-    fn role_at(&self, node: &Node, times: &Times) -> Result<(Connection, Role), Error> {
+    fn role_at(&self, node: &Node, times: &Times) -> Result<(Wire, Role), Error> {
         let info = elsewhere(&self.service.server, &node.host, node.port);
         let ask = || {
             let mut connection = connect(&info, &times.attempt())?;
@@ -214,13 +215,13 @@ impl State {
 type Named = (Node, Option<u64>);
 
 /// Asks a Sentinel. Its address comes after the epoch, so that it is no older than that.
-fn ask_for(service: &str, sentinel: &mut Connection) -> RedisResult<Option<Named>> {
+fn ask_for(service: &str, sentinel: &mut Wire) -> RedisResult<Option<Named>> {
     let mut questions = Vec::new();
     for question in ["MASTER", "GET-MASTER-ADDR-BY-NAME"] {
         cmd("SENTINEL").arg(question).arg(service).write_packed_command(&mut questions);
     }
-    sentinel.send_packed_command(&questions)?;
-    let (master, address) = (sentinel.recv_response()?, sentinel.recv_response()?);
+    sentinel.send(&questions)?;
+    let (master, address) = (sentinel.receive()?, sentinel.receive()?);
     let address: Option<(String, u16)> = from_redis_value(address.extract_error()?)?;
     let epoch = from_redis_value::<HashMap<String, String>>(master).ok();
     let epoch = epoch.and_then(|master| master.get("config-epoch")?.parse().ok());

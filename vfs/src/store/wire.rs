@@ -1,0 +1,411 @@
+//! A connection to a server, below everything else: bytes out, replies in.
+//!
+//! Plain streams are read here. The client library's own parser, which can stop at any byte, takes
+//! longer for a reply than the server does, and scans of small rows are little else. What is rare
+//! is left to the library: TLS, RESP3, and what error replies mean.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use redis::{
+    Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ProtocolVersion, RedisConnectionInfo,
+    RedisError, RedisResult, Value, cmd, parse_redis_value,
+};
+
+/// Bytes read at once.
+const BUFFER: usize = 64 << 10;
+/// The longest line that is no value: an error with its reason.
+const LONGEST_LINE: usize = 1 << 20;
+/// Memory taken on the word of a server; more when as much has come.
+const ON_TRUST: usize = 1 << 20;
+/// Arrays within arrays.
+const DEEPEST: usize = 100;
+
+/// See the [module](self).
+pub(crate) enum Wire {
+    Plain(Box<Plain>),
+    Library(Box<Connection>),
+}
+
+/// What is both kinds of stream.
+trait Socket: Read + Write + Send {
+    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()>;
+    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()>;
+}
+
+macro_rules! socket {
+    ($stream:ty) => {
+        impl Socket for $stream {
+            fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+                <$stream>::set_read_timeout(self, time)
+            }
+
+            fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
+                <$stream>::set_write_timeout(self, time)
+            }
+        }
+    };
+}
+
+socket!(TcpStream);
+socket!(UnixStream);
+
+/// A stream without TLS, and what has come over it and was not looked at yet.
+pub(crate) struct Plain {
+    socket: Box<dyn Socket>,
+    buffer: Vec<u8>,
+    at: usize,
+    end: usize,
+    db: i64,
+    open: bool,
+}
+
+impl Wire {
+    /// Connects and logs in, within `patience`.
+    pub(crate) fn connect(info: &ConnectionInfo, patience: Duration) -> RedisResult<Wire> {
+        let redis = info.redis_settings();
+        let socket: Box<dyn Socket> = match info.addr() {
+            _ if !matches!(redis.protocol(), ProtocolVersion::RESP2) => return library(info, patience),
+            ConnectionAddr::Unix(path) => Box::new(UnixStream::connect(path)?),
+            ConnectionAddr::Tcp(host, port) => Box::new(tcp(host, *port, patience)?),
+            _ => return library(info, patience),
+        };
+        socket.set_read_timeout(Some(patience))?;
+        socket.set_write_timeout(Some(patience))?;
+        let mut plain = Plain { socket, buffer: Vec::new(), at: 0, end: 0, db: redis.db(), open: true };
+        plain.log_in(redis)?;
+        Ok(Wire::Plain(Box::new(plain)))
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
+        match self {
+            Wire::Plain(plain) => plain.send(bytes),
+            Wire::Library(connection) => connection.send_packed_command(bytes),
+        }
+    }
+
+    /// The next reply.
+    pub(crate) fn receive(&mut self) -> RedisResult<Value> {
+        match self {
+            Wire::Plain(plain) => plain.receive(),
+            Wire::Library(connection) => connection.recv_response(),
+        }
+    }
+
+    /// How long to wait for the server to take or give some bytes.
+    pub(crate) fn set_timeout(&self, time: Duration) -> RedisResult<()> {
+        match self {
+            Wire::Plain(plain) => {
+                plain.socket.set_read_timeout(Some(time))?;
+                Ok(plain.socket.set_write_timeout(Some(time))?)
+            }
+            Wire::Library(connection) => {
+                connection.set_read_timeout(Some(time))?;
+                connection.set_write_timeout(Some(time))
+            }
+        }
+    }
+}
+
+fn library(info: &ConnectionInfo, patience: Duration) -> RedisResult<Wire> {
+    Ok(Wire::Library(Box::new(Client::open(info.clone())?.get_connection_with_timeout(patience)?)))
+}
+
+/// Tries all addresses of a host.
+fn tcp(host: &str, port: u16, patience: Duration) -> RedisResult<TcpStream> {
+    let deadline = Instant::now() + patience;
+    let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
+    for address in (host, port).to_socket_addrs()? {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            failure = ErrorKind::TimedOut.into();
+            break;
+        }
+        match TcpStream::connect_timeout(&address, left) {
+            Ok(stream) => {
+                // Requests are whole already.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure.into())
+}
+
+impl Plain {
+    /// What the library's own connections say first.
+    fn log_in(&mut self, redis: &RedisConnectionInfo) -> RedisResult<()> {
+        if let Some(password) = redis.password() {
+            let mut auth = cmd("AUTH");
+            let reply = self.req_command(auth.arg(redis.username()).arg(password))?;
+            reply.extract_error().map_err(|error| {
+                let kind = redis::ErrorKind::AuthenticationFailed;
+                RedisError::from((kind, "Password authentication failed", error.to_string()))
+            })?;
+        }
+        if self.db != 0 {
+            self.req_command(cmd("SELECT").arg(self.db))?.extract_error()?;
+        }
+        let mut names = Vec::new();
+        for (what, name) in [("LIB-NAME", redis.lib_name()), ("LIB-VER", redis.lib_ver())] {
+            cmd("CLIENT").arg("SETINFO").arg(what).arg(name.unwrap_or_default()).write_packed_command(&mut names);
+        }
+        // Servers before 7.2 don't know it, and users may not be allowed to.
+        self.req_packed_commands(&names, 0, 2).map(|_| ())
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
+        let sent = self.socket.write_all(bytes).and_then(|()| self.socket.flush());
+        self.open &= sent.is_ok();
+        Ok(sent?)
+    }
+
+    fn receive(&mut self) -> RedisResult<Value> {
+        let reply = self.reply(0);
+        self.open &= reply.is_ok();
+        reply
+    }
+
+    fn reply(&mut self, depth: usize) -> RedisResult<Value> {
+        let line = self.line()?;
+        let Some((kind, rest)) = line.split_first() else { return Err(garbled("an empty line")) };
+        match kind {
+            b'$' => match number(rest)? {
+                -1 => Ok(Value::Nil),
+                length => Ok(Value::BulkString(self.bytes(length)?)),
+            },
+            b'*' => match number(rest)? {
+                -1 => Ok(Value::Nil),
+                _ if depth == DEEPEST => Err(garbled("arrays within arrays")),
+                length => {
+                    let length = usize::try_from(length).map_err(|_| garbled("a negative length"))?;
+                    let mut items = Vec::with_capacity(length.min(ON_TRUST / size_of::<Value>()));
+                    for _ in 0..length {
+                        items.push(self.reply(depth + 1)?);
+                    }
+                    Ok(Value::Array(items))
+                }
+            },
+            b':' => Ok(Value::Int(number(rest)?)),
+            b'+' => match rest {
+                b"OK" => Ok(Value::Okay),
+                _ => Ok(Value::SimpleString(String::from_utf8_lossy(rest).into_owned())),
+            },
+            b'-' => parse_redis_value(&[line, b"\r\n"].concat()),
+            _ => Err(garbled("an unknown kind of reply")),
+        }
+    }
+
+    /// The next line, without its end.
+    fn line(&mut self) -> RedisResult<&[u8]> {
+        let mut searched = 0;
+        loop {
+            let waiting = &self.buffer[self.at..self.end];
+            if let Some(n) = waiting[searched..].iter().position(|byte| *byte == b'\n') {
+                let (start, end) = (self.at, self.at + searched + n);
+                self.at = end + 1;
+                return self.buffer[start..end].strip_suffix(b"\r").ok_or_else(|| garbled("a line without an end"));
+            }
+            searched = waiting.len();
+            if searched > LONGEST_LINE {
+                return Err(garbled("a line without an end"));
+            }
+            self.read_more()?;
+        }
+    }
+
+    /// The bytes of a value, behind which a line ends.
+    fn bytes(&mut self, length: i64) -> RedisResult<Vec<u8>> {
+        let length = usize::try_from(length).map_err(|_| garbled("a negative length"))?;
+        let here = length.min(self.end - self.at);
+        let mut bytes = Vec::with_capacity(length.min(ON_TRUST));
+        bytes.extend_from_slice(&self.buffer[self.at..self.at + here]);
+        self.at += here;
+        if here < length {
+            (&mut self.socket).take((length - here) as u64).read_to_end(&mut bytes)?;
+        }
+        if bytes.len() < length {
+            return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
+        }
+        while self.end - self.at < 2 {
+            self.read_more()?;
+        }
+        if self.buffer[self.at..self.at + 2] != *b"\r\n" {
+            return Err(garbled("a value of another length"));
+        }
+        self.at += 2;
+        Ok(bytes)
+    }
+
+    /// Waits for more than there is.
+    fn read_more(&mut self) -> RedisResult<()> {
+        self.buffer.copy_within(self.at..self.end, 0);
+        (self.at, self.end) = (0, self.end - self.at);
+        if self.buffer.len() < self.end + BUFFER / 2 {
+            self.buffer.resize(self.end + BUFFER, 0);
+        }
+        loop {
+            match self.socket.read(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
+                Ok(count) => {
+                    self.end += count;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn number(digits: &[u8]) -> RedisResult<i64> {
+    // Most are lengths.
+    if (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) {
+        return Ok(digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')));
+    }
+    let text = std::str::from_utf8(digits).ok();
+    text.and_then(|text| text.parse().ok()).ok_or_else(|| garbled("no number where one belongs"))
+}
+
+fn garbled(what: &str) -> RedisError {
+    RedisError::from((redis::ErrorKind::Parse, "the reply makes no sense", what.to_owned()))
+}
+
+/// So that a command can be asked with `query`.
+impl ConnectionLike for Plain {
+    fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
+        self.send(command)?;
+        self.receive()
+    }
+
+    fn req_packed_commands(&mut self, commands: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.send(commands)?;
+        for _ in 0..offset {
+            self.receive()?;
+        }
+        (0..count).map(|_| self.receive()).collect()
+    }
+
+    fn get_db(&self) -> i64 {
+        self.db
+    }
+
+    fn check_connection(&mut self) -> bool {
+        cmd("PING").query::<String>(self).is_ok()
+    }
+
+    fn is_open(&self) -> bool {
+        self.open
+    }
+}
+
+impl Wire {
+    fn connection(&mut self) -> &mut dyn ConnectionLike {
+        match self {
+            Wire::Plain(plain) => &mut **plain,
+            Wire::Library(connection) => &mut **connection,
+        }
+    }
+}
+
+impl ConnectionLike for Wire {
+    fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
+        self.connection().req_packed_command(command)
+    }
+
+    fn req_packed_commands(&mut self, commands: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.connection().req_packed_commands(commands, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Wire::Plain(plain) => plain.get_db(),
+            Wire::Library(connection) => connection.get_db(),
+        }
+    }
+
+    fn check_connection(&mut self) -> bool {
+        self.connection().check_connection()
+    }
+
+    fn is_open(&self) -> bool {
+        match self {
+            Wire::Plain(plain) => plain.is_open(),
+            Wire::Library(connection) => connection.is_open(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read of some bytes that come in pieces.
+    fn read(pieces: &[&[u8]]) -> (RedisResult<Value>, bool) {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
+        let server = std::thread::spawn(move || pieces.iter().for_each(|piece| there.write_all(piece).unwrap_or(())));
+        let mut plain = Plain { socket: Box::new(here), buffer: Vec::new(), at: 0, end: 0, db: 0, open: true };
+        let reply = plain.receive();
+        let open = plain.open;
+        // Nobody reads the rest.
+        drop(plain);
+        server.join().unwrap();
+        (reply, open)
+    }
+
+    #[test]
+    fn replies_are_those_that_the_library_reads() {
+        let long = [format!("${}\r\n", 3 * BUFFER).as_bytes(), &vec![b'x'; 3 * BUFFER], b"\r\n"].concat();
+        let replies: [&[u8]; 12] = [
+            b"+OK\r\n",
+            b"+PONG\r\n",
+            b":-12\r\n",
+            b"$-1\r\n",
+            b"$0\r\n\r\n",
+            b"$5\r\n\r\n\0\xff\n\r\n",
+            b"*-1\r\n",
+            b"*0\r\n",
+            b"*3\r\n$1\r\na\r\n:7\r\n*2\r\n$-1\r\n+x\r\n",
+            b"-WRONGTYPE it is none\r\n",
+            b"*1\r\n-ERR no\r\n",
+            &long,
+        ];
+        for reply in replies {
+            let expected = parse_redis_value(reply).unwrap();
+            assert_eq!(read(&[reply]).0.unwrap(), expected);
+            for cut in [1, reply.len() / 2, reply.len() - 1] {
+                let (start, end) = reply.split_at(cut);
+                assert_eq!(read(&[start, end]), (Ok(expected.clone()), true));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_ends_the_connection() {
+        let deep = b"*1\r\n".repeat(DEEPEST + 1);
+        let endless = vec![b'x'; 2 * LONGEST_LINE];
+        let bad: [&[u8]; 12] = [
+            b"",
+            b"\r\n",
+            b"?\r\n",
+            b"+OK\n",
+            b":\r\n",
+            b":x\r\n",
+            b"$-2\r\n",
+            b"*-2\r\n",
+            b"$2\r\nabc\r\n",
+            b"$9223372036854775807\r\nab",
+            &deep,
+            &endless,
+        ];
+        for bytes in bad {
+            let (reply, open) = read(&[bytes]);
+            assert!(reply.is_err() && !open, "{:?}", &bytes[..bytes.len().min(40)]);
+        }
+        assert!(read(&[b"*9223372036854775807\r\n$1\r\na\r\n"]).0.is_err(), "memory is not taken on trust");
+    }
+}

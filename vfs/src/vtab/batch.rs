@@ -1,0 +1,349 @@
+//! What a cursor asks of the server at once, and what it makes of the replies: rows of rowids that
+//! are known, rowids of values that are known, and the next members of the index.
+//!
+//! While SQLite works on one batch of rows, the server already works on the next: no more than two
+//! are in memory, however many rows there are.
+
+use std::rc::Rc;
+
+use redis::{Cmd, Value as Reply, cmd};
+
+use super::cursor::{Cursor, Found};
+use super::index::{Part, value_of};
+use super::place::Ahead;
+use super::plan::{Access, Plan};
+use super::range::{self, Window};
+use super::source::{Source, members};
+use super::table::{Row, count, names, rowids};
+use super::value::Value;
+use crate::error::Result;
+use crate::store::request::Request;
+
+/// Rows fetched in one round trip, and members of an index read in one.
+pub(super) const BATCH: usize = 500;
+/// Rows skipped in one round trip.
+const PASSED: usize = 5000;
+/// Windows asked for in one round trip.
+const WINDOWS: usize = 20;
+
+/// Commands of one round trip, and what each is about.
+#[derive(Default)]
+struct Questions {
+    request: Request,
+    expected: Vec<Expect>,
+}
+
+impl Questions {
+    fn push(&mut self, command: &Cmd, about: Expect) {
+        self.request.push(command);
+        self.expected.push(about);
+    }
+}
+
+/// Commands that were sent for a batch that nobody needs yet.
+pub(super) struct Awaited {
+    ahead: Ahead,
+    expected: Vec<Expect>,
+}
+
+/// What a reply is about.
+enum Expect {
+    Indices,
+    Rows,
+    Row(Found),
+    /// How many of some rows that are skipped exist.
+    Passed(Vec<Found>),
+    /// Whether the row before it exists.
+    Exists,
+    Rowids(Option<Value>),
+    Nulls,
+    /// The next members of a window, so many were asked for.
+    Members(Window, usize),
+    /// Distinct values of a column.
+    Distinct(String),
+}
+
+impl Cursor {
+    /// One round trip, or the end of one.
+    pub(super) fn refill(&mut self) -> Result<()> {
+        let (expected, replies) = match self.awaited.take() {
+            Some(Awaited { ahead, expected }) => (expected, self.table.place.replies(ahead)?),
+            None => {
+                let Questions { request, expected } = self.questions();
+                if expected.is_empty() {
+                    return Ok(());
+                }
+                (expected, self.table.place.ask(&request)?)
+            }
+        };
+        self.take(expected, replies)?;
+        // Who takes a second batch most likely takes more.
+        let ahead = self.batches > 0 && self.skip == 0 && !self.limited && !self.rows.is_empty();
+        self.batches += usize::from(!self.rows.is_empty());
+        if ahead && self.has_more() {
+            let Questions { request, expected } = self.questions();
+            self.awaited = Some(Awaited { ahead: self.table.place.ask_ahead(request)?, expected });
+        }
+        Ok(())
+    }
+
+    /// What to ask next.
+    fn questions(&mut self) -> Questions {
+        let mut questions = Questions::default();
+        let (mut rows, mut rows_wanted) = (0, BATCH);
+        if self.skip >= BATCH && self.unread && !self.rowids.is_empty() {
+            let passed: Vec<Found> = self.rowids.drain(..self.rowids.len().min(self.skip).min(PASSED)).collect();
+            let rows: Vec<Vec<u8>> = passed.iter().map(|found| self.keys.row(found.rowid)).collect();
+            questions.push(cmd("EXISTS").arg(rows), Expect::Passed(passed));
+            rows_wanted = 0;
+        }
+        while rows < rows_wanted
+            && let Some(found) = self.rowids.pop_front()
+        {
+            if !self.own_rowids.contains(&found.rowid) {
+                questions.request.push_numbered(&self.fetch, found.rowid);
+                questions.expected.push(Expect::Row(found));
+                rows += 1;
+            }
+        }
+        let batch = self.batch();
+        if self.rowids.len() < BATCH {
+            let column = self.column_name();
+            for value in self.values.drain(..self.values.len().min(batch)) {
+                let set = self.keys.rows_with(&column, &value.key_text().unwrap_or_default());
+                questions.push(cmd("SMEMBERS").arg(set), Expect::Rowids(Some(value)));
+            }
+        }
+        if self.values.is_empty() && self.rowids.len() < BATCH {
+            self.ask_source(&mut questions);
+        }
+        if !self.looked {
+            self.looked = true;
+            questions.push(cmd("SMEMBERS").arg(self.keys.indices()), Expect::Indices);
+            questions.push(cmd("ZCARD").arg(self.keys.rowids()), Expect::Rows);
+            for name in self.table.stale_counts() {
+                questions.push(cmd("ZCARD").arg(self.keys.values(&name)), Expect::Distinct(name));
+            }
+        }
+        questions
+    }
+
+    /// Members or values to ask for at once, once a query has taken more than its limit said.
+    pub(super) fn batch(&self) -> usize {
+        if self.unread { self.skip.clamp(BATCH, PASSED) } else { BATCH }
+    }
+
+    fn column_name(&self) -> String {
+        match self.plan.access {
+            Access::Index(n) => self.table.definition.columns[n].name.clone(),
+            Access::Rowid => String::new(),
+        }
+    }
+
+    fn ask_source(&mut self, questions: &mut Questions) {
+        // All that come before a long window are needed; should one of several be long, the rest is
+        // asked for again.
+        let mut windows = 0;
+        while let Some(source) = self.sources.pop_front() {
+            match source {
+                Source::Rowids(rowids) => {
+                    // One row is asked for without looking at anything else.
+                    let ask_now = !self.looked && rowids.len() == 1;
+                    self.looked |= ask_now;
+                    let known = rowids.into_iter().map(|rowid| Found { rowid, by: None });
+                    for found in known {
+                        let rowid = found.rowid;
+                        if self.own_rowids.contains(&rowid) {
+                            continue;
+                        }
+                        if ask_now {
+                            questions.request.push_numbered(&self.fetch, rowid);
+                            questions.expected.push(Expect::Row(found));
+                            questions.push(cmd("EXISTS").arg(self.keys.row(rowid)), Expect::Exists);
+                        } else {
+                            self.rowids.push_back(found);
+                        }
+                    }
+                    return;
+                }
+                Source::Sets(commands) => {
+                    commands.iter().for_each(|command| questions.push(command, Expect::Rowids(None)))
+                }
+                Source::Window(window) if window.part == Part::Nulls => {
+                    // Its rowids are known one step earlier than those of values before it.
+                    if windows > 0 {
+                        self.sources.push_front(Source::Window(window));
+                        return;
+                    }
+                    questions.push(&window.command(self.window), Expect::Nulls);
+                }
+                Source::Window(window) => {
+                    questions.push(&window.command(self.window), Expect::Members(window, self.window));
+                    windows += 1;
+                    if windows == WINDOWS {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, expected: Vec<Expect>, replies: Vec<Reply>) -> Result<()> {
+        let mut unsure = Vec::new();
+        let mut in_sets = Vec::new();
+        let mut vanished = false;
+        let mut again = Vec::new();
+        for (about, reply) in expected.into_iter().zip(replies) {
+            match about {
+                Expect::Indices => {
+                    let names = names(reply)?;
+                    vanished = matches!(self.plan.access, Access::Index(_)) && !names.contains(&self.column_name());
+                    self.table.learn(|known| known.indices = names);
+                }
+                Expect::Rows => self.table.learn(|known| known.rows = count(&reply)),
+                Expect::Passed(passed) => self.pass(passed, count(&reply)),
+                Expect::Row(found) => match self.table.row_of(found.rowid, reply)? {
+                    Some(row) => self.keep(found, row),
+                    None => unsure.push(found),
+                },
+                Expect::Exists => {
+                    if let Some(found) = unsure.pop().filter(|_| count(&reply) > 0) {
+                        let row = self.table.empty_row(found.rowid);
+                        self.keep(found, row);
+                    }
+                }
+                Expect::Rowids(None) => in_sets.extend(rowids(reply)?),
+                Expect::Rowids(Some(value)) => self.rowids.extend(
+                    self.directed(rowids(reply)?).into_iter().map(|rowid| Found { rowid, by: Some(value.clone()) }),
+                ),
+                Expect::Nulls => {
+                    let nulls = self.directed(rowids(reply)?).into_iter();
+                    self.rowids.extend(nulls.map(|rowid| Found { rowid, by: Some(Value::Null) }));
+                }
+                Expect::Members(window, _) if !again.is_empty() => again.push(Source::Window(window)),
+                Expect::Members(window, limit) => again.extend(self.take_members(window, reply, limit)?),
+                Expect::Distinct(name) => self.table.learn(|known| {
+                    known.distinct.insert(name, count(&reply));
+                }),
+            }
+        }
+        again.into_iter().rev().for_each(|source| self.sources.push_front(source));
+        in_sets.sort_unstable();
+        in_sets.dedup();
+        let in_sets = self.directed(in_sets);
+        self.rowids.extend(in_sets.into_iter().map(|rowid| Found { rowid, by: None }));
+        self.look_again(unsure)?;
+        if vanished { self.without_index() } else { Ok(()) }
+    }
+
+    /// Rows were skipped, if all of them exist; else they have to be read.
+    fn pass(&mut self, passed: Vec<Found>, exist: u64) {
+        let counts = |found: &&Found| match (&found.by, self.plan.access) {
+            (Some(value), _) => self.counts(value),
+            (None, Access::Rowid) => self.counts(&Value::Integer(found.rowid)),
+            // It was found by the value that it is to be equal to.
+            (None, Access::Index(_)) => true,
+        };
+        let counted = passed.iter().filter(counts).count();
+        if exist == passed.len() as u64 {
+            self.skip -= counted;
+            return;
+        }
+        self.unread = false;
+        passed.into_iter().rev().for_each(|found| self.rowids.push_front(found));
+    }
+
+    fn directed(&self, mut rowids: Vec<i64>) -> Vec<i64> {
+        if self.plan.descending {
+            rowids.reverse();
+        }
+        rowids
+    }
+
+    /// Keeps a row that is where the index said.
+    fn keep(&mut self, found: Found, row: Row) {
+        let there = match (&found.by, self.plan.access) {
+            (Some(by), Access::Index(n)) => row[n].compare(by).is_eq(),
+            _ => true,
+        };
+        if there {
+            let by = match self.plan.access {
+                Access::Index(n) => Some(row[n].clone()),
+                Access::Rowid => None,
+            };
+            self.rows.push_back((Found { by, ..found }, Rc::new(row)));
+        }
+    }
+
+    /// Rows without any field of ours: deleted meanwhile, or written by another program.
+    fn look_again(&mut self, unsure: Vec<Found>) -> Result<()> {
+        if unsure.is_empty() {
+            return Ok(());
+        }
+        let mut request = Request::default();
+        for found in &unsure {
+            request.push(cmd("EXISTS").arg(self.keys.row(found.rowid)));
+        }
+        let replies = self.table.place.ask(&request)?;
+        for (found, reply) in unsure.into_iter().zip(replies) {
+            if count(&reply) > 0 {
+                let row = self.table.empty_row(found.rowid);
+                self.keep(found, row);
+            }
+        }
+        if self.plan.ordered {
+            let mut rows: Vec<_> = self.rows.drain(..).collect();
+            rows.sort_by(|a, b| self.order(&a.0, &b.0));
+            self.rows = rows.into();
+        }
+        Ok(())
+    }
+
+    /// Returns the window if there may be more in it.
+    fn take_members(&mut self, mut window: Window, reply: Reply, limit: usize) -> Result<Option<Source>> {
+        let members = members(window.part, reply)?;
+        self.window = if members.is_empty() { self.window } else { self.batch() };
+        let (members, more) = window.advance(members, limit);
+        let part = window.part;
+        let affinity = self.affinity();
+        for (member, score) in members {
+            let value = value_of(part, affinity, &member, score);
+            match (self.plan.access, value) {
+                (Access::Rowid, Some(Value::Integer(rowid))) => self.rowids.push_back(Found { rowid, by: None }),
+                (Access::Index(_), Some(value)) => self.values.push_back(value),
+                // No rowid, or no value: other programs may have put it there.
+                _ => {}
+            }
+        }
+        Ok(more.then_some(Source::Window(window)))
+    }
+
+    /// The index was dropped by another client: every row is read, and sorted here if need be.
+    fn without_index(&mut self) -> Result<()> {
+        let Access::Index(n) = self.plan.access else { return Ok(()) };
+        let (plan, own) = (self.plan.clone(), std::mem::take(&mut self.own));
+        self.sources.clear();
+        self.values.clear();
+        self.rowids.clear();
+        self.rows.clear();
+        self.awaited = None;
+        self.plan = Plan { access: Access::Rowid, descending: false, ordered: false, arguments: Vec::new() };
+        self.sources = range::rowids(&self.keys, &None, &None, false).into_iter().map(Source::Window).collect();
+        self.window = BATCH;
+        if plan.ordered {
+            let mut all = Vec::new();
+            while self.has_more() {
+                self.refill()?;
+                all.extend(self.rows.drain(..).map(|(found, row)| {
+                    let by = Some(row[n].clone());
+                    (Found { by, ..found }, row)
+                }));
+            }
+            self.plan = plan;
+            all.sort_by(|a, b| self.order(&a.0, &b.0));
+            self.rows = all.into();
+        }
+        self.own = own;
+        Ok(())
+    }
+}
