@@ -204,20 +204,26 @@ def write():
     # A lease so short that the thread which renews it is always about to.
     mine = sqlite3.connect(sys.argv[2] + '&lease_ms=100', uri=True, isolation_level=None, timeout=60)
     while not stop.wait(0.005):
-        mine.execute(\"INSERT INTO t VALUES ('thread', 0)\")
+        try:
+            mine.execute(\"INSERT INTO t VALUES ('thread', 0)\")
+        except sqlite3.OperationalError as error:
+            # It slept past that lease, and another has committed.
+            assert 'locked' in str(error), error
 threads = [threading.Thread(target=write) for _ in range(2)]
 for thread in threads:
     thread.start()
 def body():
     # A child that waits for a thread of its parent ends by this signal.
     signal.alarm(120)
-    mine = sqlite3.connect(sys.argv[2] + '&lease_ms=100', uri=True, isolation_level=None, timeout=60)
+    mine = open(timeout=60)
     mine.execute(\"INSERT INTO t VALUES ('child', 0)\")
-for _ in range(40):
-    join(child(body))
-stop.set()
-for thread in threads:
-    thread.join()
+try:
+    for _ in range(40):
+        join(child(body))
+finally:
+    stop.set()
+    for thread in threads:
+        thread.join()
 assert db.execute(\"SELECT count(*) FROM t WHERE a = 'child'\").fetchone()[0] == 40
 ",
     );

@@ -138,7 +138,10 @@ fn tables_to_look_around_show_redis() {
     );
     assert!(one.prepare(&format!("SELECT * FROM redis_hash('{url}')")).is_err());
     assert!(one.query_row("SELECT * FROM redis_hash('nowhere at all', 'k')", [], |_| Ok(())).is_err());
-    assert!(one.query_row(&format!("SELECT * FROM redis_hash('{url}', 's')"), [], |_| Ok(())).is_err(), "wrong type");
+    for (function, part) in [("redis_hash", "holds no hash"), ("redis_zset", "holds no sorted set")] {
+        let error = failure(one.query_row(&format!("SELECT * FROM {function}('{url}', 's')"), [], |_| Ok(())));
+        assert!(error.contains(part), "{error}");
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@
 use std::ffi::{c_char, c_int, c_void};
 
 use rusqlite::ffi::{
-    self, sqlite3, sqlite3_context, sqlite3_file, sqlite3_index_info, sqlite3_module, sqlite3_stmt, sqlite3_value,
-    sqlite3_vfs,
+    self, sqlite3, sqlite3_context, sqlite3_file, sqlite3_index_info, sqlite3_module, sqlite3_mutex, sqlite3_stmt,
+    sqlite3_value, sqlite3_vfs,
 };
 
 use crate::error::{Cause, Result};
@@ -131,6 +131,12 @@ functions! {
         unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
     119 create_module_v2 = ffi::sqlite3_create_module_v2,
         unsafe extern "C" fn(*mut sqlite3, *const c_char, *const sqlite3_module, *mut c_void, Option<Destructor>) -> c_int;
+    130 mutex_alloc = ffi::sqlite3_mutex_alloc,
+        unsafe extern "C" fn(c_int) -> *mut sqlite3_mutex;
+    133 mutex_leave = ffi::sqlite3_mutex_leave,
+        unsafe extern "C" fn(*mut sqlite3_mutex);
+    134 mutex_try = ffi::sqlite3_mutex_try,
+        unsafe extern "C" fn(*mut sqlite3_mutex) -> c_int;
     135 open_v2 = ffi::sqlite3_open_v2,
         unsafe extern "C" fn(*const c_char, *mut *mut sqlite3, c_int, *const c_char) -> c_int;
     141 vfs_find = ffi::sqlite3_vfs_find,

@@ -50,6 +50,7 @@ fn new_vfs(api: &'static Api, name: CString) -> Result<*mut sqlite3_vfs> {
     // SAFETY: it is registered, so it is valid.
     let default_size = unsafe { (*default).szOsFile };
     let own_size = c_int::try_from(size_of::<OsFile>()).unwrap_or(c_int::MAX);
+    fork::share(api);
     let registered = Box::leak(Box::new(Registered {
         vfs: sqlite3_vfs {
             // 2: with xCurrentTimeInt64.

@@ -109,7 +109,8 @@ impl Definition {
         };
         let usage = "expected USING redis(SERVER, PREFIX, COLUMN, ...)";
         let [address, prefix, columns @ ..] = arguments else {
-            return declaration(format!("{} arguments: {usage}", arguments.len()));
+            let missing = if arguments.is_empty() { "no server" } else { "no prefix" };
+            return declaration(format!("{missing}: {usage}"));
         };
         let server = address::parse(address)?;
         let prefix = unquoted(prefix);
@@ -179,7 +180,10 @@ impl Definition {
                 let not_null = if column.not_null || self.alias == Some(n) { " NOT NULL" } else { "" };
                 let collation =
                     if column.is_binary() { String::new() } else { format!(" COLLATE {}", quoted(&column.collation)) };
-                format!("{} {}{collation}{not_null}", quoted(&column.name), column.declared)
+                // In quotes, because a type may be anything that was in quotes.
+                let declared =
+                    if column.declared.is_empty() { String::new() } else { format!(" {}", quoted(&column.declared)) };
+                format!("{}{declared}{collation}{not_null}", quoted(&column.name))
             })
             .collect();
         format!("CREATE TABLE x({})", columns.join(", "))
@@ -278,14 +282,14 @@ mod tests {
         assert_eq!(two.on_conflict, Some(Conflict::Fail));
         let one = definition.uniques.iter().find(|unique| unique.columns.len() == 1).unwrap();
         assert_eq!((one.indexed_column(), one.on_conflict), (Some(3), Some(Conflict::Ignore)));
-        assert!(definition.declaration().contains("\"blah\" VARCHAR(255) COLLATE \"NOCASE\" NOT NULL"));
+        assert!(definition.declaration().contains("\"blah\" \"VARCHAR(255)\" COLLATE \"NOCASE\" NOT NULL"));
     }
 
     #[test]
     fn bad_declarations_say_what_is_wrong() {
         let cases: [(&[&str], &str); 7] = [
-            (&[], "0 arguments"),
-            (&["localhost"], "1 arguments"),
+            (&[], "no server"),
+            (&["localhost"], "no prefix"),
             (&["localhost", "p"], "no columns"),
             (&["localhost", "''", "a"], "prefix"),
             (&["localhost", "p", "a", "A INT"], "duplicate column name"),

@@ -9,7 +9,7 @@ use super::address;
 use super::place::Place;
 use super::table::bulk;
 use super::value::{FNV, Value, fnv};
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, text};
 use crate::store::request::Request;
 
@@ -83,7 +83,7 @@ impl View {
             seen: HashSet::new(),
             number: 0,
         };
-        view.fill().map_err(|error| error.at(&view.place.name().into()))?;
+        view.fill().map_err(|error| view.told(error))?;
         Ok(Some(view))
     }
 
@@ -100,7 +100,17 @@ impl View {
     pub(crate) fn next(&mut self) -> Result<()> {
         self.rows.pop_front();
         self.number += 1;
-        self.fill().map_err(|error| error.at(&self.place.name().into()))
+        self.fill().map_err(|error| self.told(error))
+    }
+
+    /// A failure as whoever looks is told of it: what is under the key need not be what was expected.
+    fn told(&self, error: Error) -> Error {
+        let told = match (&error.cause, self.look) {
+            (Cause::Damaged(_), Look::Hash) => Cause::Server("WRONGTYPE, the key holds no hash".into()).into(),
+            (Cause::Damaged(_), Look::Zset) => Cause::Server("WRONGTYPE, the key holds no sorted set".into()).into(),
+            _ => error,
+        };
+        told.at(&self.place.name().into())
     }
 
     fn ask(&self, command: &redis::Cmd) -> Result<Reply> {
