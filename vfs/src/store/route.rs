@@ -150,7 +150,7 @@ impl Route {
                 Way::Cluster(cluster) => cluster.connect(&self.times),
             };
             let missed = match found {
-                Ok((connection, node)) => {
+                Ok((mut connection, node)) => {
                     self.arrived(node);
                     connection.set_timeout(self.times.reply).map_err(connect_cause)?;
                     return Ok(connection);
@@ -225,7 +225,7 @@ impl Route {
 
 fn connect(info: &ConnectionInfo, times: &Times) -> Result<Wire> {
     let connect = || {
-        let connection = Wire::connect(info, times.connect)?;
+        let mut connection = Wire::connect(info, times.connect)?;
         connection.set_timeout(times.reply)?;
         Ok(connection)
     };

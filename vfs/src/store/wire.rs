@@ -22,6 +22,10 @@ const LONGEST_LINE: usize = 1 << 20;
 const ON_TRUST: usize = 1 << 20;
 /// Arrays within arrays.
 const DEEPEST: usize = 100;
+/// Memory that one reply may take, values and items.
+const LARGEST: usize = 2 << 30;
+/// Bytes a second that a server sends at least, while it answers.
+const SLOWEST: f64 = 8192.0;
 
 /// See the [module](self).
 pub(crate) enum Wire {
@@ -60,6 +64,20 @@ pub(crate) struct Plain {
     end: usize,
     db: i64,
     open: bool,
+    /// How long to wait for the first byte of a reply, and for each further one.
+    patience: Duration,
+    /// Memory that one reply may take.
+    largest: usize,
+    reply: Progress,
+}
+
+/// How far a reply has come.
+#[derive(Default)]
+struct Progress {
+    /// When it was first waited for.
+    since: Option<Instant>,
+    bytes: usize,
+    items: usize,
 }
 
 impl Wire {
@@ -74,7 +92,7 @@ impl Wire {
         };
         socket.set_read_timeout(Some(patience))?;
         socket.set_write_timeout(Some(patience))?;
-        let mut plain = Plain { socket, buffer: Vec::new(), at: 0, end: 0, db: redis.db(), open: true };
+        let mut plain = Plain::new(socket, patience, LARGEST);
         plain.log_in(redis)?;
         Ok(Wire::Plain(Box::new(plain)))
     }
@@ -95,9 +113,10 @@ impl Wire {
     }
 
     /// How long to wait for the server to take or give some bytes.
-    pub(crate) fn set_timeout(&self, time: Duration) -> RedisResult<()> {
+    pub(crate) fn set_timeout(&mut self, time: Duration) -> RedisResult<()> {
         match self {
             Wire::Plain(plain) => {
+                plain.patience = time;
                 plain.socket.set_read_timeout(Some(time))?;
                 Ok(plain.socket.set_write_timeout(Some(time))?)
             }
@@ -136,6 +155,11 @@ fn tcp(host: &str, port: u16, patience: Duration) -> RedisResult<TcpStream> {
 }
 
 impl Plain {
+    fn new(socket: Box<dyn Socket>, patience: Duration, largest: usize) -> Self {
+        let (buffer, reply) = (Vec::new(), Progress::default());
+        Plain { socket, buffer, at: 0, end: 0, db: 0, open: true, patience, largest, reply }
+    }
+
     /// What the library's own connections say first.
     fn log_in(&mut self, redis: &RedisConnectionInfo) -> RedisResult<()> {
         if let Some(password) = redis.password() {
@@ -146,8 +170,9 @@ impl Plain {
                 RedisError::from((kind, "Password authentication failed", error.to_string()))
             })?;
         }
-        if self.db != 0 {
-            self.req_command(cmd("SELECT").arg(self.db))?.extract_error()?;
+        if redis.db() != 0 {
+            self.req_command(cmd("SELECT").arg(redis.db()))?.extract_error()?;
+            self.db = redis.db();
         }
         let mut names = Vec::new();
         for (what, name) in [("LIB-NAME", redis.lib_name()), ("LIB-VER", redis.lib_ver())] {
@@ -164,12 +189,14 @@ impl Plain {
     }
 
     fn receive(&mut self) -> RedisResult<Value> {
-        let reply = self.reply(0);
+        self.reply = Progress::default();
+        let reply = self.value(0);
         self.open &= reply.is_ok();
         reply
     }
 
-    fn reply(&mut self, depth: usize) -> RedisResult<Value> {
+    fn value(&mut self, depth: usize) -> RedisResult<Value> {
+        self.reply.items += 1;
         let line = self.line()?;
         let Some((kind, rest)) = line.split_first() else { return Err(garbled("an empty line")) };
         match kind {
@@ -184,7 +211,7 @@ impl Plain {
                     let length = usize::try_from(length).map_err(|_| garbled("a negative length"))?;
                     let mut items = Vec::with_capacity(length.min(ON_TRUST / size_of::<Value>()));
                     for _ in 0..length {
-                        items.push(self.reply(depth + 1)?);
+                        items.push(self.value(depth + 1)?);
                     }
                     Ok(Value::Array(items))
                 }
@@ -220,15 +247,15 @@ impl Plain {
     /// The bytes of a value, behind which a line ends.
     fn bytes(&mut self, length: i64) -> RedisResult<Vec<u8>> {
         let length = usize::try_from(length).map_err(|_| garbled("a negative length"))?;
-        let here = length.min(self.end - self.at);
+        let mut come = length.min(self.end - self.at);
         let mut bytes = Vec::with_capacity(length.min(ON_TRUST));
-        bytes.extend_from_slice(&self.buffer[self.at..self.at + here]);
-        self.at += here;
-        if here < length {
-            (&mut self.socket).take((length - here) as u64).read_to_end(&mut bytes)?;
-        }
-        if bytes.len() < length {
-            return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
+        bytes.extend_from_slice(&self.buffer[self.at..self.at + come]);
+        self.at += come;
+        while come < length {
+            if come == bytes.len() {
+                bytes.resize(length.min(come + come.max(ON_TRUST)), 0);
+            }
+            come += self.read(&mut bytes[come..])?;
         }
         while self.end - self.at < 2 {
             self.read_more()?;
@@ -247,17 +274,33 @@ impl Plain {
         if self.buffer.len() < self.end + BUFFER / 2 {
             self.buffer.resize(self.end + BUFFER, 0);
         }
-        loop {
-            match self.socket.read(&mut self.buffer[self.end..]) {
-                Ok(0) => return Err(io::Error::from(ErrorKind::UnexpectedEof).into()),
-                Ok(count) => {
-                    self.end += count;
-                    return Ok(());
-                }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = self.read(&mut buffer[self.end..]);
+        self.buffer = buffer;
+        self.end += read?;
+        Ok(())
+    }
+
+    /// Waits for some bytes. A reply that comes too slowly counts as none, and so does one without end.
+    fn read(&mut self, buffer: &mut [u8]) -> RedisResult<usize> {
+        let since = *self.reply.since.get_or_insert_with(Instant::now);
+        let count = loop {
+            match self.socket.read(buffer) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+                outcome => break outcome?,
             }
+        };
+        if count == 0 {
+            return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
         }
+        self.reply.bytes += count;
+        if since.elapsed() > self.patience + Duration::from_secs_f64(self.reply.bytes as f64 / SLOWEST) {
+            return Err(io::Error::from(ErrorKind::TimedOut).into());
+        }
+        if self.reply.bytes + self.reply.items * size_of::<Value>() > self.largest {
+            return Err(garbled("it takes more memory than any should"));
+        }
+        Ok(count)
     }
 }
 
@@ -343,12 +386,16 @@ impl ConnectionLike for Wire {
 mod tests {
     use super::*;
 
+    fn plain(socket: UnixStream) -> Plain {
+        Plain::new(Box::new(socket), Duration::from_secs(60), LARGEST)
+    }
+
     /// What is read of some bytes that come in pieces.
     fn read(pieces: &[&[u8]]) -> (RedisResult<Value>, bool) {
         let (here, mut there) = UnixStream::pair().unwrap();
         let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
         let server = std::thread::spawn(move || pieces.iter().for_each(|piece| there.write_all(piece).unwrap_or(())));
-        let mut plain = Plain { socket: Box::new(here), buffer: Vec::new(), at: 0, end: 0, db: 0, open: true };
+        let mut plain = plain(here);
         let reply = plain.receive();
         let open = plain.open;
         // Nobody reads the rest.
@@ -381,6 +428,44 @@ mod tests {
                 let (start, end) = reply.split_at(cut);
                 assert_eq!(read(&[start, end]), (Ok(expected.clone()), true));
             }
+        }
+    }
+
+    /// What becomes of a reply whose last part comes again and again, some thousand times.
+    fn endless(mut plain: Plain, mut there: UnixStream, begin: &[u8], again: &[u8], pause: Duration) -> RedisError {
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                there.write_all(begin).unwrap();
+                for _ in 0..20_000 {
+                    if there.write_all(again).is_err() {
+                        return;
+                    }
+                    std::thread::sleep(pause);
+                }
+            });
+            let error = plain.receive().unwrap_err();
+            assert!(!plain.open);
+            drop(plain);
+            error
+        })
+    }
+
+    #[test]
+    fn a_reply_without_end_is_given_up() {
+        for (begin, again) in [
+            (&b"*9223372036854775807\r\n"[..], &b":1\r\n"[..]),
+            (b"*9223372036854775807\r\n", b"$-1\r\n"),
+            (b"$9223372036854775807\r\n", b"x"),
+        ] {
+            let (here, there) = UnixStream::pair().unwrap();
+            let slow = Plain { patience: Duration::from_millis(20), ..plain(here) };
+            let error = endless(slow, there, begin, again, Duration::from_millis(1));
+            assert!(error.is_timeout(), "{error}");
+
+            let (here, there) = UnixStream::pair().unwrap();
+            let large = Plain { largest: 4 << 20, ..plain(here) };
+            let error = endless(large, there, begin, &again.repeat(1 << 10), Duration::ZERO);
+            assert!(error.to_string().contains("more memory"), "{error}");
         }
     }
 
