@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     ("names", names),
     ("virtual_table", virtual_table),
     ("row", row),
+    ("wire", wire),
 ];
 
 /// A delta between any two pages restores the first; any bytes as a delta are applied or refused.
@@ -279,5 +280,15 @@ pub fn row(data: &[u8]) {
         let fields = rows::fields([("a", affinity, &value)].into_iter(), types);
         let named = |name: &[u8]| fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_slice());
         assert_eq!(rows::value("a", affinity, named(b"a"), named(TYPES)), value);
+    }
+}
+
+/// Any bytes are the replies that the client library reads in them, or are refused.
+pub fn wire(data: &[u8]) {
+    for (bytes, value) in crate::store::wire::replies(data) {
+        match redis::parse_redis_value(bytes) {
+            Ok(expected) => assert_eq!(value, expected),
+            Err(error) => panic!("{value:?}: the library says {error}"),
+        }
     }
 }

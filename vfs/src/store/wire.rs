@@ -382,6 +382,49 @@ impl ConnectionLike for Wire {
     }
 }
 
+/// For the fuzz target: the replies in some bytes, each with the bytes that it was read from.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn replies(data: &[u8]) -> Vec<(&[u8], Value)> {
+    struct Recorded(io::Cursor<Vec<u8>>);
+
+    impl Read for Recorded {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl Write for Recorded {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Socket for Recorded {
+        fn set_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn set_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let recorded = Recorded(io::Cursor::new(data.to_vec()));
+    let mut plain = Plain::new(Box::new(recorded), Duration::from_secs(60), LARGEST);
+    let (mut replies, mut start, mut come) = (Vec::new(), 0, 0);
+    while let Ok(value) = plain.receive() {
+        come += plain.reply.bytes;
+        let end = come - (plain.end - plain.at);
+        replies.push((&data[start..end], value));
+        start = end;
+    }
+    replies
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
