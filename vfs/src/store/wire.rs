@@ -219,7 +219,10 @@ impl Plain {
             b':' => Ok(Value::Int(number(rest)?)),
             b'+' => match rest {
                 b"OK" => Ok(Value::Okay),
-                _ => Ok(Value::SimpleString(String::from_utf8_lossy(rest).into_owned())),
+                _ => match String::from_utf8(rest.to_vec()) {
+                    Ok(text) => Ok(Value::SimpleString(text)),
+                    Err(_) => Err(garbled("a status that is no text")),
+                },
             },
             b'-' => parse_redis_value(&[line, b"\r\n"].concat()),
             _ => Err(garbled("an unknown kind of reply")),
