@@ -119,12 +119,17 @@ impl Part<'_> {
             }
             request.push(&zadd);
         }
+        if !changes.settle.is_empty() {
+            // What a script may not do is refused when all else is done. This is refused before.
+            request.push(cmd("ZREM").arg(self.keys.nothing()).arg(0));
+        }
         changes.write(request);
         let uniques: Vec<String> = self.own_uniques().collect();
         if !uniques.is_empty() && uniques.iter().any(|name| !self.checked.uniques.contains(name)) {
             request.push(cmd("SADD").arg(self.keys.uniques()).arg(uniques));
         }
         if let Some(unused) = writes.unused() {
+            request.push(cmd("DEL").arg(self.keys.nothing()));
             request.push(&give_back(&self.keys, unused));
         }
         if greatest > self.checked.counter {

@@ -130,6 +130,7 @@ fn questions(table: &Table, keys: &Keys, assumed: &[String], singly: bool, reque
     ];
     for name in assumed {
         asked.push((cmd("ZCARD").arg(keys.values(name)).to_owned(), Expect::Nothing));
+        asked.push((cmd("ZCARD").arg(keys.others(name)).to_owned(), Expect::Nothing));
         sets.insert(keys.nulls(name));
     }
     for (rowid, pending) in &writes.pending {
