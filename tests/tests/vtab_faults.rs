@@ -172,6 +172,10 @@ fn each_right_that_is_missing_is_named_and_nothing_written_in_part() {
         "UPDATE t SET i = i + 1, s = NULL WHERE i = 100",
         "DELETE FROM t WHERE rowid = 3",
         "INSERT OR REPLACE INTO t (rowid, i) VALUES (50, 5), (2, 6)",
+        // So many that a script writes.
+        &insert(200, 350),
+        "UPDATE t SET i = i + 1, s = s || 'x', f = NULL",
+        "DELETE FROM t WHERE i > 210",
     ];
     let mut refused = Vec::new();
     for command in [
