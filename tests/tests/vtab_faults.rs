@@ -161,6 +161,25 @@ fn what_does_not_parse_is_passed_over_or_read_as_text() {
 }
 
 #[test]
+fn rowids_whose_scores_are_others_are_read_once_each() {
+    let server = Server::start();
+    let one = table(&server, "i INT");
+    one.execute_batch(&insert(1, 2600).replace("n, 'text ' || n, n / 4.0", "n")).unwrap();
+    // At the ends of windows, and where several share one score.
+    for (score, rowids) in
+        [("499", 500..503), ("500.5", 100..101), ("7", 990..1010), ("1500", 1490..1510), ("1e300", 3..4)]
+    {
+        for rowid in rowids {
+            server.redis_cli(&["ZADD", "p.main.t.index.rowid", score, &rowid.to_string()]);
+        }
+    }
+    for order in ["", "ORDER BY rowid DESC"] {
+        let sql = format!("SELECT count(*) * 10000 + count(DISTINCT i) FROM (SELECT i FROM t {order} LIMIT 100000)");
+        assert_eq!(number(&one, &sql), 26_002_600, "{order}");
+    }
+}
+
+#[test]
 fn each_right_that_is_missing_is_named_and_nothing_written_in_part() {
     let server = Server::start();
     let work = [
