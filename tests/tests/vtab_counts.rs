@@ -365,6 +365,13 @@ fn a_limit_reads_no_more_than_it_needs() {
     let mut rows = statement.query([]).unwrap();
     assert!(rows.next().unwrap().is_some());
     assert!(server.calls("hmget") - before <= 500);
+    // Who has taken a second one will want a third, which the server may as well begin.
+    for _ in 1..501 {
+        assert!(rows.next().unwrap().is_some());
+    }
+    sqlite_redis_tests::eventually("the next batch is asked for", || server.calls("hmget") - before == 1500);
+    drop(rows);
+    assert_eq!(number(&connection, "SELECT count(*) FROM t WHERE rowid = 7"), 1);
 }
 
 #[test]

@@ -358,3 +358,84 @@ fn some_rows(server: &Server) {
     let rows = "SELECT redis_drop_data('t'); INSERT INTO t VALUES (1, 'one', 1), (2, 'two', 2)";
     table(server, UNIQUE).execute_batch(rows).unwrap();
 }
+
+/// Changes 200 rows of 300 in one transaction, and does something else when the commit has looked and not
+/// yet written. Returns whether it was committed.
+fn during_a_commit_that_changes_many(server: &Server, changes: &str, other: impl FnOnce(&Connection)) -> bool {
+    let here = table(server, UNIQUE);
+    let rows = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 300) \
+                INSERT INTO t SELECT n, 'u' || n, n % 7 FROM n";
+    here.execute_batch(&format!("SELECT redis_drop_data('t'); SELECT redis_create_index('t', 'n'); {rows}")).unwrap();
+    let proxy = Proxy::to(server);
+    let committed = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let one = connect();
+            create(&one, &proxy.url(), "t", UNIQUE).unwrap();
+            one.execute_batch(&format!("BEGIN; {changes}")).unwrap();
+            proxy.next("EXEC", Fault::HoldRequest);
+            let committed = one.execute_batch("COMMIT");
+            committed.is_ok() || !is_busy(committed)
+        });
+        proxy.wait_for_held(1);
+        other(&here);
+        let then = snapshot(&here);
+        proxy.let_go();
+        let committed = writer.join().unwrap();
+        assert_eq!(snapshot(&here) == then, !committed, "{changes}");
+        committed
+    });
+    check_keys(server, "t");
+    assert_eq!(number(&here, "SELECT count(DISTINCT u) = count(*) FROM t"), 1);
+    committed
+}
+
+fn snapshot(connection: &Connection) -> String {
+    text(connection, "SELECT group_concat(id || ':' || u || ':' || n) FROM t")
+}
+
+#[test]
+fn a_commit_that_changes_many_rows_is_refused_for_what_it_rests_on_only() {
+    let server = Server::start();
+    let update = "UPDATE t SET n = n + 1, u = 'v' || id WHERE id <= 200";
+    let delete = "DELETE FROM t WHERE id <= 200";
+    let read = "SELECT sum(n) FROM t WHERE id <= 200; UPDATE t SET n = 70 WHERE id = 300";
+    for (changes, other, committed) in [
+        (update, "UPDATE t SET n = 3 WHERE id = 250", true),
+        (update, "INSERT INTO t VALUES (1000, 'other', 3)", true),
+        (update, "UPDATE t SET n = 30 WHERE id = 150", false),
+        (update, "DELETE FROM t WHERE id = 1", false),
+        (update, "INSERT INTO t VALUES (1000, 'v200', 3)", false),
+        (delete, "UPDATE t SET n = 3 WHERE id = 201", true),
+        (delete, "UPDATE t SET n = 30 WHERE id = 200", false),
+        (delete, "DELETE FROM t WHERE id = 99", false),
+        (read, "UPDATE t SET n = 3 WHERE id = 201", true),
+        (read, "UPDATE t SET n = 30 WHERE id = 7", false),
+        (read, "DELETE FROM t WHERE id = 7", false),
+    ] {
+        let done = during_a_commit_that_changes_many(&server, changes, |here| here.execute_batch(other).unwrap());
+        assert_eq!(done, committed, "{changes}: {other}");
+    }
+    // Other programs write fields of their own, which an update keeps.
+    let foreign = |_: &Connection| assert_eq!(server.redis_cli(&["HSET", "p.main.t:150", "foreign", "x"]), "1");
+    assert!(!during_a_commit_that_changes_many(&server, update, foreign));
+}
+
+#[test]
+fn a_commit_that_changes_many_rows_watches_few_keys() {
+    let server = Server::start();
+    let one = table(&server, UNIQUE);
+    let rows = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 5000) \
+                INSERT INTO t SELECT n, 'u' || n, n % 7 FROM n";
+    one.execute_batch(rows).unwrap();
+    for sql in [
+        "UPDATE t SET u = 'v' || id",
+        "BEGIN; SELECT sum(n) FROM t; UPDATE t SET n = 1 WHERE id = 1; COMMIT",
+        "DELETE FROM t",
+    ] {
+        // A thousand keys go into one command.
+        let before = server.calls("watch");
+        one.execute_batch(sql).unwrap();
+        assert_eq!(server.calls("watch") - before, 1, "{sql}");
+        check_keys(&server, "t");
+    }
+}

@@ -29,7 +29,9 @@ unsafe fn failure(api: &Api, db: *mut sqlite3) -> Error {
 impl Memory {
     pub(crate) fn open(api: &'static Api) -> Result<Memory> {
         let mut db = ptr::null_mut();
-        let flags = ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE | ffi::SQLITE_OPEN_MEMORY;
+        // Whoever has it is called by one thread at a time.
+        let flags =
+            ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE | ffi::SQLITE_OPEN_MEMORY | ffi::SQLITE_OPEN_NOMUTEX;
         // SAFETY: the name is NUL-terminated, and there is a place for the answer.
         let opened = unsafe { (api.open_v2)(c":memory:".as_ptr(), &raw mut db, flags, ptr::null()) };
         let memory = Memory { api, db };

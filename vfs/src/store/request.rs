@@ -31,6 +31,13 @@ impl Request {
         self.ends.push(self.bytes.len());
     }
 
+    /// Adds all commands of another.
+    pub(crate) fn append(&mut self, other: &Request) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        self.ends.extend(other.ends.iter().map(|end| start + end));
+    }
+
     pub(super) fn push_packed(&mut self, command: &[u8]) {
         self.bytes.extend_from_slice(command);
         self.ends.push(self.bytes.len());

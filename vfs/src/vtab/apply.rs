@@ -7,14 +7,15 @@ use std::sync::LazyLock;
 
 use redis::cmd;
 
-use super::commit::{CHUNK, Checked, Hash, give_back, raise, script};
+use super::check::{Checked, Hash};
+use super::commit::{CHUNK, give_back, raise, script};
 use super::index::{Trace, trace, unknown_trace};
 use super::keys::{Keys, TYPES};
+use super::large::Sink;
 use super::rivals::unique_key;
 use super::row;
 use super::table::Table;
 use super::write::{Base, Pending};
-use crate::store::request::Request;
 
 static SETTLE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/settle.lua")));
 
@@ -50,7 +51,7 @@ impl Changes {
         }
     }
 
-    fn write(self, request: &mut Request) {
+    fn write(self, request: &mut impl Sink) {
         for (name, sets) in [("SREM", self.srem), ("SADD", self.sadd)] {
             for (key, rowids) in sets {
                 for chunk in rowids.chunks(CHUNK) {
@@ -84,7 +85,7 @@ impl Changes {
 
 impl Part<'_> {
     /// Adds what changes the keys of one table.
-    pub(crate) fn write(&self, request: &mut Request) {
+    pub(crate) fn write(&self, request: &mut impl Sink) {
         let writes = self.table.writes.borrow();
         let mut changes = Changes::default();
         let (mut added, mut removed, mut gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -119,12 +120,17 @@ impl Part<'_> {
             }
             request.push(&zadd);
         }
+        if !changes.settle.is_empty() {
+            // What a script may not do is refused when all else is done. This is refused before.
+            request.push(cmd("ZREM").arg(self.keys.nothing()).arg(0));
+        }
         changes.write(request);
         let uniques: Vec<String> = self.own_uniques().collect();
         if !uniques.is_empty() && uniques.iter().any(|name| !self.checked.uniques.contains(name)) {
             request.push(cmd("SADD").arg(self.keys.uniques()).arg(uniques));
         }
         if let Some(unused) = writes.unused() {
+            request.push(cmd("DEL").arg(self.keys.nothing()));
             request.push(&give_back(&self.keys, unused));
         }
         if greatest > self.checked.counter {
@@ -139,7 +145,7 @@ impl Part<'_> {
         with_keys.map(|unique| unique.name(&definition.columns))
     }
 
-    fn write_row(&self, request: &mut Request, rowid: i64, before: &Hash, from: &Hash, pending: &Pending) {
+    fn write_row(&self, request: &mut impl Sink, rowid: i64, before: &Hash, from: &Hash, pending: &Pending) {
         let definition = &self.table.definition;
         let Some(row) = &pending.row else { return };
         let columns = definition.columns.iter().zip(row.iter());

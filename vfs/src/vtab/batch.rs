@@ -12,7 +12,7 @@ use super::cursor::{Cursor, Found};
 use super::index::{Part, value_of};
 use super::place::Ahead;
 use super::plan::{Access, Plan};
-use super::range::{self, Window};
+use super::range::{self, Member, Window};
 use super::source::{Source, members};
 use super::table::{Row, count, names, rowids};
 use super::value::Value;
@@ -59,6 +59,8 @@ enum Expect {
     Nulls,
     /// The next members of a window, so many were asked for.
     Members(Window, usize),
+    /// The last members of the window before it.
+    Border,
     /// Distinct values of a column.
     Distinct(String),
 }
@@ -178,7 +180,9 @@ impl Cursor {
                     questions.push(&window.command(self.window), Expect::Nulls);
                 }
                 Source::Window(window) => {
+                    let border = window.bare.then(|| window.border(self.window));
                     questions.push(&window.command(self.window), Expect::Members(window, self.window));
+                    border.iter().for_each(|border| questions.push(border, Expect::Border));
                     windows += 1;
                     if windows == WINDOWS {
                         return;
@@ -193,7 +197,8 @@ impl Cursor {
         let mut in_sets = Vec::new();
         let mut vanished = false;
         let mut again = Vec::new();
-        for (about, reply) in expected.into_iter().zip(replies) {
+        let mut pairs = expected.into_iter().zip(replies).peekable();
+        while let Some((about, reply)) = pairs.next() {
             match about {
                 Expect::Indices => {
                     let names = names(reply)?;
@@ -221,7 +226,20 @@ impl Cursor {
                     self.rowids.extend(nulls.map(|rowid| Found { rowid, by: Some(Value::Null) }));
                 }
                 Expect::Members(window, _) if !again.is_empty() => again.push(Source::Window(window)),
-                Expect::Members(window, limit) => again.extend(self.take_members(window, reply, limit)?),
+                Expect::Members(mut window, limit) => {
+                    let members = match pairs.next_if(|_| window.bare) {
+                        Some((_, border)) => {
+                            let bare = members(Part::Texts, reply)?.into_iter().map(|(member, _)| member).collect();
+                            window.scored(bare, &members(window.part, border)?, limit)
+                        }
+                        None => Some(members(window.part, reply)?),
+                    };
+                    match members {
+                        Some(members) => again.extend(self.take_members(window, members, limit)),
+                        None => again.push(Source::Window(window)),
+                    }
+                }
+                Expect::Border => {}
                 Expect::Distinct(name) => self.table.learn(|known| {
                     known.distinct.insert(name, count(&reply));
                 }),
@@ -300,8 +318,7 @@ impl Cursor {
     }
 
     /// Returns the window if there may be more in it.
-    fn take_members(&mut self, mut window: Window, reply: Reply, limit: usize) -> Result<Option<Source>> {
-        let members = members(window.part, reply)?;
+    fn take_members(&mut self, mut window: Window, members: Vec<Member>, limit: usize) -> Option<Source> {
         self.window = if members.is_empty() { self.window } else { self.batch() };
         let (members, more) = window.advance(members, limit);
         let part = window.part;
@@ -315,7 +332,7 @@ impl Cursor {
                 _ => {}
             }
         }
-        Ok(more.then_some(Source::Window(window)))
+        more.then_some(Source::Window(window))
     }
 
     /// The index was dropped by another client: every row is read, and sorted here if need be.

@@ -10,7 +10,6 @@
 //! did not, the commit is tried again; an `EXEC` that is still on its way from the lost connection
 //! is refused then, because rows that it watches have changed.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::thread::sleep;
@@ -19,21 +18,18 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::apply::Part;
-use super::index::trace;
+use super::check::{answers, is_together, questions};
 use super::keys::{Keys, shown};
-use super::rivals::unique_keys;
-use super::table::{Mark, Session, Table, bulk, count, digest, names, rowids};
+use super::large::{self, Large};
+use super::table::{Mark, Session, Table};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
-use crate::store::protocol::{array, bad_reply, text};
+use crate::store::protocol::{bad_reply, text};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Server, checked};
 
 /// Arguments in one command.
 pub(crate) const CHUNK: usize = 1000;
-/// New rows that are watched one by one. Redis compares each key of a `WATCH` with all that the
-/// client watches already, so more of them are first watched by the sorted sets that would grow.
-const SINGLY: usize = 100;
 /// How long a mark can be asked for, in seconds. Longer than [`PATIENCE`].
 pub(crate) const MARK_SECONDS: u64 = 60;
 /// How long it is tried to find out what became of a commit.
@@ -59,198 +55,6 @@ pub(crate) fn give_back(keys: &Keys, (next, end): (i64, i64)) -> Cmd {
     let mut command = cmd("EVAL");
     command.arg(GIVE_BACK.as_str()).arg(1).arg(keys.counter()).arg(end).arg(next - 1);
     command
-}
-
-/// All fields of a row.
-pub(crate) type Hash = HashMap<Vec<u8>, Vec<u8>>;
-
-/// What a table's keys held when they were watched.
-#[derive(Debug, Default)]
-pub(crate) struct Checked {
-    /// Columns whose index is to be kept, also those being built.
-    pub indices: Vec<String>,
-    /// Names of uniqueness constraints that have keys of their own.
-    pub uniques: Vec<String>,
-    /// Rows as they were.
-    pub rows: HashMap<i64, Hash>,
-    /// The rowid counter.
-    pub counter: i64,
-    /// New rows are watched by the sorted sets that would grow, and others may have made them grow
-    /// by rows that are no conflict.
-    pub together: bool,
-    /// A value that shall be unique is in its sorted set already: that one would not grow.
-    pub settled: bool,
-    /// The transaction is overtaken: why.
-    pub conflict: Option<String>,
-    /// Another client changes the whole table, and asks others to wait.
-    pub held: bool,
-}
-
-/// What a reply is about.
-enum Expect {
-    Nothing,
-    Hold,
-    Counter,
-    Indices,
-    Uniques,
-    /// How many of some rows exist: none should.
-    Absent,
-    Row(i64, Base),
-    /// A row that was read, and what its digest was.
-    Seen(i64, u64),
-    /// The rowids with a value that one row shall have alone.
-    Unique(Vec<u8>, i64),
-    /// Scores of values in a sorted set that shall grow by them.
-    New,
-}
-
-/// Whether a table's new rows are to be watched together.
-fn is_together(table: &Table, singly: bool) -> bool {
-    let writes = table.writes.borrow();
-    !singly && writes.pending.values().filter(|pending| pending.base == Base::Absent).nth(SINGLY).is_some()
-}
-
-/// The questions about one table, and what the replies are about.
-fn questions(table: &Table, keys: &Keys, assumed: &[String], singly: bool, request: &mut Request) -> Vec<Expect> {
-    let together = is_together(table, singly);
-    let writes = table.writes.borrow();
-    // Values of rows that are changed or replaced may stay in the sorted set.
-    let only_new = together && writes.pending.values().all(|pending| pending.base == Base::Absent);
-    let mut growing: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-    let mut watched = vec![keys.hold(), keys.indices(), keys.building(), keys.uniques()];
-    let mut absent = Vec::new();
-    let mut sets = BTreeSet::new();
-    let mut asked: Vec<(Cmd, Expect)> = vec![
-        (cmd("EXISTS").arg(keys.hold()).to_owned(), Expect::Hold),
-        (cmd("GET").arg(keys.counter()).to_owned(), Expect::Counter),
-        (cmd("SMEMBERS").arg(keys.indices()).to_owned(), Expect::Indices),
-        (cmd("SMEMBERS").arg(keys.building()).to_owned(), Expect::Indices),
-        (cmd("SMEMBERS").arg(keys.uniques()).to_owned(), Expect::Uniques),
-        (cmd("ZCARD").arg(keys.rowids()).to_owned(), Expect::Nothing),
-    ];
-    for name in assumed {
-        asked.push((cmd("ZCARD").arg(keys.values(name)).to_owned(), Expect::Nothing));
-        sets.insert(keys.nulls(name));
-    }
-    for (rowid, pending) in &writes.pending {
-        let is_new = together && pending.base == Base::Absent;
-        if !is_new {
-            watched.push(keys.row(*rowid));
-        }
-        match pending.base {
-            Base::Absent => absent.push(keys.row(*rowid)),
-            base => {
-                let command = cmd("HGETALL").arg(keys.row(*rowid)).to_owned();
-                asked.push((command, Expect::Row(*rowid, base)));
-            }
-        }
-        let Some(row) = pending.row.as_deref() else { continue };
-        for unique in &table.definition.uniques {
-            let sets = unique_keys(table, keys, unique, row);
-            // Who adds a row to the set of a new value adds the value to the sorted set.
-            let member = unique.indexed_column().filter(|_| only_new && sets.len() == 1).and_then(|n| {
-                let column = &table.definition.columns[n];
-                trace(keys, &column.name, column.affinity, &row[n]).member
-            });
-            match member {
-                Some((sorted_set, _, member)) => growing.entry(sorted_set).or_default().push(member),
-                None => watched.extend(sets.iter().cloned()),
-            }
-            for key in sets {
-                asked.push((cmd("SMEMBERS").arg(&key).to_owned(), Expect::Unique(key, *rowid)));
-            }
-        }
-        for (column, value) in table.definition.columns.iter().zip(row) {
-            if assumed.contains(&column.name) {
-                sets.insert(trace(keys, &column.name, column.affinity, value).set);
-            }
-        }
-    }
-    for (rowid, digest) in writes.watched() {
-        watched.push(keys.row(rowid));
-        asked.push((table.fetch_command(keys, rowid), Expect::Seen(rowid, digest)));
-    }
-    if together {
-        watched.push(keys.rowids());
-    }
-    for (sorted_set, members) in growing {
-        for chunk in members.chunks(CHUNK) {
-            asked.push((cmd("ZMSCORE").arg(&sorted_set).arg(chunk).to_owned(), Expect::New));
-        }
-        watched.push(sorted_set);
-    }
-    for chunk in absent.chunks(CHUNK) {
-        asked.push((cmd("EXISTS").arg(chunk).to_owned(), Expect::Absent));
-    }
-    // A difference with nothing is nothing, but all of the keys must be sets: a wrong one in the
-    // middle of the transaction would leave the rest of it done.
-    for chunk in Vec::from_iter(sets).chunks(CHUNK) {
-        asked.push((cmd("SDIFF").arg(keys.nothing()).arg(chunk).to_owned(), Expect::Nothing));
-    }
-    let mut expected = Vec::new();
-    for chunk in watched.chunks(CHUNK) {
-        request.push(cmd("WATCH").arg(chunk));
-        expected.push(Expect::Nothing);
-    }
-    for (command, about) in asked {
-        request.push(&command);
-        expected.push(about);
-    }
-    expected
-}
-
-fn answers(table: &Table, keys: &Keys, expected: Vec<Expect>, replies: Vec<Reply>) -> Result<Checked> {
-    let writes = table.writes.borrow();
-    let mut found = Checked::default();
-    for (about, reply) in expected.into_iter().zip(replies) {
-        let reply = checked(reply)?;
-        match about {
-            Expect::Nothing => {}
-            Expect::Counter => found.counter = table.counter_of(&reply)?,
-            Expect::Hold => found.held = count(&reply) > 0,
-            Expect::Indices => found.indices.extend(names(reply)?),
-            Expect::Uniques => found.uniques = names(reply)?,
-            Expect::Absent if count(&reply) == 0 => {}
-            Expect::Absent => found.conflict = Some("a rowid that was free".into()),
-            Expect::Row(rowid, base) => {
-                let hash = hash(reply)?;
-                let now = if hash.is_empty() { None } else { Some(digest(&table.row_of_fields(rowid, &hash))) };
-                match (base, now) {
-                    (Base::Read(then), Some(now)) if then == now => {}
-                    (Base::Present, _) => {}
-                    _ => found.conflict = Some(format!("the row `{}`", shown(&keys.row(rowid)))),
-                }
-                found.rows.insert(rowid, hash);
-            }
-            Expect::Seen(rowid, then) => {
-                let row = table.row_of(rowid, reply)?.unwrap_or_else(|| table.empty_row(rowid));
-                if digest(&row) != then {
-                    found.conflict = Some(format!("the row `{}`", shown(&keys.row(rowid))));
-                }
-            }
-            Expect::New => {
-                found.settled |= !array("ZMSCORE", reply)?.iter().all(|score| matches!(score, Reply::Nil));
-            }
-            Expect::Unique(key, rowid) => {
-                let rival = rowids(reply)?.into_iter().find(|other| {
-                    let known = writes.pending.contains_key(other) || writes.tolerated.contains(&(key.clone(), *other));
-                    *other != rowid && !known
-                });
-                if rival.is_some() {
-                    found.conflict = Some(format!("a unique value, `{}`,", shown(&key)));
-                }
-            }
-        }
-    }
-    found.indices.sort();
-    found.indices.dedup();
-    Ok(found)
-}
-
-fn hash(reply: Reply) -> Result<Hash> {
-    let items = array("HGETALL", reply)?;
-    let pairs = items.as_chunks::<2>().0.iter();
-    Ok(pairs.filter_map(|[field, text]| Some((bulk(Some(field))?.to_vec(), bulk(Some(text))?.to_vec()))).collect())
 }
 
 /// Sends some commands, and with them all that a commit of the table has to know; see [`Armed`].
@@ -405,12 +209,21 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
             return Err(not_sent(Cause::Conflict(what.clone()).into()));
         }
     }
+    let Some(first) = parts.first() else { return Ok(true) };
     let mut request = Request::default();
-    for part in &parts {
-        part.write(&mut request);
-    }
-    if let Some(first) = parts.first() {
-        request.push(cmd("SET").arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS));
+    let mut set_mark = cmd("SET");
+    set_mark.arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS);
+    let is_large = parts.iter().any(|part| !part.checked.claims.is_empty());
+    if is_large {
+        let mut large = Large::default();
+        for part in &parts {
+            large.rest_on(&part.checked.claims);
+            part.write(&mut large);
+        }
+        large.write(&set_mark, &first.keys, &mut request);
+    } else {
+        parts.iter().for_each(|part| part.write(&mut request));
+        request.push(&set_mark);
     }
     request.push(&cmd("EXEC"));
     let mut link = server.attach(connection);
@@ -423,6 +236,17 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
     match checked(exec).map_err(not_sent)? {
         Reply::Nil if parts.iter().any(|part| part.checked.together) => Ok(false),
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
+        Reply::Array(results) if is_large => {
+            for reply in results {
+                let reply = checked(reply).map_err(not_sent)?;
+                if let Reply::Array(_) = reply
+                    && let Some(key) = large::changed(&reply).map_err(not_sent)?
+                {
+                    return Err(not_sent(Cause::Conflict(format!("`{}`", shown(&key))).into()));
+                }
+            }
+            Ok(true)
+        }
         Reply::Array(results) => {
             let refused = results.into_iter().find_map(|result| checked(result).err());
             refused.map_or(Ok(true), |error| {

@@ -53,6 +53,9 @@ impl Judge {
         let select = judge.memory.prepare(&format!("SELECT {} FROM {}", all.join(", "), quoted(table)))?;
         let delete = judge.memory.prepare(&format!("DELETE FROM {}", quoted(table)))?;
         *judge.take.borrow_mut() = Some(Rc::new([select, delete]));
+        // One transaction for all rows to come, none of which stays. `OR ROLLBACK` ends it; then each
+        // statement has one of its own.
+        judge.memory.run("BEGIN")?;
         Ok(judge)
     }
 

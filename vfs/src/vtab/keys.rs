@@ -25,7 +25,7 @@ impl Keys {
 
     /// Hash: one row.
     pub(crate) fn row(&self, rowid: i64) -> Vec<u8> {
-        self.with(&format!(":{rowid}"))
+        format!("{}:{rowid}", self.base).into_bytes()
     }
 
     /// What the keys of rows begin with, which end with the rowid.

@@ -11,8 +11,9 @@
 //! - `INSERT`, `UPDATE`, `DELETE`: xUpdate is [`change`], which asks what is in the way ([`rivals`])
 //!   and keeps rows in memory, in [`write`](mod@write); xSavepoint, xRelease and xRollbackTo move
 //!   in that; [`omitted`] finds the columns that get their default
-//! - `COMMIT`: xSync is [`commit`], the one place that writes rows, as [`apply`] says; [`index`]
-//!   says what a value leaves in an index
+//! - `COMMIT`: xSync is [`commit`], the one place that writes rows, after a [`check`] of what it rests
+//!   on, as [`apply`] says, by a script if there are many ([`large`]); [`index`] says what a value
+//!   leaves in an index
 //! - `redis_create_index()` and the other functions: [`functions`], each of
 //!   which changes what it changes [`at_once`]; `redis_keys()` and the other
 //!   table-valued ones: [`look`]
@@ -37,7 +38,9 @@ pub(crate) mod rivals;
 pub(crate) mod write;
 pub(crate) mod omitted;
 pub(crate) mod commit;
+pub(crate) mod check;
 pub(crate) mod apply;
+pub(crate) mod large;
 pub(crate) mod index;
 pub(crate) mod functions;
 pub(crate) mod at_once;

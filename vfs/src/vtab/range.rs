@@ -27,6 +27,9 @@ pub(crate) struct Window {
     skip: usize,
     /// More members to ask for, where many share a score.
     extra: usize,
+    /// Its members are numbers that are their own scores, or so it seems. Scores cost the server more
+    /// than members, so only the last two are asked for ([`Window::border`]).
+    pub bare: bool,
 }
 
 /// A member of a sorted set with its score.
@@ -44,7 +47,7 @@ pub(crate) fn windows(
         .into_iter()
         .filter_map(|part| {
             let (low, high) = clip(part, low, high)?;
-            Some(Window { part, key: part.key(keys, column), low, high, descending, skip: 0, extra: 0 })
+            Some(Window { part, key: part.key(keys, column), low, high, descending, skip: 0, extra: 0, bare: false })
         })
         .collect();
     if descending {
@@ -56,8 +59,16 @@ pub(crate) fn windows(
 /// The window of a range of rowids.
 pub(crate) fn rowids(keys: &Keys, low: &Bound, high: &Bound, descending: bool) -> Vec<Window> {
     let clipped = clip(Part::Numbers, low, high);
-    let window =
-        |(low, high)| Window { part: Part::Numbers, key: keys.rowids(), low, high, descending, skip: 0, extra: 0 };
+    let window = |(low, high)| Window {
+        part: Part::Numbers,
+        key: keys.rowids(),
+        low,
+        high,
+        descending,
+        skip: 0,
+        extra: 0,
+        bare: false,
+    };
     clipped.map(window).into_iter().collect()
 }
 
@@ -78,13 +89,22 @@ pub(crate) fn prefixes(keys: &Keys, column: &str, prefixes: &[Vec<u8>], descendi
                 None => b"+".to_vec(),
             };
             let low = [b"[", prefix.as_slice()].concat();
-            Window { part: Part::Texts, key: Part::Texts.key(keys, column), low, high, descending, skip: 0, extra: 0 }
+            Window {
+                part: Part::Texts,
+                key: Part::Texts.key(keys, column),
+                low,
+                high,
+                descending,
+                skip: 0,
+                extra: 0,
+                bare: false,
+            }
         })
         .collect();
     // Blobs are like text to LIKE.
     let (low, high) = whole(Part::OtherBlobs);
     let key = Part::OtherBlobs.key(keys, column);
-    windows.push(Window { part: Part::OtherBlobs, key, low, high, descending, skip: 0, extra: 0 });
+    windows.push(Window { part: Part::OtherBlobs, key, low, high, descending, skip: 0, extra: 0, bare: false });
     if descending {
         windows.reverse();
     }
@@ -177,10 +197,41 @@ impl Window {
         };
         let mut command = cmd(name);
         command.arg(&self.key).arg(from).arg(to);
-        if self.is_scored() {
+        if self.is_scored() && !self.bare {
             command.arg("WITHSCORES");
         }
         command.arg("LIMIT").arg(self.skip).arg(limit + self.extra).to_owned()
+    }
+
+    /// The same, to be read without scores.
+    pub(crate) fn bare(self) -> Window {
+        Window { bare: true, ..self }
+    }
+
+    /// The command for the last two of these members, with their scores.
+    pub(crate) fn border(&self, limit: usize) -> Cmd {
+        let last =
+            Window { skip: self.skip + (limit + self.extra).saturating_sub(2), extra: 0, bare: false, ..self.clone() };
+        last.command(2)
+    }
+
+    /// Gives bare members their scores, if what is at the border bears out that they are their own:
+    /// the last two are the same in both replies, and differ in their scores, so that the next window
+    /// begins behind the last. If not, the window has to be read again, with scores.
+    pub(crate) fn scored(&mut self, members: Vec<Vec<u8>>, border: &[Member], limit: usize) -> Option<Vec<Member>> {
+        let number = |member: &Vec<u8>| {
+            let number: i64 = std::str::from_utf8(member).ok()?.parse().ok()?;
+            Some(number as f64).filter(|score| score.abs() < EXACT)
+        };
+        let full = members.len() >= limit + self.extra;
+        let scored: Option<Vec<Member>> =
+            members.into_iter().map(|member| Some(number(&member)?).map(|score| (member, score))).collect();
+        let borne_out = |scored: &Vec<Member>| {
+            !full || scored.ends_with(border) && matches!(border, [(_, first), (_, last)] if first != last)
+        };
+        let scored = scored.filter(borne_out);
+        self.bare = scored.is_some();
+        scored
     }
 
     /// Moves on past the members of a reply: those that can be used now, and whether there may

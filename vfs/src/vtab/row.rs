@@ -15,21 +15,21 @@ pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 /// The text of a value in a hash, and a letter when the text alone would be taken for another
 /// value. `None` for NULL, which has no field.
 pub(crate) fn encode(value: &Value, affinity: Affinity) -> Option<(Vec<u8>, Option<u8>)> {
-    let (texts, letter) = match value {
+    let given_back = |text: &str| is_same(&affinity.of_text(text.as_bytes()), value);
+    let (text, letter) = match value {
         Value::Null => return None,
-        Value::Integer(integer) => (vec![integer.to_string()], b'i'),
-        Value::Real(real) => (vec![real_text(*real), exact_real_text(*real)], b'r'),
+        Value::Integer(integer) => (integer.to_string(), b'i'),
+        Value::Real(real) => {
+            (Some(real_text(*real)).filter(|t| given_back(t)).unwrap_or_else(|| exact_real_text(*real)), b'r')
+        }
         Value::Text(bytes) => {
             let plain = affinity.of_text(bytes) == *value;
             return Some((bytes.clone(), (!plain).then_some(b't')));
         }
         Value::Blob(bytes) => return Some((bytes.clone(), Some(b'b'))),
     };
-    let same = |text: &&String| is_same(&affinity.of_text(text.as_bytes()), value);
-    match texts.iter().find(same) {
-        Some(text) => Some((text.clone().into_bytes(), None)),
-        None => texts.into_iter().next_back().map(|text| (text.into_bytes(), Some(letter))),
-    }
+    let letter = (!given_back(&text)).then_some(letter);
+    Some((text.into_bytes(), letter))
 }
 
 /// Equal in every bit: 0.0 and -0.0 are not.

@@ -76,7 +76,10 @@ impl Cursor {
             }
         }
         let windows = match self.plan.access {
-            Access::Rowid => range::rowids(&self.keys, &low, &high, self.plan.descending),
+            Access::Rowid => {
+                let windows = range::rowids(&self.keys, &low, &high, self.plan.descending);
+                windows.into_iter().map(Window::bare).collect()
+            }
             Access::Index(n) => {
                 let column = &self.table.definition.columns[n];
                 // SQLite does not say whether it will compare as numbers or as text.

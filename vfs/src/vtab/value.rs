@@ -112,6 +112,19 @@ pub(crate) fn real_text(real: f64) -> String {
     if real == 0.0 {
         return "0.0".into();
     }
+    if (1e-4..1e15).contains(&real.abs()) {
+        // As few digits as give it back, if that are no more than 15: then the 15 are these and zeros.
+        // Found several times faster.
+        let short = format!("{real:?}");
+        let digits = short.trim_start_matches(['-', '0', '.']).bytes().filter(u8::is_ascii_digit);
+        if digits.count() <= 15 {
+            return short;
+        }
+    }
+    fifteen_digits(real)
+}
+
+fn fifteen_digits(real: f64) -> String {
     let scientific = format!("{real:.14e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
     let exponent: i32 = exponent.parse().unwrap_or(0);
@@ -231,6 +244,7 @@ pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn affinity_follows_the_declared_type() {
@@ -256,6 +270,16 @@ mod tests {
             assert_eq!(real_text(real), theirs);
         }
         assert_eq!(real_text(f64::INFINITY), "Inf");
+    }
+
+    proptest! {
+        #[test]
+        fn few_digits_are_the_fifteen(thousandths in -1_000_000_000_000i64..1_000_000_000_000, any: f64) {
+            for real in [thousandths as f64 / 1000.0, thousandths as f64 / 7.0, thousandths as f64, any] {
+                prop_assume!(real.is_finite() && real != 0.0);
+                prop_assert_eq!(real_text(real), fifteen_digits(real));
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-use super::commit::Checked;
+use super::check::Checked;
 use super::rivals::{Existing, unique_values};
 use super::table::{Row, Table, digest};
 use super::value::Value;
