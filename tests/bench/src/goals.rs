@@ -153,8 +153,23 @@ pub fn outcomes(results: &Results) -> Vec<Outcome> {
         }
     }
     outcomes.extend(contention(results));
+    if let Some(stored) = &results.stored {
+        outcomes.push(Need::AtMost(1.1).outcome("bytes in Redis by those of the file", None, stored.plain));
+        let measure = "bytes in Redis by those of the file, compressed";
+        outcomes.push(Need::AtMost(0.6).outcome(measure, None, stored.compressed));
+    }
+    if let Some(large) = &results.large {
+        let measure = "large transaction: longest wait of another client, ms";
+        outcomes.push(Need::AtMost(100.0).outcome(measure, None, large.blocked_ms));
+        let megabytes = (large.peak - large.before.min(large.peak)) as f64 / 1e6;
+        outcomes.push(Need::AtMost(LARGE_MEMORY).outcome("large transaction: memory of the client, MB", None, megabytes));
+    }
     outcomes
 }
+
+/// What the settings allow a client for a transaction of any size: `cache_size` and `stage_bytes` for pages,
+/// half of `log_bytes` for deltas, and something for itself.
+const LARGE_MEMORY: f64 = 200.0;
 
 fn contention(results: &Results) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
