@@ -13,6 +13,7 @@ use crate::lease::{Lease, Lingering, Renewer};
 use crate::reader::Reader;
 use crate::replicas::Replicas;
 use crate::source::Source;
+use crate::store::commit::most_undo;
 use crate::store::redis::RedisStore;
 use crate::store::server::{Server, Stats};
 use crate::store::{Fetched, Heard, LogEntry, PageNo, Snapshot, Store, Version};
@@ -25,6 +26,10 @@ pub(crate) struct Database {
     pub replicas: Replicas,
     pub cache: Cache,
     pub freshness: Freshness,
+    /// Bytes of one transaction that are kept in memory.
+    pub stage_bytes: u64,
+    /// Bytes of undo data that one commit may have.
+    pub undo_bytes: u64,
     lease_life: Duration,
     lingering: Arc<Lingering>,
     /// How long a lease lingers there.
@@ -45,6 +50,8 @@ impl Database {
             replicas: Replicas::default(),
             cache: Cache::new(config.cache_size),
             freshness: Freshness::default(),
+            stage_bytes: config.stage_bytes,
+            undo_bytes: most_undo(config.log_bytes),
             lease_life: config.lease,
             lingering: Arc::default(),
             linger: config.linger,
@@ -64,6 +71,8 @@ impl Database {
             replicas: Replicas::default(),
             cache: Cache::new(cache_size),
             freshness: Freshness::default(),
+            stage_bytes: u64::MAX,
+            undo_bytes: u64::MAX,
             lease_life: Duration::from_secs(5),
             lingering: Arc::default(),
             linger: Duration::ZERO,

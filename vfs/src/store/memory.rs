@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Cause, Result};
+use crate::store::stage::Stage;
 use crate::store::{
     After, Commit, Ending, Fetched, Heard, Leased, Lingers, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer,
 };
@@ -146,7 +147,7 @@ struct MemoryWriter {
 }
 
 impl Writer for MemoryWriter {
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
+    fn commit(&mut self, commit: &Commit<'_>, _stage: Option<Stage>, ending: Ending) -> Result<Option<Lingers>> {
         let mut state = self.state.lock();
         if let Some(cause) = state.fail_next.take() {
             return Err(cause.into());

@@ -184,7 +184,7 @@ pub(crate) struct Commit<'a> {
     pub base: Snapshot,
     /// The version that it makes.
     pub snapshot: Snapshot,
-    /// Pages that are new or different, in ascending order.
+    /// Pages that are new or different, in ascending order; none when they are staged.
     pub pages: Vec<(PageNo, &'a [u8])>,
     pub undo: Undo,
 }
@@ -221,6 +221,11 @@ pub(crate) trait Store: Send + Sync {
 
     /// Waits until the log goes on after this version, for `patience` at most.
     fn listen(&self, after: Version, patience: Duration) -> Result<Heard>;
+
+    /// A place beside the database for the pages of a large commit; `None` where there is none.
+    fn stage(&self) -> Result<Option<stage::Stage>> {
+        Ok(None)
+    }
 
     /// Tries to get the write lease, and reads the current version as the base of the commit. While
     /// another holds it, stands in line for as long as there is `patience`.
@@ -261,9 +266,10 @@ pub(crate) struct Ending {
 
 /// The one who holds the write lease.
 pub(crate) trait Writer: Send {
-    /// Makes the next version, or not: never half of it, never twice, never over another's. Tells
-    /// whether the lease lingers, if it was to; if not, it was given back.
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>>;
+    /// Makes the next version, or not: never half of it, never twice, never over another's. Its pages
+    /// are in `stage`, if there is one. Tells whether the lease lingers, if it was to; if not, it was
+    /// given back.
+    fn commit(&mut self, commit: &Commit<'_>, stage: Option<stage::Stage>, ending: Ending) -> Result<Option<Lingers>>;
 
     /// Gives the lease back, if it is still held.
     fn release(&mut self) -> Result<()>;

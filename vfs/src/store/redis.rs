@@ -11,7 +11,7 @@ use crate::error::{Cause, Result};
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::server::{Request, Server, checked};
-use crate::store::stage;
+use crate::store::stage::{self, Stage};
 use crate::store::writer::RedisWriter;
 use crate::store::{Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
 
@@ -38,7 +38,6 @@ pub(crate) struct RedisStore {
     reply_time: Duration,
     pub(super) log_commits: u64,
     pub(super) log_bytes: u64,
-    pub(super) stage_bytes: u64,
     pub(super) compress: bool,
     /// Pages were staged when it was last looked at, so both places are read at once.
     staged: Arc<AtomicBool>,
@@ -53,7 +52,6 @@ impl RedisStore {
             reply_time: config.timeout,
             log_commits: config.log_commits,
             log_bytes: config.log_bytes,
-            stage_bytes: config.stage_bytes,
             compress: config.compress,
             staged: Arc::default(),
         }
@@ -247,6 +245,10 @@ impl Store for RedisStore {
         let mut next = || replies.next().unwrap_or_default();
         let entries = protocol::news(checked(next())?)?;
         Ok(Heard { entries, at: snapshot(next())?.0, as_primary: is_primary(next())? })
+    }
+
+    fn stage(&self) -> Result<Option<Stage>> {
+        Stage::new(self.server.clone(), &self.keys, self.compress).map(Some)
     }
 
     fn lease(&self, token: &str, life: Duration, patience: Duration) -> Result<Leased> {

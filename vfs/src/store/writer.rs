@@ -120,7 +120,7 @@ impl RedisWriter {
         }
         match found.and_then(|found| fault::at(Point::AfterLease).map(|()| found)) {
             Ok((at, false)) => Ok(Ok(at)),
-            Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(at.commit)) {
+            Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(&at)) {
                 Ok(()) => self.try_begin(None),
                 Err(error) => Err(self.give_up(error)),
             },
@@ -415,7 +415,7 @@ impl RedisWriter {
     fn settle(&mut self, commit: &Commit<'_>, keep: bool) {
         if let Some(mut stage) = self.stage.take() {
             stage.published = true;
-            let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(commit.snapshot.commit));
+            let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(&commit.snapshot));
             if let Err(error) = promoted {
                 crate::ffi::log(&format!("pages of {} stay staged: {error}", self.store.keys.hash));
             }
@@ -457,10 +457,11 @@ impl RedisWriter {
 }
 
 impl Writer for RedisWriter {
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
-        if self.store.is_large(commit) {
+    fn commit(&mut self, commit: &Commit<'_>, stage: Option<Stage>, ending: Ending) -> Result<Option<Lingers>> {
+        if stage.is_some() {
+            // These are to be watched, too.
             self.leave(None)?;
-            self.stage = Some(self.store.stage(commit)?);
+            self.stage = stage;
             fault::at(Point::Staged)?;
         }
         let outcome = self.commit_in_time(commit, ending);
