@@ -81,7 +81,7 @@ enum Part {
     #[command(hide = true)]
     Worker { job: String },
     #[command(hide = true)]
-    Large { url: String, bytes: u64 },
+    InsertLarge { url: String, bytes: u64 },
     #[command(hide = true)]
     Relay {
         #[arg(long)]
@@ -97,7 +97,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.part {
         Some(Part::Worker { job }) => workers::work(&job),
-        Some(Part::Large { url, bytes }) => once::insert_large(&url, bytes),
+        Some(Part::InsertLarge { url, bytes }) => once::insert_large(&url, bytes),
         Some(Part::Relay { delay_us, listen, target }) => {
             relay::start(&listen, &target, Duration::from_micros(delay_us))?;
             println!("ready");

@@ -74,7 +74,7 @@ fn share(file: &Path, compress: bool) -> Result<f64> {
 
 /// Bytes of the transaction: what the goal says, where there is room for it.
 pub fn large_bytes(quick: bool) -> u64 {
-    const NEEDED: u64 = 10 << 30;
+    const NEEDED: u64 = 8 << 30;
     let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kilobytes(&text, "MemAvailable:"));
     let disk = Command::new("df").args(["--output=avail", "-B1"]).arg(std::env::temp_dir()).output().ok();
     let disk = disk.and_then(|out| String::from_utf8_lossy(&out.stdout).lines().nth(1)?.trim().parse::<u64>().ok());
@@ -104,11 +104,11 @@ struct Told {
 /// # Errors
 /// It fails.
 pub fn large(bytes: u64) -> Result<Large> {
-    let safety = ["--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"];
-    let server = Server::with(safety).start();
+    // With an append-only file, it would be the disk that makes others wait.
+    let server = Server::start();
     Setting::TwoCores.arrange(&[server.pid()])?;
     let client = Command::new(std::env::current_exe()?)
-        .args(["large", &server.url(), &bytes.to_string()])
+        .args(["insert-large", &server.url(), &bytes.to_string()])
         .stdout(Stdio::piped())
         .spawn()?;
     let (over, mut blocked) = (AtomicBool::new(false), Duration::ZERO);

@@ -215,6 +215,11 @@ pub(crate) trait Store: Send + Sync {
         self.fetch(pages).map(Some)
     }
 
+    /// A way to ask for pages before they are needed; `None` where there is none.
+    fn ahead(&self) -> Result<Option<Box<dyn Ahead>>> {
+        Ok(None)
+    }
+
     /// The log's entries after one version and through another, in order; those that were
     /// trimmed are missing.
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>>;
@@ -236,6 +241,16 @@ pub(crate) trait Store: Send + Sync {
 
     /// Whether anyone holds the lease.
     fn leased(&self) -> Result<bool>;
+}
+
+/// Questions for pages that are asked one after the other without waiting for the answers.
+pub(crate) trait Ahead: Send {
+    /// Asks for pages.
+    fn ask(&mut self, pages: &[PageNo]) -> Result<()>;
+
+    /// The answer to the oldest question that has none yet; `None` when these pages must be asked for in
+    /// another way.
+    fn answer(&mut self) -> Option<Fetched>;
 }
 
 /// What is to become of the lease with a commit.

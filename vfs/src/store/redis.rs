@@ -1,5 +1,6 @@
 //! The store that is a Redis server: one hash, one stream, one lock for each database.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -10,10 +11,10 @@ use crate::config::Config;
 use crate::error::{Cause, Result};
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
-use crate::store::server::{Request, Server, checked};
+use crate::store::server::{Kept, Request, Server, checked};
 use crate::store::stage::{self, Stage};
 use crate::store::writer::RedisWriter;
-use crate::store::{Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
+use crate::store::{Ahead, Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
 
 /// Entries in one `XRANGE`.
 const BATCH: usize = 256;
@@ -207,6 +208,11 @@ impl Store for RedisStore {
         self.whole(hash, pages).map(Some)
     }
 
+    fn ahead(&self) -> Result<Option<Box<dyn Ahead>>> {
+        let kept = self.server.link()?.detach();
+        Ok(Some(Box::new(RedisAhead { store: self.clone(), kept, asked: VecDeque::new() })))
+    }
+
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut first = after.next();
@@ -275,6 +281,46 @@ impl Store for RedisStore {
         match checked(replies.pop().unwrap_or_default())? {
             Value::Int(found) => Ok(found > 0),
             other => Err(bad_reply("EXISTS", &other).into()),
+        }
+    }
+}
+
+/// Questions on one connection, whose answers come in order.
+struct RedisAhead {
+    store: RedisStore,
+    /// `None` when it failed.
+    kept: Option<Kept>,
+    asked: VecDeque<Vec<PageNo>>,
+}
+
+impl Ahead for RedisAhead {
+    fn ask(&mut self, pages: &[PageNo]) -> Result<()> {
+        let Some(kept) = self.kept.take() else { return Err(Cause::ConnectionLost("it is closed".into()).into()) };
+        let mut link = self.store.server.attach(kept);
+        link.send(&Request::one(&self.store.hmget(pages)))?;
+        self.kept = link.detach();
+        self.asked.push_back(pages.to_vec());
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Option<Fetched> {
+        let pages = self.asked.pop_front()?;
+        let mut link = self.store.server.attach(self.kept.take()?);
+        let reply = link.receive(1).ok()?.pop()?;
+        self.kept = link.detach();
+        match read(reply, &pages) {
+            Ok(Read::Whole(fetched)) => Some(fetched),
+            // Whoever asks in the ordinary way is told of failures.
+            Ok(Read::Staged(..)) | Err(_) => None,
+        }
+    }
+}
+
+impl Drop for RedisAhead {
+    fn drop(&mut self) {
+        // A connection with answers to come is not for others.
+        if let Some(kept) = self.kept.take().filter(|_| self.asked.is_empty()) {
+            drop(self.store.server.attach(kept));
         }
     }
 }
