@@ -161,7 +161,10 @@ impl Sql for VirtualTables {
     }
 
     fn create(&mut self, table: &str, columns: &str) -> Result<()> {
-        self.batch(&format!("CREATE VIRTUAL TABLE IF NOT EXISTS {table} USING redis('{}', virtual, {columns})", self.url))
+        self.batch(&format!(
+            "CREATE VIRTUAL TABLE IF NOT EXISTS {table} USING redis('{}', virtual, {columns})",
+            self.url
+        ))
     }
 
     fn index(&mut self, table: &str, column: &str) -> Result<()> {

@@ -70,9 +70,12 @@ struct Run {
     /// Time for one cell in one round, milliseconds
     #[arg(long, default_value_t = 80)]
     slice_ms: u64,
-    /// Where results.json and performance.svg go
+    /// Where results.json, performance.md and performance.svg go
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
+    /// A document that gets the tables between its marks, and the picture beside it
+    #[arg(long)]
+    document: Option<PathBuf>,
 }
 
 /// What this program does in processes of its own.
@@ -115,7 +118,9 @@ fn chosen(filter: &[String]) -> Result<Vec<&'static Workload>> {
     let names = || WORKLOADS.iter().map(|workload| workload.name).chain([STORED, LARGE]);
     let one = |filter: &String| names().any(|name| name.starts_with(filter.as_str()));
     let all = || names().collect::<Vec<_>>().join(", ");
-    filter.iter().try_for_each(|filter| Ok(ensure!(one(filter), "no workload begins with {filter}; there are {}", all())))?;
+    filter
+        .iter()
+        .try_for_each(|filter| Ok(ensure!(one(filter), "no workload begins with {filter}; there are {}", all())))?;
     Ok(workloads)
 }
 
@@ -163,8 +168,14 @@ fn run(run: &Run) -> Result<()> {
     write("results.json", serde_json::to_string_pretty(&report::json(&results))?)?;
     let shown: Vec<Setting> =
         [Setting::TwoCores, Setting::TwoMs].into_iter().filter(|s| plan.settings.contains(s)).collect();
-    write("performance.svg", plot::svg(&results, &shown))?;
-    write("performance.md", markdown::document(&results, &plan.systems, &plan.settings))?;
+    let (picture, tables) = (plot::svg(&results, &shown), markdown::document(&results, &plan.systems, &plan.settings));
+    write("performance.svg", picture.clone())?;
+    write("performance.md", tables.clone())?;
+    if let Some(document) = &run.document {
+        let text = markdown::replaced(&fs::read_to_string(document)?, &tables)?;
+        fs::write(document, text)?;
+        fs::write(document.with_extension("svg"), picture)?;
+    }
     println!("results.json, performance.md and performance.svg are in {}", run.output.display());
     Ok(())
 }

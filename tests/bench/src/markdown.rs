@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use anyhow::{Context, Result};
+
 use crate::goals;
 use crate::measure::Results;
 use crate::report::{bytes, digits, duration, large_transaction};
@@ -16,6 +18,18 @@ pub fn document(results: &Results, systems: &[System], settings: &[Setting]) -> 
         text += &times(results, systems, setting);
     }
     text + &together(results, systems, settings) + &wire(results, systems) + &once(results)
+}
+
+/// A document with these tables, and the picture, between its marks.
+///
+/// # Errors
+/// It has no marks.
+pub fn replaced(document: &str, tables: &str) -> Result<String> {
+    const MARKS: [&str; 2] = ["<!-- results -->\n", "<!-- end of results -->"];
+    let (before, rest) = document.split_once(MARKS[0]).context("the document has no mark for results")?;
+    let (_, after) = rest.split_once(MARKS[1]).context("the document has no mark for their end")?;
+    let picture = "![Times of all workloads and systems](performance.svg)";
+    Ok(format!("{before}{}\n{picture}\n\n{tables}\n{}{after}", MARKS[0], MARKS[1]))
 }
 
 fn row(cells: impl IntoIterator<Item = String>) -> String {
@@ -34,7 +48,7 @@ fn goals(results: &Results) -> String {
     for outcome in goals::outcomes(results) {
         let setting = outcome.setting.map_or("", Setting::name);
         let met = if outcome.met { "yes" } else { "**no**" };
-        text += &row([outcome.measure, setting, &outcome.goal, &digits(outcome.reached), met].map(str::to_owned));
+        text += &row([&outcome.measure, setting, &outcome.goal, &digits(outcome.reached), met].map(str::to_owned));
     }
     text
 }

@@ -154,7 +154,8 @@ impl Places {
                 }
             }
             System::VirtualTable => {
-                let (url, tables) = (self.redis_url(system, setting), if database == BENCH { data::TABLES } else { &[] });
+                let (url, tables) =
+                    (self.redis_url(system, setting), if database == BENCH { data::TABLES } else { &[] });
                 return Ok(Box::new(VirtualTables::open(url, tables)?));
             }
             System::Textbook => textbook::open(&self.redis_url(system, setting), database)?,
