@@ -331,3 +331,20 @@ fn a_long_scan_asks_ahead_and_yet_reads_one_version() {
     assert_eq!(number(&cold, "SELECT sum(content) FROM item"), 21_000);
     check_integrity(&cold);
 }
+
+#[test]
+fn a_commit_of_another_costs_a_reader_one_round_trip_more() {
+    let server = Server::start();
+    let writer = warm(&server);
+    let reader = server.options("shop").log_commits(77).open().unwrap();
+    let price = |connection: &Connection| number(connection, "SELECT CAST(price AS INT) FROM item WHERE id = 500");
+    let change = || writer.execute("UPDATE item SET price = price + 1 WHERE id = 500", []).unwrap();
+    for n in 0..5 {
+        let before = price(&reader);
+        change();
+        let client = sent(&reader, || assert_eq!(price(&reader), before + 1));
+        // The first time, it is not known yet what will have changed.
+        assert_eq!(client.round_trips, if n == 0 { 3 } else { 2 }, "{n}: {client:?}");
+        assert_eq!(sent(&reader, || assert_eq!(price(&reader), before + 1)).round_trips, 1);
+    }
+}

@@ -224,6 +224,16 @@ pub(crate) trait Store: Send + Sync {
     /// trimmed are missing.
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>>;
 
+    /// The same, and pages in the same trip where that can be.
+    fn history_and_pages(
+        &self,
+        after: Version,
+        through: Version,
+        _pages: &[PageNo],
+    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
+        Ok((self.history(after, through)?, None))
+    }
+
     /// Waits until the log goes on after this version, for `patience` at most.
     fn listen(&self, after: Version, patience: Duration) -> Result<Heard>;
 

@@ -40,6 +40,8 @@ pub(crate) struct RedisStore {
     pub(super) log_commits: u64,
     pub(super) log_bytes: u64,
     pub(super) compress: bool,
+    /// Another held the lease when it was last asked for.
+    pub(super) contended: Arc<AtomicBool>,
     /// Pages were staged when it was last looked at, so both places are read at once.
     staged: Arc<AtomicBool>,
 }
@@ -54,6 +56,7 @@ impl RedisStore {
             log_commits: config.log_commits,
             log_bytes: config.log_bytes,
             compress: config.compress,
+            contended: Arc::default(),
             staged: Arc::default(),
         }
     }
@@ -214,10 +217,29 @@ impl Store for RedisStore {
     }
 
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
+        Ok(self.history_and_pages(after, through, &[])?.0)
+    }
+
+    /// What comes of the pages is seen when they are needed.
+    fn history_and_pages(
+        &self,
+        after: Version,
+        through: Version,
+        pages: &[PageNo],
+    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
         let mut entries: Vec<LogEntry> = Vec::new();
+        let mut fetched = None;
         let mut first = after.next();
         while first <= through {
-            let mut replies = self.server.ask(&Request::one(&self.xrange(first, through)))?;
+            let mut request = Request::one(&self.xrange(first, through));
+            let with_pages = entries.is_empty() && !pages.is_empty();
+            if with_pages {
+                request.push(&self.hmget(pages));
+            }
+            let mut replies = self.server.ask(&request)?;
+            if with_pages && let Some(Ok(Read::Whole(whole))) = replies.pop().map(|reply| read(reply, pages)) {
+                fetched = Some(whole);
+            }
             let batch = protocol::log_entries(checked(replies.pop().unwrap_or_default())?)?;
             let Some(last) = batch.last() else { break };
             if last.version < first {
@@ -226,7 +248,7 @@ impl Store for RedisStore {
             first = last.version.next();
             entries.extend(batch);
         }
-        Ok(entries)
+        Ok((entries, fetched))
     }
 
     /// `XREAD` holds up what follows it on the connection, so the metadata in the same trip is of

@@ -1,6 +1,7 @@
 //! The one who writes: lease, watch, commit, and what became of a commit whose reply was lost.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,9 @@ impl RedisWriter {
     /// open the transaction.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     pub(super) fn begin(&mut self) -> Result<Result<Snapshot, String>> {
-        let outcome = match self.try_begin(None) {
+        // Where others wait, there is no use in asking before one stands in line.
+        let in_line = !self.patience.is_zero() && !self.leased && self.store.contended.load(Relaxed);
+        let outcome = match if in_line { self.refused() } else { self.try_begin(None) } {
             // The idle connection had died, or led to a server that was replaced; nothing was asked
             // for that can't be asked again.
             Err(error) if self.server.is_elsewhere(&error.cause) => self.try_begin(None),
