@@ -31,7 +31,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use data::Sizes;
@@ -118,9 +118,9 @@ fn chosen(filter: &[String]) -> Result<Vec<&'static Workload>> {
     let names = || WORKLOADS.iter().map(|workload| workload.name).chain([STORED, LARGE]);
     let one = |filter: &String| names().any(|name| name.starts_with(filter.as_str()));
     let all = || names().collect::<Vec<_>>().join(", ");
-    filter
-        .iter()
-        .try_for_each(|filter| Ok(ensure!(one(filter), "no workload begins with {filter}; there are {}", all())))?;
+    if let Some(unknown) = filter.iter().find(|filter| !one(filter)) {
+        bail!("no workload begins with {unknown}; there are {}", all());
+    }
     Ok(workloads)
 }
 
@@ -144,7 +144,7 @@ fn plan(run: &Run) -> Result<Plan> {
         settings: settings.into_iter().filter(|setting| setting.possible()).collect(),
         sizes: if run.quick { Sizes::QUICK } else { Sizes::FULL },
         rounds: if run.quick { 1 } else { run.rounds },
-        long_rounds: if run.quick { 1 } else { run.rounds.div_ceil(2) },
+        long_rounds: (run.rounds / 2).max(1),
         slice,
         together: slice * 10,
     })
