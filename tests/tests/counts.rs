@@ -302,3 +302,49 @@ fn a_scan_larger_than_the_cache_fetches_again() {
     }
     check_integrity(&small);
 }
+
+#[test]
+fn a_long_scan_asks_ahead_and_yet_reads_one_version() {
+    let server = Server::start();
+    let writer = server.open("big");
+    writer
+        .execute_batch(
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, content INT, filler BLOB);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
+             INSERT INTO item SELECT i, 1, zeroblob(3900) FROM n",
+        )
+        .unwrap();
+    let cold = server.options("big").log_commits(77).open().unwrap();
+    let mut statement = cold.prepare("SELECT content FROM item").unwrap();
+    let mut rows = statement.query([]).unwrap();
+    let (mut sum, mut count) = (0, 0);
+    while let Some(row) = rows.next().unwrap() {
+        sum += row.get::<_, i64>(0).unwrap();
+        count += 1;
+        if count % 500 == 0 {
+            writer.execute("UPDATE item SET content = content + 1", []).unwrap();
+        }
+    }
+    assert_eq!((sum, count), (3000, 3000));
+    drop(rows);
+    drop(statement);
+    assert_eq!(number(&cold, "SELECT sum(content) FROM item"), 21_000);
+    check_integrity(&cold);
+}
+
+#[test]
+fn a_commit_of_another_costs_a_reader_one_round_trip_more() {
+    let server = Server::start();
+    let writer = warm(&server);
+    let reader = server.options("shop").log_commits(77).open().unwrap();
+    let price = |connection: &Connection| number(connection, "SELECT CAST(price AS INT) FROM item WHERE id = 500");
+    let change = || writer.execute("UPDATE item SET price = price + 1 WHERE id = 500", []).unwrap();
+    for n in 0..5 {
+        let before = price(&reader);
+        change();
+        let client = sent(&reader, || assert_eq!(price(&reader), before + 1));
+        // The first time, it is not known yet what will have changed.
+        assert_eq!(client.round_trips, if n == 0 { 3 } else { 2 }, "{n}: {client:?}");
+        assert_eq!(sent(&reader, || assert_eq!(price(&reader), before + 1)).round_trips, 1);
+    }
+}

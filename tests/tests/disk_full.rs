@@ -1,21 +1,36 @@
-//! A temporary disk that is full under a large rollback journal, which goes on in a file beyond 4 MB.
+//! A temporary disk that is full under a large rollback journal, which goes on in a file beyond 4 MB, or
+//! under what a large transaction has written, which does so beyond `stage_bytes`.
 
 use sqlite_redis_tests::Server;
 use sqlite_redis_tests::python::python;
 
 #[test]
 fn a_full_disk_under_the_journal_fails_the_statement_and_the_transaction_is_rolled_back() {
+    fill("", "(0, 4_500_000, 6_000_000)");
+}
+
+#[test]
+fn a_full_disk_under_the_writes_fails_the_statement_and_the_transaction_is_rolled_back() {
+    // The journal has room in memory for all but the last third.
+    fill("&stage_bytes=100000", "(0, 1_000_000, 4_500_000, 6_000_000)");
+}
+
+/// Updates all of 8 MB with so much room in each temporary file, in turns.
+fn fill(settings: &str, rooms: &str) {
     let server = Server::start();
-    python(
-        &server,
-        "
+    let script = format!("import sys, sqlite3\nmore, rooms = '{settings}', {rooms}\n{SCRIPT}");
+    python(&server, &script);
+}
+
+const SCRIPT: &str = "
 import resource
+db = sqlite3.connect(sys.argv[2] + more, uri=True, isolation_level=None, timeout=30)
 db.execute('PRAGMA cache_size=10')
 db.executemany('INSERT INTO t VALUES (?, hex(zeroblob(500)))', [(n,) for n in range(8000)])
 def limit(bytes):
     # No file may grow beyond; Python ignores the signal that comes with it.
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, resource.RLIM_INFINITY))
-for room in (0, 4_500_000, 6_000_000):
+for room in rooms:
     for begin in ('BEGIN', 'BEGIN IMMEDIATE', None):
         limit(room)
         if begin:
@@ -39,6 +54,4 @@ limit(resource.RLIM_INFINITY)
 db.execute(\"UPDATE t SET b = 'x' || b\")
 changed = db.execute(\"SELECT count(*) FROM t WHERE b LIKE 'x%'\").fetchone()[0]
 assert changed == 8000, changed
-",
-    );
-}
+";

@@ -26,6 +26,27 @@ assert count(db) == 101
 }
 
 #[test]
+fn a_long_scan_goes_on_in_child_and_parent() {
+    let server = Server::start();
+    // By another process, so that nothing is cached in this one, and pages are asked for ahead.
+    let big = "CREATE TABLE big AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 9000)
+               SELECT n, hex(zeroblob(500)) AS pad FROM n";
+    server.open("shop").execute_batch(big).unwrap();
+    python(
+        &server,
+        "
+rows = db.execute('SELECT n FROM big')
+before = sum(row[0] for row, _ in zip(rows, range(3000)))
+def rest():
+    assert before + 3001 + sum(row[0] for row in rows) == 9000 * 9001 // 2
+pid = child(rest)
+rest()
+join(pid)
+",
+    );
+}
+
+#[test]
 fn a_write_transaction_open_at_the_fork_is_the_parents() {
     let server = Server::start();
     python(

@@ -225,7 +225,7 @@ impl Admin {
         Ok(Import {
             admin: self,
             name: name.to_owned(),
-            stage: Stage::new(server.clone(), &keys)?,
+            stage: Stage::new(server.clone(), &keys, self.config.compress)?,
             server,
             keys,
             page_size,
@@ -298,7 +298,7 @@ impl Import<'_> {
 
     fn send_batch(&mut self) -> Result<()> {
         let pages = PageNo::range(self.stage.pages + 1, self.page_count).zip(self.batch.iter().map(Vec::as_slice));
-        self.stage.add(pages, self.admin.config.compress)?;
+        self.stage.add(pages)?;
         self.batch.clear();
         Ok(())
     }

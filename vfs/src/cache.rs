@@ -183,12 +183,13 @@ impl Cache {
 
     /// Takes over what this process has committed itself. Whoever goes on reading that may use the
     /// cache with the epoch returned: none where the commit followed an older version than `head`, since
-    /// then `head` and what is known of it belong to another history.
+    /// then `head` and what is known of it belong to another history. A changed page that is not at hand
+    /// is `None`.
     pub(crate) fn committed(
         &self,
         base: &Snapshot,
         snapshot: &Snapshot,
-        pages: impl Iterator<Item = (PageNo, Page)>,
+        pages: impl Iterator<Item = (PageNo, Option<Page>)>,
     ) -> Epoch {
         let mut state = self.state.lock();
         // A follower may have heard of the commit before its reply was here.
@@ -204,7 +205,10 @@ impl Cache {
             state.pages.pop(&page);
         }
         for (number, page) in pages {
-            state.pages.put(number, Entry { page, since: snapshot.version });
+            match page {
+                Some(page) => state.pages.put(number, Entry { page, since: snapshot.version }),
+                None => state.pages.pop(&number),
+            };
         }
         state.set_head(snapshot);
         state.epoch
@@ -294,14 +298,14 @@ mod tests {
 
     /// The log entry of a version that changed one page.
     fn entry(version: u64, commit: u64, base: u64, changed: u32) -> LogEntry {
-        let mut undo = UndoBuilder::default();
+        let mut undo = UndoBuilder::new(u64::MAX);
         undo.page(no(changed), &[1; 512], &[0; 512]);
         LogEntry {
             version: Version(version),
             commit: CommitId(commit),
             base: CommitId(base),
             page_count: 9,
-            undo: Undo::Deltas(undo.finish()),
+            undo: Undo::Deltas(undo.finish().unwrap()),
         }
     }
 
@@ -400,8 +404,10 @@ mod tests {
     fn an_own_commit_that_was_heard_of_before_keeps_its_pages() {
         let (cache, epoch) = cache();
         assert_eq!(cache.follow(&snapshot(6, 60), &[entry(6, 60, 50, 2)]), Some(epoch));
-        cache.committed(&snapshot(5, 50), &snapshot(6, 60), [(no(2), page(7))].into_iter());
+        cache.committed(&snapshot(5, 50), &snapshot(6, 60), [(no(2), Some(page(7)))].into_iter());
         assert_eq!(cache.get(no(2), Version(6), epoch), Some(page(7)));
+        cache.committed(&snapshot(6, 60), &snapshot(7, 70), [(no(2), None)].into_iter());
+        assert_eq!(cache.get(no(2), Version(7), epoch), None, "changed, and not at hand");
     }
 
     #[test]
@@ -422,7 +428,7 @@ mod tests {
     fn an_own_commit_moves_the_head() {
         let (cache, epoch) = cache();
         let next = Snapshot { page_count: 1, ..snapshot(6, 60) };
-        cache.committed(&snapshot(5, 50), &next, [(no(1), page(7))].into_iter());
+        cache.committed(&snapshot(5, 50), &next, [(no(1), Some(page(7)))].into_iter());
         assert_eq!(admitted(&cache, &next), epoch);
         assert_eq!(cache.get(no(1), Version(6), epoch), Some(page(7)));
         assert_eq!(cache.get(no(1), Version(5), epoch), None);

@@ -67,7 +67,7 @@ settings! {
     LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M",
         "reverse deltas kept in the log, bytes (k, M, G); the older half is dropped when they are more";
     STAGE_BYTES = "stage_bytes", "SQLITE_REDIS_STAGE_BYTES", "32M",
-        "a commit of more bytes goes to a key of its own first, so that other clients of the server don't wait for it (k, M, G)";
+        "a commit of more bytes goes to a key of its own first, so that other clients of the server don't wait for it; what an open transaction has written beyond that is kept in a temporary file (k, M, G)";
     WAIT = "wait", "SQLITE_REDIS_WAIT", "0",
         "replicas that must have a commit before it is reported as done";
     WAIT_TIME = "wait_ms", "SQLITE_REDIS_WAIT_MS", "1000",

@@ -13,9 +13,11 @@ use crate::lease::{Lease, Lingering, Renewer};
 use crate::reader::Reader;
 use crate::replicas::Replicas;
 use crate::source::Source;
+use crate::store::commit::most_undo;
 use crate::store::redis::RedisStore;
 use crate::store::server::{Server, Stats};
 use crate::store::{Fetched, Heard, LogEntry, PageNo, Snapshot, Store, Version};
+use crate::sync::Mutex;
 
 /// See the [module](self).
 pub(crate) struct Database {
@@ -25,6 +27,12 @@ pub(crate) struct Database {
     pub replicas: Replicas,
     pub cache: Cache,
     pub freshness: Freshness,
+    /// Pages that others had changed when that was last looked at.
+    hot: Mutex<Vec<PageNo>>,
+    /// Bytes of one transaction that are kept in memory.
+    pub stage_bytes: u64,
+    /// Bytes of undo data that one commit may have.
+    pub undo_bytes: u64,
     lease_life: Duration,
     lingering: Arc<Lingering>,
     /// How long a lease lingers there.
@@ -45,6 +53,9 @@ impl Database {
             replicas: Replicas::default(),
             cache: Cache::new(config.cache_size),
             freshness: Freshness::default(),
+            hot: Mutex::default(),
+            stage_bytes: config.stage_bytes,
+            undo_bytes: most_undo(config.log_bytes),
             lease_life: config.lease,
             lingering: Arc::default(),
             linger: config.linger,
@@ -64,6 +75,9 @@ impl Database {
             replicas: Replicas::default(),
             cache: Cache::new(cache_size),
             freshness: Freshness::default(),
+            hot: Mutex::default(),
+            stage_bytes: u64::MAX,
+            undo_bytes: u64::MAX,
             lease_life: Duration::from_secs(5),
             lingering: Arc::default(),
             linger: Duration::ZERO,
@@ -153,8 +167,15 @@ impl Database {
         match self.cache.admit(snapshot) {
             Admission::Admitted(epoch) => Ok(epoch),
             Admission::NeedsHistory { after } => {
-                let entries = self.history(self.store(), after, snapshot.version)?;
+                let hot = self.hot.lock().clone();
+                let (entries, fetched) = self.history(self.store(), after, snapshot.version, &hot)?;
                 let (epoch, dropped) = self.cache.admit_with(snapshot, &entries);
+                if let Some(fetched) = fetched.filter(|fetched| fetched.at == *snapshot) {
+                    let cached = |page| self.cache.has(page, snapshot.version, epoch);
+                    let pages = hot.into_iter().zip(fetched.pages).filter(|(page, _)| !cached(*page));
+                    let pages = pages.filter_map(|(page, bytes)| Some((page, bytes?)));
+                    self.cache.insert(epoch, snapshot.version, &[*snapshot], pages.collect::<Vec<_>>());
+                }
                 self.refresh(snapshot, epoch, dropped);
                 Ok(epoch)
             }
@@ -162,26 +183,38 @@ impl Database {
     }
 
     /// Fetches pages anew that others have changed: page 1, which is read next, and in the same round
-    /// trip what is likely to be read too.
+    /// trip what is likely to be read too. Those that were among them the last time have come with the log.
     fn refresh(&self, snapshot: &Snapshot, epoch: Epoch, mut changed: Vec<PageNo>) {
         changed.retain(|page| snapshot.has(*page));
         changed.truncate(REFRESHED);
+        *self.hot.lock() = changed.clone();
+        changed.retain(|page| !self.cache.has(*page, snapshot.version, epoch));
+        if changed.is_empty() {
+            return;
+        }
         if let Err(error) = Reader::new(*snapshot, epoch).pages(self, &changed) {
             // Whoever needs such a page is told.
             crate::ffi::log(&format!("{}: fetching changed pages: {error}", self.place));
         }
     }
 
-    /// The log between two versions; nothing where it is no use or more than is worth reading.
-    fn history(&self, store: &dyn Store, after: Version, through: Version) -> Result<Vec<LogEntry>> {
+    /// The log between two versions, and pages in the same trip; nothing where it is no use or more than
+    /// is worth reading.
+    fn history(
+        &self,
+        store: &dyn Store,
+        after: Version,
+        through: Version,
+        pages: &[PageNo],
+    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
         if through.0 - after.0 > FAR_BEHIND {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), None));
         }
-        match store.history(after, through) {
+        match store.history_and_pages(after, through, pages) {
             Err(error) if matches!(error.cause, Cause::BadReply(_) | Cause::Damaged(_)) => {
                 // The log is only history: without it the cache starts anew.
                 crate::ffi::log(&format!("{}: the log is no use: {error}", self.place));
-                Ok(Vec::new())
+                Ok((Vec::new(), None))
             }
             outcome => outcome,
         }
@@ -207,7 +240,7 @@ impl Database {
         match self.cache.recognise(snapshot) {
             Recognised::Known(epoch) => Ok(Some(epoch)),
             Recognised::Newer { head } => {
-                let entries = self.history(&*replica.store, head, snapshot.version)?;
+                let (entries, _) = self.history(&*replica.store, head, snapshot.version, &[])?;
                 Ok(self.cache.follow(snapshot, &entries))
             }
             Recognised::Unknown(epoch) => match self.primary_had(snapshot)? {
@@ -220,7 +253,7 @@ impl Database {
     /// Whether the primary once had this snapshot, as the commit after it tells; `None` when its
     /// log does not reach back.
     pub(crate) fn primary_had(&self, snapshot: &Snapshot) -> Result<Option<bool>> {
-        let next = self.history(self.store(), snapshot.version, snapshot.version.next())?;
+        let (next, _) = self.history(self.store(), snapshot.version, snapshot.version.next(), &[])?;
         Ok(next.first().map(|entry| entry.base == snapshot.commit))
     }
 

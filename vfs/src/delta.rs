@@ -63,22 +63,33 @@ pub(crate) fn apply(mut delta: &[u8], page: &mut [u8]) -> Option<()> {
 }
 
 /// Undo data of one commit while it is put together.
-#[derive(Default)]
 pub(crate) struct UndoBuilder {
-    bytes: Vec<u8>,
+    /// `None` when it came to be too much.
+    bytes: Option<Vec<u8>>,
     scratch: Vec<u8>,
+    most: u64,
 }
 
 impl UndoBuilder {
-    pub(crate) fn page(&mut self, page: PageNo, old: &[u8], new: &[u8]) {
-        self.scratch.clear();
-        encode(old, new, &mut self.scratch);
-        put_varint(&mut self.bytes, page.get().into());
-        put_varint(&mut self.bytes, self.scratch.len() as u64);
-        self.bytes.extend_from_slice(&self.scratch);
+    /// It may have so many bytes.
+    pub(crate) fn new(most: u64) -> Self {
+        UndoBuilder { bytes: Some(Vec::new()), scratch: Vec::new(), most }
     }
 
-    pub(crate) fn finish(self) -> Vec<u8> {
+    pub(crate) fn page(&mut self, page: PageNo, old: &[u8], new: &[u8]) {
+        let Some(bytes) = &mut self.bytes else { return };
+        self.scratch.clear();
+        encode(old, new, &mut self.scratch);
+        put_varint(bytes, page.get().into());
+        put_varint(bytes, self.scratch.len() as u64);
+        bytes.extend_from_slice(&self.scratch);
+        if bytes.len() as u64 > self.most {
+            self.bytes = None;
+        }
+    }
+
+    /// `None` when it is more than it may be.
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
         self.bytes
     }
 }
@@ -154,13 +165,23 @@ mod tests {
 
     #[test]
     fn undo_lists_pages_in_order() {
-        let mut undo = UndoBuilder::default();
+        let mut undo = UndoBuilder::new(u64::MAX);
         undo.page(page_no(2), &[1; 512], &[0; 512]);
         undo.page(page_no(300), &[0; 512], &[0; 512]);
-        let bytes = undo.finish();
+        let bytes = undo.finish().unwrap();
         let pages = parse_undo(&bytes).unwrap();
         assert_eq!(pages.iter().map(|(page, _)| page.get()).collect::<Vec<_>>(), [2, 300]);
         assert!(pages[1].1.is_empty());
+    }
+
+    #[test]
+    fn what_is_too_much_is_not_kept() {
+        for (most, kept) in [(1 << 10, true), (512, false), (0, false)] {
+            let mut undo = UndoBuilder::new(most);
+            undo.page(page_no(2), &[1; 512], &[0; 512]);
+            undo.page(page_no(3), &[1; 4], &[0; 4]);
+            assert_eq!(undo.finish().is_some(), kept, "{most}");
+        }
     }
 
     #[test]

@@ -105,10 +105,10 @@ fn the_example_of_undo_data_is_what_the_code_makes() {
     (two[100], two[101], two[300]) = (0xaa, 0xbb, 0xcc);
     let mut three_hundred = new.clone();
     three_hundred[0] = 1;
-    let mut undo = UndoBuilder::default();
+    let mut undo = UndoBuilder::new(u64::MAX);
     undo.page(PageNo::new(2).unwrap(), &two, &new);
     undo.page(PageNo::new(300).unwrap(), &three_hundred, &new);
-    assert_eq!(bytes, undo.finish());
+    assert_eq!(bytes, undo.finish().unwrap());
 
     let pages = delta::parse_undo(&bytes).unwrap();
     let mut restored = new.clone();

@@ -238,8 +238,8 @@ pub enum Cause {
     /// A write transaction was open when the process forked.
     #[error("the process forked inside this write transaction; only the parent can commit it")]
     Forked,
-    /// The temporary file of a rollback journal failed.
-    #[error("the temporary file of the rollback journal: {message}")]
+    /// The temporary file of a transaction failed: of its rollback journal, or of what it has written.
+    #[error("a temporary file of the transaction, for its rollback journal or what it has written: {message}")]
     Journal {
         /// The operating system's message.
         message: String,

@@ -196,7 +196,7 @@ impl File {
         }
         self.session.want_newest();
         let reader = self.begin()?;
-        self.txn.writing()?.catch_up(reader)
+        self.txn.writing()?.catch_up(&self.database, reader)
     }
 
     /// SQLite reads the header once before it takes any lock, to learn the page size.

@@ -19,6 +19,8 @@ use crate::sync::Mutex;
 const LONGEST: Duration = Duration::from_secs(5);
 /// The shortest.
 const SHORTEST: Duration = Duration::from_millis(5);
+/// After news: commits that follow each other fast are heard of together, this process's own among them.
+const GATHER: Duration = Duration::from_millis(20);
 /// Between tries while the server does not answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -125,10 +127,9 @@ impl Follower {
         }
         let news = database.cache.head() != before;
         drop(database);
-        if !news {
-            // A log that does not belong to the hash answers at once, each time.
-            std::thread::sleep(patience.saturating_sub(asked.elapsed()));
-        }
+        // A log that does not belong to the hash answers at once, each time.
+        let pause = if news { patience.min(GATHER) } else { patience.saturating_sub(asked.elapsed()) };
+        std::thread::sleep(pause);
         true
     }
 }

@@ -63,7 +63,7 @@ pub fn delta(data: &[u8]) {
 pub fn undo(data: &[u8]) {
     let Some(pages) = delta::parse_undo(data) else { return };
     assert!(pages.is_sorted_by(|(one, _), (next, _)| one < next));
-    let mut again = UndoBuilder::default();
+    let mut again = UndoBuilder::new(u64::MAX);
     let mut expected = Vec::new();
     for (page, delta) in pages {
         let mut old = vec![0; 512];
@@ -72,7 +72,7 @@ pub fn undo(data: &[u8]) {
             expected.push((page, old));
         }
     }
-    let again = again.finish();
+    let again = again.finish().expect("within its bounds");
     let reread = delta::parse_undo(&again).expect("what was written can be read");
     assert_eq!(reread.len(), expected.len());
     for ((page, delta), (expected, old)) in reread.into_iter().zip(expected) {

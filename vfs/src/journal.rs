@@ -25,7 +25,8 @@ pub(crate) struct Journal {
     generation: fork::Generation,
 }
 
-fn cause(error: &io::Error) -> Cause {
+/// What the failure of a temporary file means.
+pub(crate) fn cause(error: &io::Error) -> Cause {
     Cause::Journal { message: error.to_string(), full: is_full(error) }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::Wait;
 use crate::error::{Cause, Error, Result};
 use crate::process::unique;
+use crate::store::stage::Stage;
 use crate::store::turn::HANDOVER;
 use crate::store::{After, Commit, Ending, Leased, Lingers, Snapshot, Store, Writer};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -221,13 +222,19 @@ impl Lease {
     }
 
     /// Commits, and keeps the lease or not; tells whether it lingers.
-    pub(crate) fn commit(&mut self, commit: &Commit<'_>, keep: bool, wait: Wait) -> Result<Option<Lingers>> {
+    pub(crate) fn commit(
+        &mut self,
+        commit: &Commit<'_>,
+        stage: Option<Stage>,
+        keep: bool,
+        wait: Wait,
+    ) -> Result<Option<Lingers>> {
         let lease = match keep {
             true => After::Keep,
             false if self.linger.is_zero() || self.turn.is_over() => After::Release,
             false => After::Linger(self.lingering_life()),
         };
-        let lingers = self.writer.commit(commit, Ending { lease, wait })?;
+        let lingers = self.writer.commit(commit, stage, Ending { lease, wait })?;
         self.turn.commits += 1;
         self.turn.wanted = lingers.is_some_and(|lingers| lingers.wanted);
         Ok(lingers)

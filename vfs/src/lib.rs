@@ -22,7 +22,8 @@
 //!    SQLite takes for its rollback journal
 //! 4. `session`: which version a connection is to read, and from which server; `freshness`: how old
 //!    that is; `follower`: learns of commits without being asked
-//! 5. `txn`: one transaction as a state; `writes`: what it has written; `header`: what page 1 says
+//! 5. `txn`: one transaction as a state; `writes`: what it has written; `gathered`: what of it is
+//!    committed; `header`: what page 1 says
 //!    of the rest; `reader`: its snapshot
 //! 6. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
 //! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write
@@ -42,6 +43,7 @@ mod freshness;
 mod follower;
 mod txn;
 mod writes;
+mod gathered;
 mod header;
 mod reader;
 mod cache;

@@ -112,7 +112,7 @@ impl Options {
     }
 
     /// Bytes from which on a commit goes to a key of its own first, so that other clients of the
-    /// server don't wait for it.
+    /// server don't wait for it, and what a transaction has written to a temporary file.
     #[must_use]
     pub fn stage_bytes(self, bytes: u64) -> Self {
         self.set(&config::STAGE_BYTES, bytes)

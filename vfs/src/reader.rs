@@ -1,5 +1,6 @@
 //! Reading one version of a database, whatever the server has by then.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::delta;
 use crate::error::{Cause, Result};
 use crate::header::Header;
 use crate::source::Source;
-use crate::store::{LogEntry, Page, PageNo, Snapshot, Store, Undo, Version, check_chain};
+use crate::store::{Ahead, Fetched, LogEntry, Page, PageNo, Snapshot, Store, Undo, Version, check_chain};
 
 /// Pages fetched in one round trip, at most.
 pub(crate) const WINDOW_PAGES: u32 = 64;
@@ -22,13 +23,15 @@ pub(crate) struct Reader {
     pub epoch: Epoch,
     history: History,
     ahead: ReadAhead,
+    asked: Asked,
     /// Where pages are asked for first; `None` when only the primary is asked.
     replica: Option<Arc<Source>>,
 }
 
 impl Reader {
     pub(crate) fn new(snapshot: Snapshot, epoch: Epoch) -> Self {
-        Reader { snapshot, epoch, history: History::new(snapshot), ahead: ReadAhead::default(), replica: None }
+        let (history, ahead, asked) = (History::new(snapshot), ReadAhead::default(), Asked::default());
+        Reader { snapshot, epoch, history, ahead, asked, replica: None }
     }
 
     /// Asks this replica for pages, as long as it can serve.
@@ -45,11 +48,49 @@ impl Reader {
         if let Some(bytes) = database.cache.get(page, self.snapshot.version, self.epoch) {
             return self.fitting(page, bytes);
         }
-        let Reader { snapshot, epoch, .. } = *self;
-        let cached = |page| database.cache.has(page, snapshot.version, epoch);
-        let wanted = self.ahead.plan(page, &snapshot, cached);
+        if self.asked.has(page)
+            && let Some(bytes) = self.answered(database, page)
+        {
+            self.ask_ahead(database);
+            return self.fitting(page, bytes);
+        }
+        let wanted = self.ahead.plan(page, &self.snapshot, self.cached(database));
         let mut pages = self.load(database, &wanted)?;
+        if self.ahead.is_long(&self.snapshot) {
+            self.ask_ahead(database);
+        }
         self.fitting(page, pages.swap_remove(0))
+    }
+
+    fn cached<'a>(&self, database: &'a Database) -> impl Fn(PageNo) -> bool + use<'a> {
+        let (version, epoch) = (self.snapshot.version, self.epoch);
+        move |page| database.cache.has(page, version, epoch)
+    }
+
+    /// A page that was asked for ahead, from the answers up to the one that has it; `None` when it must
+    /// be asked for anew.
+    fn answered(&mut self, database: &Database, page: PageNo) -> Option<Page> {
+        while let Some((pages, fetched)) = self.asked.next() {
+            let loaded = self.take_in(database.store(), database, &pages, fetched).ok();
+            let Some(loaded) = loaded else { break };
+            if let Some(at) = pages.iter().position(|&other| other == page) {
+                return loaded.into_iter().nth(at);
+            }
+        }
+        self.asked = Asked::default();
+        None
+    }
+
+    /// While a long run of pages is read, asks the server for what comes next before it is needed, so
+    /// that it works while SQLite does. What goes wrong with that is seen when the pages are needed.
+    fn ask_ahead(&mut self, database: &Database) {
+        while self.replica.is_none() && self.asked.questions.len() <= self.asked.answered {
+            let Some(pages) = self.ahead.next(&self.snapshot, self.cached(database)) else { return };
+            if self.asked.ask(database.store(), pages).is_none() {
+                self.asked = Asked::default();
+                return;
+            }
+        }
     }
 
     /// The page, unless it contradicts what the server has said of the snapshot. Numbers that are
@@ -110,6 +151,17 @@ impl Reader {
     /// Fetches pages and rolls them back to the snapshot if the server has gone on.
     fn load_from(&mut self, store: &dyn Store, database: &Database, wanted: &[PageNo]) -> Result<Vec<Page>> {
         let fetched = store.fetch(wanted)?;
+        self.take_in(store, database, wanted, fetched)
+    }
+
+    /// Puts pages that have come into the cache, rolled back to the snapshot.
+    fn take_in(
+        &mut self,
+        store: &dyn Store,
+        database: &Database,
+        wanted: &[PageNo],
+        fetched: Fetched,
+    ) -> Result<Vec<Page>> {
         let (snapshot, now) = (self.snapshot, fetched.at);
         if now.identity() == snapshot.identity() {
             if now != snapshot {
@@ -145,6 +197,42 @@ impl Reader {
             }
         }
         Ok(pages)
+    }
+}
+
+/// Pages that were asked for ahead, on a connection of their own.
+#[derive(Default)]
+struct Asked {
+    questions: VecDeque<Vec<PageNo>>,
+    /// Answers used so far: the longer a run, the more is asked ahead.
+    answered: usize,
+    ahead: Option<Box<dyn Ahead>>,
+}
+
+impl Asked {
+    /// As far as that counts. Four questions hide a latency of four times SQLite's work on an answer.
+    const MOST: usize = 3;
+
+    fn has(&self, page: PageNo) -> bool {
+        self.questions.iter().any(|pages| pages.contains(&page))
+    }
+
+    /// Asks for pages; `None` if that can't be done.
+    fn ask(&mut self, store: &dyn Store, pages: Vec<PageNo>) -> Option<()> {
+        if self.ahead.is_none() {
+            self.ahead = store.ahead().ok().flatten();
+        }
+        self.ahead.as_mut()?.ask(&pages).ok()?;
+        self.questions.push_back(pages);
+        Some(())
+    }
+
+    /// The next question and its answer.
+    fn next(&mut self) -> Option<(Vec<PageNo>, Fetched)> {
+        let pages = self.questions.pop_front()?;
+        let fetched = self.ahead.as_mut()?.answer()?;
+        self.answered = (self.answered + 1).min(Self::MOST);
+        Some((pages, fetched))
     }
 }
 
@@ -267,9 +355,14 @@ struct Run {
     window: u32,
 }
 
+/// Pages of one question, at most.
+fn most_pages(snapshot: &Snapshot) -> u32 {
+    (WINDOW_BYTES / snapshot.page_size.max(1)).clamp(2, WINDOW_PAGES)
+}
+
 impl ReadAhead {
     fn plan(&mut self, page: PageNo, snapshot: &Snapshot, cached: impl Fn(PageNo) -> bool) -> Vec<PageNo> {
-        let most = (WINDOW_BYTES / snapshot.page_size.max(1)).clamp(1, WINDOW_PAGES);
+        let most = most_pages(snapshot);
         let mut wanted = vec![page];
         let (first, last) = if snapshot.page_count <= most {
             (1, snapshot.page_count)
@@ -280,6 +373,24 @@ impl ReadAhead {
         };
         wanted.extend(PageNo::range(first, last).filter(|&other| other != page && !cached(other)));
         wanted
+    }
+
+    /// Whether the page planned for last belongs to a long run.
+    fn is_long(&self, snapshot: &Snapshot) -> bool {
+        self.runs[0].window == most_pages(snapshot)
+    }
+
+    /// The pages behind the long run that was read last, if they are not there.
+    fn next(&mut self, snapshot: &Snapshot, cached: impl Fn(PageNo) -> bool) -> Option<Vec<PageNo>> {
+        let most = most_pages(snapshot);
+        let run = self.runs.iter_mut().find(|run| run.window == most)?;
+        let last = run.next.saturating_add(most - 1).min(snapshot.page_count);
+        let pages: Vec<PageNo> = PageNo::range(run.next, last).filter(|&page| !cached(page)).collect();
+        if pages.is_empty() {
+            return None;
+        }
+        run.next = last + 1;
+        Some(pages)
     }
 
     /// Pages to fetch from `page` on, itself included.

@@ -7,6 +7,7 @@ use crate::config::Wait;
 use crate::database::Database;
 use crate::delta::UndoBuilder;
 use crate::error::{Cause, Result};
+use crate::gathered::Gathered;
 use crate::header::Header;
 use crate::lease::Lease;
 use crate::reader::{Reader, WINDOW_PAGES};
@@ -134,8 +135,7 @@ impl Txn {
     }
 
     pub(crate) fn truncate(&mut self, size: u64) -> Result<()> {
-        self.writing()?.writes.truncate(size);
-        Ok(())
+        self.writing()?.writes.truncate(size)
     }
 
     /// The write transaction. In a forked child there is none although SQLite believes so.
@@ -155,7 +155,7 @@ impl Txn {
         let lease = ahead.map_or_else(|| lease_at(database, &reader.snapshot), Ok)?;
         let Txn::Reading(reader) = std::mem::replace(self, Txn::None) else { return Ok(()) };
         let reader = reader.through(None);
-        let writes = WriteSet::new(reader.snapshot.page_size, reader.snapshot.bytes());
+        let writes = write_set(database, &reader.snapshot);
         *self = Txn::Writing(Box::new(Writing {
             reader,
             lease: Some(lease),
@@ -202,14 +202,21 @@ impl Txn {
                 return;
             }
         };
-        let epoch = admit(&reader.snapshot);
-        *self = Txn::Reading(Reader::new(reader.snapshot, epoch));
+        let snapshot = reader.snapshot;
+        // It may have asked ahead on a connection that is the parent's.
+        std::mem::forget(reader);
+        *self = Txn::Reading(Reader::new(snapshot, admit(&snapshot)));
     }
 }
 
 /// The chunk of the write set that is this page, where their sizes agree.
 fn chunk_of(page: PageNo) -> u64 {
     u64::from(page.get()) - 1
+}
+
+/// Nothing written yet over a snapshot.
+fn write_set(database: &Database, snapshot: &Snapshot) -> WriteSet {
+    WriteSet::new(snapshot.page_size, snapshot.bytes(), database.stage_bytes)
 }
 
 /// The lease, and with it the certainty that `snapshot` is the newest version.
@@ -258,7 +265,7 @@ impl Writing {
             if asked.exclusive && matches!(error.cause, Cause::Stale { .. } | Cause::Busy(_)) {
                 self.exclusivity = Exclusivity::Lost;
             }
-            self.forget_writes();
+            self.forget_writes(database);
         }
         self.ended |= outcome.is_ok() && !asked.super_journal;
         outcome
@@ -270,8 +277,8 @@ impl Writing {
     }
 
     /// Begins anew with the current version, when SQLite has dropped its page cache.
-    pub(crate) fn catch_up(&mut self, reader: Reader) -> Result<()> {
-        self.writes = WriteSet::new(reader.snapshot.page_size, reader.snapshot.bytes());
+    pub(crate) fn catch_up(&mut self, database: &Database, reader: Reader) -> Result<()> {
+        self.writes = write_set(database, &reader.snapshot);
         self.reader = reader;
         (self.committed, self.refused, self.exclusivity) = (false, false, Exclusivity::Kept);
         self.lease.take().map_or(Ok(()), Lease::release)
@@ -283,7 +290,7 @@ impl Writing {
         }
         if self.is_rollback(database)? {
             self.refused = false;
-            self.forget_writes();
+            self.forget_writes(database);
             if self.exclusivity == Exclusivity::Lost {
                 let snapshot = self.reader.snapshot.version;
                 let found = database.store().fetch(&[])?.at.version;
@@ -307,11 +314,13 @@ impl Writing {
         let (page_size, page_count) = crate::store::check_shape(page_size.into(), page_count)?;
         let snapshot = Snapshot { version: base.version.next(), commit: CommitId::draw()?, page_size, page_count };
         let aligned = self.writes.is_aligned() && page_size as usize == self.writes.unit();
-        let (pages, undo) = if aligned { self.changes(database, &snapshot)? } else { self.recut(database, &snapshot)? };
-        if pages.is_empty() && page_count == base.page_count && page_size == base.page_size {
-            self.forget_writes();
+        let (gathered, undo) =
+            if aligned { self.changes(database, &snapshot)? } else { self.recut(database, &snapshot)? };
+        if gathered.is_empty() && page_count == base.page_count && page_size == base.page_size {
+            self.forget_writes(database);
             return Ok(Committed::Nothing);
         }
+        let Gathered { pages, stage, staged, .. } = gathered.whole(&base, &snapshot)?;
         let commit = Commit {
             base,
             snapshot,
@@ -325,17 +334,19 @@ impl Writing {
         let keep = asked.super_journal || asked.exclusive;
         let sent = Instant::now();
         self.lingers = None;
-        let lingers = lease.commit(&commit, keep, asked.wait)?;
+        let lingers = lease.commit(&commit, stage, keep, asked.wait)?;
         if lingers.is_some() {
             self.lingers = Some(sent);
         } else if !keep {
             self.lease = None;
             database.ended();
         }
-        let epoch = database.cache.committed(&base, &snapshot, pages.into_iter());
+        let at_hand = pages.into_iter().map(|(page, bytes)| (page, Some(bytes)));
+        let changed = at_hand.chain(staged.into_iter().map(|page| (page, None)));
+        let epoch = database.cache.committed(&base, &snapshot, changed);
         self.reader = Reader::new(snapshot, epoch);
         self.committed = true;
-        self.forget_writes();
+        self.forget_writes(database);
         Ok(Committed::Version { altered })
     }
 
@@ -369,31 +380,30 @@ impl Writing {
         writes.read(offset, buffer, &mut SnapshotBase { reader, database })
     }
 
-    fn forget_writes(&mut self) {
-        let snapshot = &self.reader.snapshot;
-        self.writes = WriteSet::new(snapshot.page_size, snapshot.bytes());
+    fn forget_writes(&mut self, database: &Database) {
+        self.writes = write_set(database, &self.reader.snapshot);
     }
 
     /// The pages that differ from the base, and how to put the old ones back.
-    fn changes(&mut self, database: &Database, snapshot: &Snapshot) -> Result<(Vec<(PageNo, Page)>, Undo)> {
+    fn changes<'a>(&mut self, database: &'a Database, snapshot: &Snapshot) -> Result<(Gathered<'a>, Undo)> {
         let base = self.reader.snapshot;
         let zeros = Page::new(vec![0; snapshot.page_size as usize]);
-        let written = self.writes.chunks().filter_map(|(index, _)| PageNo::new(u32::try_from(index + 1).ok()?));
+        let written = self.writes.chunks().filter_map(|index| PageNo::new(u32::try_from(index + 1).ok()?));
         // Where nothing was written and nothing of the base shows, the file has zeros.
         let holes = PageNo::range(self.writes.base_chunks() + 1, snapshot.page_count)
-            .filter(|page| self.writes.chunk(chunk_of(*page)).is_none());
+            .filter(|page| !self.writes.has(chunk_of(*page)));
         let gone = PageNo::range(snapshot.page_count + 1, base.page_count);
         let mut touched: Vec<PageNo> = written.filter(|page| snapshot.has(*page)).chain(holes).chain(gone).collect();
         touched.sort_unstable();
-        let mut pages = Vec::new();
-        let mut undo = UndoBuilder::default();
+        let mut gathered = Gathered::new(database);
+        let mut undo = UndoBuilder::new(database.undo_bytes);
         for batch in touched.chunks(WINDOW_PAGES as usize) {
             let known: Vec<PageNo> = batch.iter().copied().filter(|page| base.has(*page)).collect();
             let mut originals = self.reader.pages(database, &known)?.into_iter();
             for &page in batch {
                 let original = if base.has(page) { originals.next() } else { None };
                 // Nothing is left to go back to if the commit is refused: then all of it goes.
-                let new = match self.writes.take_chunk(chunk_of(page)) {
+                let new = match self.writes.take_chunk(chunk_of(page))? {
                     Some(chunk) if snapshot.has(page) => Page::new(chunk),
                     _ => zeros.clone(),
                 };
@@ -404,21 +414,21 @@ impl Writing {
                     undo.page(page, &original, &new);
                 }
                 if snapshot.has(page) {
-                    pages.push((page, new));
+                    gathered.push(page, new)?;
                 }
             }
         }
-        Ok((pages, Undo::Deltas(undo.finish())))
+        Ok((gathered, undo.finish().map_or(Undo::Barrier, Undo::Deltas)))
     }
 
     /// All pages, cut anew because their size changed.
-    fn recut(&mut self, database: &Database, snapshot: &Snapshot) -> Result<(Vec<(PageNo, Page)>, Undo)> {
-        let mut pages = Vec::new();
+    fn recut<'a>(&mut self, database: &'a Database, snapshot: &Snapshot) -> Result<(Gathered<'a>, Undo)> {
+        let mut gathered = Gathered::new(database);
         for page in PageNo::range(1, snapshot.page_count) {
             let mut bytes = vec![0; snapshot.page_size as usize];
             self.read_writes(database, chunk_of(page) * u64::from(snapshot.page_size), &mut bytes)?;
-            pages.push((page, Page::new(bytes)));
+            gathered.push(page, Page::new(bytes))?;
         }
-        Ok((pages, Undo::Barrier))
+        Ok((gathered, Undo::Barrier))
     }
 }

@@ -2,12 +2,16 @@
 //!
 //! SQLite writes whole pages, but not always of the size that the database has in the end: a
 //! `VACUUM` that changes the page size writes pages of the old size. So the write set is kept in
-//! chunks of the size that the transaction began with, and cut into pages at commit.
+//! chunks of the size that the transaction began with, and cut into pages at commit. What is more than
+//! may be in memory goes to a temporary file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
 use crate::error::Result;
+use crate::journal;
 
 /// See the [module](self).
 pub(crate) struct WriteSet {
@@ -19,7 +23,36 @@ pub(crate) struct WriteSet {
     /// that is followed by growth leaves zeros, not the old bytes.
     base_size: u64,
     chunks: BTreeMap<u64, Vec<u8>>,
+    /// Bytes that `chunks` may have.
+    in_memory: u64,
+    /// The other chunks that were written.
+    spilled: Option<Spilled>,
     changed: bool,
+}
+
+/// Chunks in a temporary file, each at its own offset in the database.
+struct Spilled {
+    file: File,
+    chunks: BTreeSet<u64>,
+}
+
+impl Spilled {
+    fn new() -> io::Result<Self> {
+        Ok(Spilled { file: tempfile::tempfile()?, chunks: BTreeSet::new() })
+    }
+
+    fn write(&mut self, index: u64, chunk: &[u8]) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(index * chunk.len() as u64))?;
+        self.file.write_all(chunk)?;
+        self.chunks.insert(index);
+        Ok(())
+    }
+
+    fn read(&self, index: u64, chunk: &mut [u8]) -> io::Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(index * chunk.len() as u64))?;
+        file.read_exact(chunk)
+    }
 }
 
 /// Where the bytes of one chunk come from when nothing was written there.
@@ -29,9 +62,10 @@ pub(crate) trait Base {
 }
 
 impl WriteSet {
-    /// `unit` is 0 when the snapshot is the empty database.
-    pub(crate) fn new(unit: u32, size: u64) -> Self {
-        WriteSet { unit: unit as usize, size, base_size: size, chunks: BTreeMap::new(), changed: false }
+    /// `unit` is 0 when the snapshot is the empty database; `in_memory` bytes may be kept in memory.
+    pub(crate) fn new(unit: u32, size: u64, in_memory: u64) -> Self {
+        let (unit, chunks) = (unit as usize, BTreeMap::new());
+        WriteSet { unit, size, base_size: size, chunks, in_memory, spilled: None, changed: false }
     }
 
     /// Whether anything was written or cut off.
@@ -47,19 +81,47 @@ impl WriteSet {
         self.unit
     }
 
-    /// Chunks written, with their index.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.chunks.iter().map(|(&index, chunk)| (index, chunk.as_slice()))
+    /// Chunks written, by their index.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = u64> {
+        self.chunks.keys().chain(self.spilled.iter().flat_map(|spilled| &spilled.chunks)).copied()
     }
 
-    /// One chunk, if it was written.
-    pub(crate) fn chunk(&self, index: u64) -> Option<&[u8]> {
-        self.chunks.get(&index).map(Vec::as_slice)
+    /// Whether a chunk was written.
+    pub(crate) fn has(&self, index: u64) -> bool {
+        self.chunks.contains_key(&index) || self.spilled_at(index).is_some()
+    }
+
+    fn spilled_at(&self, index: u64) -> Option<&Spilled> {
+        self.spilled.as_ref().filter(|spilled| spilled.chunks.contains(&index))
     }
 
     /// Takes a chunk out, to be sent and then cached.
-    pub(crate) fn take_chunk(&mut self, index: u64) -> Option<Vec<u8>> {
-        self.chunks.remove(&index)
+    pub(crate) fn take_chunk(&mut self, index: u64) -> Result<Option<Vec<u8>>> {
+        if let Some(chunk) = self.chunks.remove(&index) {
+            return Ok(Some(chunk));
+        }
+        let Some(spilled) = self.spilled_at(index) else { return Ok(None) };
+        let mut chunk = vec![0; self.unit];
+        spilled.read(index, &mut chunk).map_err(|error| journal::cause(&error))?;
+        Ok(Some(chunk))
+    }
+
+    /// Keeps a whole chunk: where it is already, or in memory while there is room.
+    fn put(&mut self, index: u64, chunk: &[u8]) -> Result<()> {
+        if let Some(known) = self.chunks.get_mut(&index) {
+            known.copy_from_slice(chunk);
+            return Ok(());
+        }
+        let room = (self.chunks.len() as u64 + 1) * self.unit as u64 <= self.in_memory;
+        if room && self.spilled_at(index).is_none() {
+            self.chunks.insert(index, chunk.to_vec());
+            return Ok(());
+        }
+        let spilled = match &mut self.spilled {
+            Some(spilled) => spilled,
+            none => none.insert(Spilled::new().map_err(|error| journal::cause(&error))?),
+        };
+        Ok(spilled.write(index, chunk).map_err(|error| journal::cause(&error))?)
     }
 
     /// Chunks from the start in which bytes of the snapshot may show.
@@ -74,7 +136,7 @@ impl WriteSet {
 
     /// Whether the snapshot's bytes show in this chunk.
     fn shows_base(&self, index: u64) -> bool {
-        !self.chunks.contains_key(&index) && index * (self.unit as u64) < self.base_size
+        !self.has(index) && index * (self.unit as u64) < self.base_size
     }
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8], base: &mut dyn Base) -> Result<()> {
@@ -85,12 +147,12 @@ impl WriteSet {
         for (index, within, part) in self.parts(offset, data.len()) {
             let whole = within.len() == self.unit;
             if whole {
-                self.chunks.insert(index, data[part].to_vec());
+                self.put(index, &data[part])?;
             } else {
                 let mut chunk = vec![0; self.unit];
                 self.read_chunk(index, &mut chunk, base)?;
                 chunk[within].copy_from_slice(&data[part]);
-                self.chunks.insert(index, chunk);
+                self.put(index, &chunk)?;
             }
         }
         self.size = self.size.max(offset + data.len() as u64);
@@ -98,21 +160,26 @@ impl WriteSet {
         Ok(())
     }
 
-    pub(crate) fn truncate(&mut self, size: u64) {
+    pub(crate) fn truncate(&mut self, size: u64) -> Result<()> {
         if size == self.size {
-            return;
+            return Ok(());
         }
         self.changed = true;
         self.size = size;
         self.base_size = self.base_size.min(size);
         if self.unit == 0 {
-            return;
+            return Ok(());
         }
         let unit = self.unit as u64;
         self.chunks.split_off(&size.div_ceil(unit));
-        if let Some(chunk) = self.chunks.get_mut(&(size / unit)) {
-            chunk[(size % unit) as usize..].fill(0);
+        if let Some(spilled) = &mut self.spilled {
+            spilled.chunks.split_off(&size.div_ceil(unit));
         }
+        if let Some(mut chunk) = self.take_chunk(size / unit)? {
+            chunk[(size % unit) as usize..].fill(0);
+            self.put(size / unit, &chunk)?;
+        }
+        Ok(())
     }
 
     /// Fills `buffer` from `offset` on; bytes past the end are zero.
@@ -141,6 +208,9 @@ impl WriteSet {
         if let Some(written) = self.chunks.get(&index) {
             chunk.copy_from_slice(written);
             return Ok(());
+        }
+        if let Some(spilled) = self.spilled_at(index) {
+            return Ok(spilled.read(index, chunk).map_err(|error| journal::cause(&error))?);
         }
         if !self.shows_base(index) {
             chunk.fill(0);
@@ -208,10 +278,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_write_set_reads_like_a_file(base_pages in 0usize..8, steps in prop::collection::vec(step(), 0..20)) {
+        fn a_write_set_reads_like_a_file(
+            base_pages in 0usize..8,
+            in_memory in 0u64..4000,
+            steps in prop::collection::vec(step(), 0..20),
+        ) {
             let base: Vec<u8> = (0..base_pages * 512).map(|n| (n % 251) as u8).collect();
             let mut file = base.clone();
-            let mut writes = WriteSet::new(if base_pages == 0 { 0 } else { 512 }, base.len() as u64);
+            let mut writes = WriteSet::new(if base_pages == 0 { 0 } else { 512 }, base.len() as u64, in_memory);
             let mut base = Bytes(base);
             for step in steps {
                 match step {
@@ -225,7 +299,7 @@ mod tests {
                     // SQLite never grows a file this way; a write set does not either.
                     Step::Truncate(size) if size <= file.len() => {
                         file.truncate(size);
-                        writes.truncate(size as u64);
+                        writes.truncate(size as u64)?;
                     }
                     Step::Truncate(_) => {}
                 }
@@ -233,17 +307,24 @@ mod tests {
                 let mut read = vec![9; file.len()];
                 writes.read(0, &mut read, &mut base)?;
                 prop_assert_eq!(&read, &file);
+                prop_assert!(writes.chunks.values().map(Vec::len).sum::<usize>() as u64 <= in_memory);
+            }
+            let (written, unit): (Vec<u64>, _) = (writes.chunks().collect(), writes.unit());
+            for index in written {
+                let chunk = writes.take_chunk(index)?.unwrap();
+                let there = file.len().saturating_sub(index as usize * unit).min(unit);
+                prop_assert_eq!(&chunk[..there], &file[index as usize * unit..][..there]);
             }
         }
     }
 
     #[test]
     fn a_write_set_without_writes_is_unchanged() {
-        let mut writes = WriteSet::new(512, 1024);
+        let mut writes = WriteSet::new(512, 1024, u64::MAX);
         assert!(!writes.is_changed());
-        writes.truncate(1024);
+        writes.truncate(1024).unwrap();
         assert!(!writes.is_changed());
-        writes.truncate(512);
+        writes.truncate(512).unwrap();
         assert!(writes.is_changed());
     }
 }

@@ -53,6 +53,17 @@ pub trait Sql {
 
     /// The type of an integer key, in DDL.
     fn integer(&self) -> &'static str;
+
+    /// Makes a table; `columns` say `INTEGER` where a key is one.
+    fn create(&mut self, table: &str, columns: &str) -> Result<()> {
+        let columns = columns.replace("INTEGER", self.integer());
+        self.batch(&format!("CREATE TABLE {table} ({columns})"))
+    }
+
+    /// Makes an index of one column.
+    fn index(&mut self, table: &str, column: &str) -> Result<()> {
+        self.batch(&format!("CREATE INDEX {table}_{column} ON {table} ({column})"))
+    }
 }
 
 impl Sql for rusqlite::Connection {
@@ -98,6 +109,73 @@ impl Sql for rusqlite::Connection {
     fn integer(&self) -> &'static str {
         "INTEGER"
     }
+}
+
+/// Virtual tables on a server, in a connection that has no database of its own.
+pub struct VirtualTables {
+    connection: rusqlite::Connection,
+    url: String,
+}
+
+impl VirtualTables {
+    /// With tables of these names and columns.
+    pub fn open(url: String, tables: &[(&str, &str)]) -> Result<Self> {
+        sqlite_redis::register()?;
+        let connection = rusqlite::Connection::open_in_memory()?;
+        connection.set_prepared_statement_cache_capacity(64);
+        let mut opened = VirtualTables { connection, url };
+        tables.iter().try_for_each(|(table, columns)| opened.create(table, columns))?;
+        Ok(opened)
+    }
+}
+
+impl Sql for VirtualTables {
+    /// What another client has overtaken is done once more, as an application would.
+    fn execute(&mut self, sql: &str, params: &[Param]) -> Result<usize> {
+        loop {
+            match Sql::execute(&mut self.connection, sql, params) {
+                Err(error) if is_busy(&error) && self.connection.is_autocommit() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn query(&mut self, sql: &str, params: &[Param]) -> Result<usize> {
+        self.connection.query(sql, params)
+    }
+
+    fn batch(&mut self, sql: &str) -> Result<()> {
+        self.connection.batch(sql)
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.connection.begin()
+    }
+
+    fn load(&mut self, table: &str, rows: &mut dyn Iterator<Item = Vec<Param>>) -> Result<()> {
+        self.connection.load(table, rows)
+    }
+
+    fn integer(&self) -> &'static str {
+        self.connection.integer()
+    }
+
+    fn create(&mut self, table: &str, columns: &str) -> Result<()> {
+        self.batch(&format!(
+            "CREATE VIRTUAL TABLE IF NOT EXISTS {table} USING redis('{}', virtual, {columns})",
+            self.url
+        ))
+    }
+
+    fn index(&mut self, table: &str, column: &str) -> Result<()> {
+        self.query(&format!("SELECT redis_create_index('{table}', '{column}')"), &[])?;
+        Ok(())
+    }
+}
+
+fn is_busy(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+    code == Some(rusqlite::ErrorCode::DatabaseBusy)
 }
 
 /// A connection to PostgreSQL and its prepared statements.

@@ -67,32 +67,25 @@ fn loaded(id: i64) -> Vec<Param> {
     vec![Param::Int(id), Param::Text(text(id, 20)), Param::Real(id as f64)]
 }
 
-fn integers(sql: &dyn Sql, ddl: &str) -> String {
-    ddl.replace("INTEGER", sql.integer())
-}
+/// The tables of the database `bench`, with their columns.
+pub const TABLES: &[(&str, &str)] = &[
+    ("item", "id INTEGER PRIMARY KEY, name TEXT, category INTEGER, price DOUBLE PRECISION, note TEXT"),
+    ("stock", "id INTEGER PRIMARY KEY, name TEXT, category INTEGER, price DOUBLE PRECISION, note TEXT"),
+    ("entry", "id INTEGER PRIMARY KEY, body TEXT"),
+    ("gone", "id INTEGER PRIMARY KEY, body TEXT"),
+    ("usertable", "k TEXT PRIMARY KEY, v TEXT"),
+];
 
-/// Makes the tables of the database `bench`.
+/// Makes and fills the tables of the database `bench`.
 ///
 /// # Errors
 /// The system refuses.
 pub fn build(sql: &mut dyn Sql, sizes: Sizes) -> Result<()> {
-    let row = "(id INTEGER PRIMARY KEY, name TEXT, category INTEGER, price DOUBLE PRECISION, note TEXT)";
-    let ddl = integers(
-        sql,
-        &format!(
-            "CREATE TABLE item {row}; CREATE TABLE stock {row};
-             CREATE TABLE entry (id INTEGER PRIMARY KEY, body TEXT);
-             CREATE TABLE gone (id INTEGER PRIMARY KEY, body TEXT);
-             CREATE TABLE usertable (k TEXT PRIMARY KEY, v TEXT)"
-        ),
-    );
-    sql.batch(&ddl)?;
+    TABLES.iter().try_for_each(|(table, columns)| sql.create(table, columns))?;
     sql.load("item", &mut (0..sizes.items).map(item))?;
     sql.load("stock", &mut (0..sizes.items).map(item))?;
     sql.load("usertable", &mut (0..sizes.records).map(record))?;
-    sql.batch("CREATE INDEX item_category ON item (category)")?;
-    copy_chinook(sql)?;
-    sql.batch("ANALYZE")
+    sql.index("item", "category")
 }
 
 /// Makes the table that is scanned and vacuumed.
@@ -100,16 +93,18 @@ pub fn build(sql: &mut dyn Sql, sizes: Sizes) -> Result<()> {
 /// # Errors
 /// The system refuses.
 pub fn build_scanned(sql: &mut dyn Sql, rows: i64) -> Result<()> {
-    sql.batch(&integers(sql, "CREATE TABLE scanned (id INTEGER PRIMARY KEY, body TEXT)"))?;
+    sql.create("scanned", "id INTEGER PRIMARY KEY, body TEXT")?;
     sql.load("scanned", &mut (0..rows).map(|id| vec![Param::Int(id), Param::Text(text(id, 985))]))
 }
+
+pub const LOADED_COLUMNS: &str = "id INTEGER PRIMARY KEY, name TEXT, value DOUBLE PRECISION";
 
 /// The bulk load: a table and its rows, in one transaction each.
 ///
 /// # Errors
 /// The system refuses.
 pub fn bulk_load(sql: &mut dyn Sql, rows: i64) -> Result<()> {
-    sql.batch(&integers(sql, "CREATE TABLE loaded (id INTEGER PRIMARY KEY, name TEXT, value DOUBLE PRECISION)"))?;
+    sql.create("loaded", LOADED_COLUMNS)?;
     sql.load("loaded", &mut (0..rows).map(loaded))
 }
 
@@ -148,18 +143,22 @@ pub fn chinook() -> Option<PathBuf> {
     sqlite_redis_tests::chinook()
 }
 
-fn copy_chinook(sql: &mut dyn Sql) -> Result<()> {
+/// Copies those tables, and lets the system look at what it has.
+///
+/// # Errors
+/// The system refuses.
+pub fn copy_chinook(sql: &mut dyn Sql) -> Result<()> {
     let Some(file) = chinook() else { return Ok(()) };
     let source = rusqlite::Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     for (table, definition, columns) in CHINOOK {
-        sql.batch(&integers(sql, &format!("CREATE TABLE {table} ({definition})")))?;
+        sql.create(table, definition)?;
         let mut select = source.prepare(&format!("SELECT {columns} FROM {table}"))?;
         let width = select.column_count();
         let rows = select.query_map([], |row| (0..width).map(|column| Ok(param(row.get_ref(column)?))).collect())?;
         let rows: Vec<Vec<Param>> = rows.collect::<rusqlite::Result<_>>()?;
         sql.load(table, &mut rows.into_iter())?;
     }
-    Ok(())
+    sql.batch("ANALYZE")
 }
 
 fn param(value: rusqlite::types::ValueRef<'_>) -> Param {

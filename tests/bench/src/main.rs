@@ -4,7 +4,8 @@
 //! - `system`: who is compared; `client`: how all are asked; `textbook`, `postgres`: two of them
 //! - `data`, `workload`: what is done; `servers`: private servers, filled
 //! - `measure`: the rounds; `workers`: work in other processes; `count`: what goes over the wire
-//! - `stats`, `results`: what it comes to; `report`, `plot`, `goals`: how it is shown
+//! - `once`: bytes in Redis, and one large transaction
+//! - `stats`, `results`: what it comes to; `report`, `markdown`, `plot`, `goals`: how it is shown
 
 mod setting;
 mod relay;
@@ -18,9 +19,11 @@ mod servers;
 mod measure;
 mod workers;
 mod count;
+mod once;
 mod stats;
 mod results;
 mod report;
+mod markdown;
 mod plot;
 mod goals;
 
@@ -28,11 +31,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use data::Sizes;
-use measure::Plan;
+use measure::{Plan, Results};
+use once::{LARGE, STORED};
 use servers::Servers;
 use setting::Setting;
 use system::System;
@@ -66,9 +70,12 @@ struct Run {
     /// Time for one cell in one round, milliseconds
     #[arg(long, default_value_t = 80)]
     slice_ms: u64,
-    /// Where results.json and performance.svg go
+    /// Where results.json, performance.md and performance.svg go
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
+    /// A document that gets the tables between its marks, and the picture beside it
+    #[arg(long)]
+    document: Option<PathBuf>,
 }
 
 /// What this program does in processes of its own.
@@ -76,6 +83,8 @@ struct Run {
 enum Part {
     #[command(hide = true)]
     Worker { job: String },
+    #[command(hide = true)]
+    InsertLarge { url: String, bytes: u64 },
     #[command(hide = true)]
     Relay {
         #[arg(long)]
@@ -91,6 +100,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.part {
         Some(Part::Worker { job }) => workers::work(&job),
+        Some(Part::InsertLarge { url, bytes }) => once::insert_large(&url, bytes),
         Some(Part::Relay { delay_us, listen, target }) => {
             relay::start(&listen, &target, Duration::from_micros(delay_us))?;
             println!("ready");
@@ -105,9 +115,18 @@ fn main() -> Result<()> {
 fn chosen(filter: &[String]) -> Result<Vec<&'static Workload>> {
     let named = |workload: &&Workload| filter.iter().any(|filter| workload.name.starts_with(filter.as_str()));
     let workloads: Vec<_> = WORKLOADS.iter().filter(|workload| filter.is_empty() || named(workload)).collect();
-    let known = || WORKLOADS.iter().map(|workload| workload.name).collect::<Vec<_>>().join(", ");
-    ensure!(!workloads.is_empty(), "no workload has such a name; there are {}", known());
+    let names = || WORKLOADS.iter().map(|workload| workload.name).chain([STORED, LARGE]);
+    let one = |filter: &String| names().any(|name| name.starts_with(filter.as_str()));
+    let all = || names().collect::<Vec<_>>().join(", ");
+    if let Some(unknown) = filter.iter().find(|filter| !one(filter)) {
+        bail!("no workload begins with {unknown}; there are {}", all());
+    }
     Ok(workloads)
+}
+
+/// Whether something that is measured once is wanted.
+fn is_chosen(filter: &[String], name: &str) -> bool {
+    filter.is_empty() || filter.iter().any(|filter| name.starts_with(filter.as_str()))
 }
 
 fn plan(run: &Run) -> Result<Plan> {
@@ -125,7 +144,7 @@ fn plan(run: &Run) -> Result<Plan> {
         settings: settings.into_iter().filter(|setting| setting.possible()).collect(),
         sizes: if run.quick { Sizes::QUICK } else { Sizes::FULL },
         rounds: if run.quick { 1 } else { run.rounds },
-        long_rounds: if run.quick { 1 } else { run.rounds.div_ceil(2) },
+        long_rounds: (run.rounds / 2).max(1),
         slice,
         together: slice * 10,
     })
@@ -133,6 +152,36 @@ fn plan(run: &Run) -> Result<Plan> {
 
 fn run(run: &Run) -> Result<()> {
     let plan = plan(run)?;
+    let mut results = if plan.workloads.is_empty() { Results::default() } else { measured(&plan)? };
+    if is_chosen(&run.filter, STORED) {
+        eprintln!("bytes in Redis");
+        results.stored = Some(once::stored()?);
+    }
+    if is_chosen(&run.filter, LARGE) {
+        let bytes = once::large_bytes(run.quick);
+        eprintln!("a transaction of {} MB", bytes >> 20);
+        results.large = Some(once::large(bytes)?);
+    }
+    println!("{}", report::tables(&results, &plan.systems, &plan.settings));
+    fs::create_dir_all(&run.output)?;
+    let write = |name: &str, content: String| fs::write(run.output.join(name), content);
+    write("results.json", serde_json::to_string_pretty(&report::json(&results))?)?;
+    let shown: Vec<Setting> =
+        [Setting::TwoCores, Setting::TwoMs].into_iter().filter(|s| plan.settings.contains(s)).collect();
+    let (picture, tables) = (plot::svg(&results, &shown), markdown::document(&results, &plan.systems, &plan.settings));
+    write("performance.svg", picture.clone())?;
+    write("performance.md", tables.clone())?;
+    if let Some(document) = &run.document {
+        let text = markdown::replaced(&fs::read_to_string(document)?, &tables)?;
+        fs::write(document, text)?;
+        fs::write(document.with_extension("svg"), picture)?;
+    }
+    println!("results.json, performance.md and performance.svg are in {}", run.output.display());
+    Ok(())
+}
+
+/// Starts and fills the servers, and measures all workloads.
+fn measured(plan: &Plan) -> Result<Results> {
     let postgres = plan.systems.iter().any(|system| system.is_remote() && !system.asks_redis());
     let servers = Servers::start(postgres)?;
     let scanned = plan.workloads.iter().any(|workload| matches!(workload.manner, Manner::Cold { .. }));
@@ -140,13 +189,5 @@ fn run(run: &Run) -> Result<()> {
         eprintln!("filling {}", system.name());
         servers.build(system, plan.sizes, scanned)?;
     }
-    let results = measure::run(&plan, &servers)?;
-    println!("{}", report::tables(&results, &plan.systems, &plan.settings));
-    fs::create_dir_all(&run.output)?;
-    fs::write(run.output.join("results.json"), serde_json::to_string_pretty(&report::json(&results))?)?;
-    let shown: Vec<Setting> =
-        [Setting::TwoCores, Setting::TwoMs].into_iter().filter(|s| plan.settings.contains(s)).collect();
-    fs::write(run.output.join("performance.svg"), plot::svg(&results, &shown))?;
-    println!("results.json and performance.svg are in {}", run.output.display());
-    Ok(())
+    measure::run(plan, &servers)
 }

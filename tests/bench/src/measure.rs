@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::count::{self, PerOp};
 use crate::data::{self, Sizes};
+use crate::once::{Large, Stored};
 use crate::servers::Servers;
 use crate::setting::Setting;
 use crate::stats;
@@ -70,6 +71,8 @@ pub type Key = (&'static str, System, Setting);
 pub struct Results {
     pub cells: BTreeMap<Key, Vec<Round>>,
     pub per_op: BTreeMap<(&'static str, System), PerOp>,
+    pub stored: Option<Stored>,
+    pub large: Option<Large>,
 }
 
 /// Does the operation until the time is up; returns how long each took.
@@ -156,14 +159,14 @@ impl Run<'_> {
             let mut session = Session::open(places, system, setting, sizes, BENCH, self.workers)?;
             if system == System::Memory {
                 data::build(session.sql()?, sizes)?;
+                data::copy_chinook(session.sql()?)?;
             }
             self.sessions.insert((system, setting), session);
             // Servers such as PostgreSQL start a process for it.
             setting.arrange(&self.servers.pids()?)?;
         }
         let session = self.sessions.get_mut(&(system, setting)).context("the session just opened")?;
-        // The textbook has no cache that would hold this.
-        if self.warmed.insert((system, setting)) && system != System::Textbook {
+        if self.warmed.insert((system, setting)) && system.has_cache() {
             warm(session)?;
         }
         Ok(session)
@@ -203,7 +206,8 @@ impl Run<'_> {
         processes: u32,
         time: Duration,
     ) -> Result<Round> {
-        let sizes = if setting.delay().is_some() { self.plan.sizes.tenth() } else { self.plan.sizes };
+        let small = setting.delay().is_some() || system == System::VirtualTable;
+        let sizes = if small { self.plan.sizes.tenth() } else { self.plan.sizes };
         let first = self.workers + 1;
         self.workers += i64::from(processes);
         let job = workers::Job {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::goals::{self, Outcome};
 use crate::measure::Results;
+use crate::once::{LARGE, Large, STORED, Stored};
 use crate::setting::Setting;
 use crate::system::System;
 use crate::workload::{Manner, WORKLOADS, Workload};
@@ -18,6 +19,17 @@ pub fn tables(results: &Results, systems: &[System], settings: &[Setting]) -> St
     for workload in WORKLOADS.iter().filter(|workload| results.cells.keys().any(|(name, ..)| *name == workload.name)) {
         text += &table(results, workload, systems, settings);
     }
+    if let Some(Stored { plain, compressed }) = &results.stored {
+        let _ = writeln!(
+            text,
+            "\n{STORED}: bytes in Redis by those of the SQLite file: {} plain, {} compressed",
+            digits(*plain),
+            digits(*compressed)
+        );
+    }
+    if let Some(large) = &results.large {
+        let _ = writeln!(text, "\n{LARGE}: {}", large_transaction(large));
+    }
     text + &goals_table(&goals::outcomes(results))
 }
 
@@ -29,7 +41,7 @@ fn table(results: &Results, workload: &Workload, systems: &[System], settings: &
     }
     match workload.manner {
         Manner::Warm => header += "   trips  commands      sent  received  server",
-        Manner::Together(_) => header += "      p99    worst  fairness",
+        Manner::Together(_) => header += "       p50       p99     worst  fairness",
         Manner::Cold { .. } => {}
     }
     let _ = writeln!(text, "{}", header.trim_end());
@@ -68,7 +80,8 @@ fn extra(results: &Results, workload: &Workload, system: System, settings: &[Set
         if setting.delay().is_some() { None } else { results.summary(workload.name, system, setting) }
     });
     last.map_or_else(String::new, |cell| {
-        format!("{:>9}{:>9}{:>10.2}", duration(cell.p99), duration(cell.worst), cell.fairness)
+        let (p50, p99, worst) = (duration(cell.p50), duration(cell.p99), duration(cell.worst));
+        format!("{p50:>10}{p99:>10}{worst:>10}{:>10.2}", cell.fairness)
     })
 }
 
@@ -81,6 +94,18 @@ fn goals_table(outcomes: &[Outcome]) -> String {
         let _ = writeln!(text, "{:<66} {setting:<10} {:>13} {reached:>8}  {met}", outcome.measure, outcome.goal);
     }
     text
+}
+
+/// One large transaction in words.
+pub fn large_transaction(large: &Large) -> String {
+    format!(
+        "a transaction of {} MB took {}; another client waited {} at most; memory of the client {} MB at most, {} MB before",
+        large.bytes >> 20,
+        duration(large.seconds * 1e9),
+        duration(large.blocked_ms * 1e6),
+        large.peak / 1_000_000,
+        large.before / 1_000_000
+    )
 }
 
 /// All that was measured, with what it comes to.
@@ -99,7 +124,7 @@ pub fn json(results: &Results) -> Value {
             })
         })
         .collect();
-    json!({ "unit": "nanoseconds", "cells": cells, "goals": goals::outcomes(results) })
+    json!({ "unit": "nanoseconds", "cells": cells, "stored": results.stored, "large": results.large, "goals": goals::outcomes(results) })
 }
 
 /// Nanoseconds, in a unit that leaves three digits.
@@ -113,11 +138,11 @@ pub fn duration(ns: f64) -> String {
     format!("{} {unit}", digits(value))
 }
 
-fn bytes(count: f64) -> String {
+pub fn bytes(count: f64) -> String {
     if count < 10_000.0 { format!("{count:.0}") } else { format!("{} kB", digits(count / 1000.0)) }
 }
 
-fn digits(value: f64) -> String {
+pub fn digits(value: f64) -> String {
     match value.abs() {
         0.0..10.0 => format!("{value:.2}"),
         10.0..100.0 => format!("{value:.1}"),

@@ -14,6 +14,7 @@ pub struct Summary {
     pub time: f64,
     /// See [`spread`].
     pub spread: f64,
+    pub p50: f64,
     pub p99: f64,
     pub worst: f64,
     pub mean: f64,
@@ -37,6 +38,7 @@ impl Results {
         Some(Summary {
             time: median(times.iter().copied())?,
             spread: spread(&times),
+            p50: of(|round| round.median)?,
             p99: of(|round| round.p99)?,
             worst: rounds.iter().map(|round| round.worst).fold(0.0, f64::max),
             mean: of(|round| round.mean)?,

@@ -91,7 +91,12 @@ impl Servers {
             return Ok(());
         }
         places.clear(system, BENCH)?;
-        data::build(&mut *places.open(system, Setting::OneCore, BENCH)?, sizes)?;
+        let mut sql = places.open(system, Setting::OneCore, BENCH)?;
+        data::build(&mut *sql, sizes)?;
+        if system == System::VirtualTable {
+            return Ok(());
+        }
+        data::copy_chinook(&mut *sql)?;
         if !scanned {
             return Ok(());
         }

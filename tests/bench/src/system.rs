@@ -6,9 +6,10 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::client::{Postgres, Sql};
+use crate::client::{Param, Postgres, Sql, VirtualTables};
 use crate::setting::Setting;
-use crate::{postgres, textbook};
+use crate::workload::{BENCH, LOADED};
+use crate::{data, postgres, textbook};
 
 /// One of the systems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -18,6 +19,8 @@ pub enum System {
     /// Reads may be a second old, and the lease lingers.
     SqliteRedisRelaxed,
     SqliteRedisTcp,
+    /// Virtual tables: each row is a hash, and no page is kept here.
+    VirtualTable,
     Textbook,
     FileWal,
     FileOff,
@@ -34,6 +37,7 @@ impl System {
             System::SqliteRedis => "sqlite-redis",
             System::SqliteRedisRelaxed => "sqlite-redis, relaxed",
             System::SqliteRedisTcp => "sqlite-redis, TCP",
+            System::VirtualTable => "virtual table",
             System::Textbook => "textbook VFS",
             System::FileWal => "file, WAL",
             System::FileOff => "file, sync off",
@@ -63,6 +67,11 @@ impl System {
     /// Whether it sends commands to the Redis server.
     pub fn asks_redis(self) -> bool {
         self.is_remote() && !matches!(self, System::PostgresAsync | System::PostgresSync)
+    }
+
+    /// Whether it keeps pages that it has read, and proves that they are current or says how old they are.
+    pub fn has_cache(self) -> bool {
+        !matches!(self, System::Textbook | System::VirtualTable)
     }
 
     /// Whether several processes can share it. (The textbook's database is malformed within a
@@ -144,6 +153,11 @@ impl Places {
                     _ => options.open()?,
                 }
             }
+            System::VirtualTable => {
+                let (url, tables) =
+                    (self.redis_url(system, setting), if database == BENCH { data::TABLES } else { &[] });
+                return Ok(Box::new(VirtualTables::open(url, tables)?));
+            }
             System::Textbook => textbook::open(&self.redis_url(system, setting), database)?,
             System::FileWal | System::FileOff => rusqlite::Connection::open(self.file(system, database))?,
             System::Memory => rusqlite::Connection::open_in_memory()?,
@@ -190,7 +204,13 @@ impl Places {
                 let hash = hash(system, database);
                 self.unlink(&[format!("{hash}:log"), hash])
             }
-            System::Memory | System::Redis | System::RedisTcp => Ok(()),
+            System::VirtualTable if database == LOADED => {
+                let mut tables = self.open(system, Setting::OneCore, database)?;
+                tables.create(LOADED, data::LOADED_COLUMNS)?;
+                tables.query("SELECT redis_drop_data($1)", &[Param::Text(LOADED.to_owned())])?;
+                Ok(())
+            }
+            System::VirtualTable | System::Memory | System::Redis | System::RedisTcp => Ok(()),
         }
     }
 

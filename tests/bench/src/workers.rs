@@ -78,7 +78,7 @@ pub fn work(job: &str) -> Result<()> {
         Manner::Warm | Manner::Together(_) => BENCH.to_owned(),
     };
     let mut session = Session::open(&job.places, job.system, job.setting, job.sizes, &database, job.worker)?;
-    if let Manner::Together(_) = workload.manner {
+    if matches!(workload.manner, Manner::Together(_)) && job.system.has_cache() {
         warm(&mut session)?;
     }
     workload.before(&mut session)?;

@@ -139,9 +139,14 @@ impl Workload {
 
     /// Whether it applies to a system in a setting.
     pub fn runs_on(&self, system: System, setting: Setting) -> bool {
-        let possible = if system.is_floor() { self.floor.is_some() } else { true };
+        let possible = match system {
+            System::Redis | System::RedisTcp => self.floor.is_some(),
+            System::VirtualTable => !["join", "connect", "scan", "vacuum"].contains(&self.name),
+            System::Memory => self.name != "connect",
+            _ => true,
+        };
         let shared = match self.manner {
-            Manner::Warm => self.name != "connect" || system != System::Memory,
+            Manner::Warm => true,
             // Cold, there is nothing that could be old, and no lease to keep.
             Manner::Cold { .. } => !matches!(system, System::Memory | System::SqliteRedisRelaxed),
             Manner::Together(_) => system.is_shared(),
@@ -205,7 +210,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload::cold(
         "load",
-        "load of 1,000,000 rows in one transaction (100,000 with added latency)",
+        "load of 1,000,000 rows in one transaction (100,000 with added latency and in a virtual table)",
         LOADED,
         load,
         None,

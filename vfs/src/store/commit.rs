@@ -20,6 +20,12 @@ const BATCH: usize = 256;
 /// Bytes of undo data in one log entry at most, whatever `log_bytes` allows: a server takes no
 /// value larger than its `proto-max-bulk-len`, by default 512 MB.
 const MOST_UNDO: u64 = 256 << 20;
+
+/// Bytes of undo data that one commit may have.
+pub(crate) fn most_undo(log_bytes: u64) -> u64 {
+    (log_bytes / 2).min(MOST_UNDO)
+}
+
 /// Bounds the log's bytes, which a stream can't do by itself. The log has two halves; when the
 /// younger has got its share, the older is dropped and the younger takes its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,7 +68,7 @@ impl RedisStore {
         request: &mut Sending<'_, '_>,
     ) {
         let Commit { base, snapshot, .. } = commit;
-        let share = (self.log_bytes / 2).min(MOST_UNDO);
+        let share = most_undo(self.log_bytes);
         let deltas = match &commit.undo {
             Undo::Deltas(deltas) if deltas.len() as u64 <= share => Some(deltas.as_slice()),
             Undo::Deltas(_) | Undo::Barrier => None,

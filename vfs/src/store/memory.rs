@@ -1,12 +1,14 @@
 //! The in-memory twin of the Redis store, for tests that need no server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Cause, Result};
+use crate::store::stage::Stage;
 use crate::store::{
-    After, Commit, Ending, Fetched, Heard, Leased, Lingers, LogEntry, Page, PageNo, Snapshot, Store, Version, Writer,
+    After, Ahead, Commit, Ending, Fetched, Heard, Leased, Lingers, LogEntry, Page, PageNo, Snapshot, Store, Version,
+    Writer,
 };
 use crate::sync::Mutex;
 
@@ -106,6 +108,11 @@ impl Store for MemoryStore {
         Ok(Fetched { at: state.now, pages })
     }
 
+    fn ahead(&self) -> Result<Option<Box<dyn Ahead>>> {
+        let store = MemoryStore { state: self.state.clone() };
+        Ok(Some(Box::new(MemoryAhead { store, answers: VecDeque::new() })))
+    }
+
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
         let state = self.enter()?;
         let wanted = |entry: &&LogEntry| entry.version > after && entry.version <= through;
@@ -140,13 +147,30 @@ impl Store for MemoryStore {
     }
 }
 
+/// As on a connection, what is asked for is as of the question, however late the answer is looked at.
+struct MemoryAhead {
+    store: MemoryStore,
+    answers: VecDeque<Option<Fetched>>,
+}
+
+impl Ahead for MemoryAhead {
+    fn ask(&mut self, pages: &[PageNo]) -> Result<()> {
+        self.answers.push_back(self.store.fetch(pages).ok());
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Option<Fetched> {
+        self.answers.pop_front().flatten()
+    }
+}
+
 struct MemoryWriter {
     state: Arc<Mutex<State>>,
     token: String,
 }
 
 impl Writer for MemoryWriter {
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
+    fn commit(&mut self, commit: &Commit<'_>, _stage: Option<Stage>, ending: Ending) -> Result<Option<Lingers>> {
         let mut state = self.state.lock();
         if let Some(cause) = state.fail_next.take() {
             return Err(cause.into());

@@ -186,7 +186,7 @@ pub(crate) struct Commit<'a> {
     pub base: Snapshot,
     /// The version that it makes.
     pub snapshot: Snapshot,
-    /// Pages that are new or different, in ascending order.
+    /// Pages that are new or different, in ascending order; none when they are staged.
     pub pages: Vec<(PageNo, &'a [u8])>,
     pub undo: Undo,
 }
@@ -217,12 +217,32 @@ pub(crate) trait Store: Send + Sync {
         self.fetch(pages).map(Some)
     }
 
+    /// A way to ask for pages before they are needed; `None` where there is none.
+    fn ahead(&self) -> Result<Option<Box<dyn Ahead>>> {
+        Ok(None)
+    }
+
     /// The log's entries after one version and through another, in order; those that were
     /// trimmed are missing.
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>>;
 
+    /// The same, and pages in the same trip where that can be.
+    fn history_and_pages(
+        &self,
+        after: Version,
+        through: Version,
+        _pages: &[PageNo],
+    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
+        Ok((self.history(after, through)?, None))
+    }
+
     /// Waits until the log goes on after this version, for `patience` at most.
     fn listen(&self, after: Version, patience: Duration) -> Result<Heard>;
+
+    /// A place beside the database for the pages of a large commit; `None` where there is none.
+    fn stage(&self) -> Result<Option<stage::Stage>> {
+        Ok(None)
+    }
 
     /// Tries to get the write lease, and reads the current version as the base of the commit. While
     /// another holds it, stands in line for as long as there is `patience`.
@@ -233,6 +253,16 @@ pub(crate) trait Store: Send + Sync {
 
     /// Whether anyone holds the lease.
     fn leased(&self) -> Result<bool>;
+}
+
+/// Questions for pages that are asked one after the other without waiting for the answers.
+pub(crate) trait Ahead: Send {
+    /// Asks for pages.
+    fn ask(&mut self, pages: &[PageNo]) -> Result<()>;
+
+    /// The answer to the oldest question that has none yet; `None` when these pages must be asked for in
+    /// another way.
+    fn answer(&mut self) -> Option<Fetched>;
 }
 
 /// What is to become of the lease with a commit.
@@ -263,9 +293,10 @@ pub(crate) struct Ending {
 
 /// The one who holds the write lease.
 pub(crate) trait Writer: Send {
-    /// Makes the next version, or not: never half of it, never twice, never over another's. Tells
-    /// whether the lease lingers, if it was to; if not, it was given back.
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>>;
+    /// Makes the next version, or not: never half of it, never twice, never over another's. Its pages
+    /// are in `stage`, if there is one. Tells whether the lease lingers, if it was to; if not, it was
+    /// given back.
+    fn commit(&mut self, commit: &Commit<'_>, stage: Option<stage::Stage>, ending: Ending) -> Result<Option<Lingers>>;
 
     /// Gives the lease back, if it is still held.
     fn release(&mut self) -> Result<()>;

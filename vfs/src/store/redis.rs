@@ -1,5 +1,6 @@
 //! The store that is a Redis server: one hash, one stream, one lock for each database.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -11,10 +12,10 @@ use crate::error::{Cause, Result};
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::request::Request;
-use crate::store::server::{Server, checked};
-use crate::store::stage;
+use crate::store::server::{Kept, Server, checked};
+use crate::store::stage::{self, Stage};
 use crate::store::writer::RedisWriter;
-use crate::store::{Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
+use crate::store::{Ahead, Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
 
 /// Entries in one `XRANGE`.
 const BATCH: usize = 256;
@@ -39,8 +40,9 @@ pub(crate) struct RedisStore {
     reply_time: Duration,
     pub(super) log_commits: u64,
     pub(super) log_bytes: u64,
-    pub(super) stage_bytes: u64,
     pub(super) compress: bool,
+    /// Another held the lease when it was last asked for.
+    pub(super) contended: Arc<AtomicBool>,
     /// Pages were staged when it was last looked at, so both places are read at once.
     staged: Arc<AtomicBool>,
 }
@@ -54,8 +56,8 @@ impl RedisStore {
             reply_time: config.timeout,
             log_commits: config.log_commits,
             log_bytes: config.log_bytes,
-            stage_bytes: config.stage_bytes,
             compress: config.compress,
+            contended: Arc::default(),
             staged: Arc::default(),
         }
     }
@@ -210,11 +212,35 @@ impl Store for RedisStore {
         self.whole(hash, pages).map(Some)
     }
 
+    fn ahead(&self) -> Result<Option<Box<dyn Ahead>>> {
+        let kept = self.server.link()?.detach();
+        Ok(Some(Box::new(RedisAhead { store: self.clone(), kept, asked: VecDeque::new() })))
+    }
+
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
+        Ok(self.history_and_pages(after, through, &[])?.0)
+    }
+
+    /// What comes of the pages is seen when they are needed.
+    fn history_and_pages(
+        &self,
+        after: Version,
+        through: Version,
+        pages: &[PageNo],
+    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
         let mut entries: Vec<LogEntry> = Vec::new();
+        let mut fetched = None;
         let mut first = after.next();
         while first <= through {
-            let mut replies = self.server.ask(&Request::one(&self.xrange(first, through)))?;
+            let mut request = Request::one(&self.xrange(first, through));
+            let with_pages = entries.is_empty() && !pages.is_empty();
+            if with_pages {
+                request.push(&self.hmget(pages));
+            }
+            let mut replies = self.server.ask(&request)?;
+            if with_pages && let Some(Ok(Read::Whole(whole))) = replies.pop().map(|reply| read(reply, pages)) {
+                fetched = Some(whole);
+            }
             let batch = protocol::log_entries(checked(replies.pop().unwrap_or_default())?)?;
             let Some(last) = batch.last() else { break };
             if last.version < first {
@@ -223,7 +249,7 @@ impl Store for RedisStore {
             first = last.version.next();
             entries.extend(batch);
         }
-        Ok(entries)
+        Ok((entries, fetched))
     }
 
     /// `XREAD` holds up what follows it on the connection, so the metadata in the same trip is of
@@ -250,6 +276,10 @@ impl Store for RedisStore {
         Ok(Heard { entries, at: snapshot(next())?.0, as_primary: is_primary(next())? })
     }
 
+    fn stage(&self) -> Result<Option<Stage>> {
+        Stage::new(self.server.clone(), &self.keys, self.compress).map(Some)
+    }
+
     fn lease(&self, token: &str, life: Duration, patience: Duration) -> Result<Leased> {
         // A reply that takes longer than `timeout` would count as lost.
         let mut writer = RedisWriter::new(self, token, life, patience.min(self.reply_time / 2));
@@ -274,6 +304,46 @@ impl Store for RedisStore {
         match checked(replies.pop().unwrap_or_default())? {
             Value::Int(found) => Ok(found > 0),
             other => Err(bad_reply("EXISTS", &other).into()),
+        }
+    }
+}
+
+/// Questions on one connection, whose answers come in order.
+struct RedisAhead {
+    store: RedisStore,
+    /// `None` when it failed.
+    kept: Option<Kept>,
+    asked: VecDeque<Vec<PageNo>>,
+}
+
+impl Ahead for RedisAhead {
+    fn ask(&mut self, pages: &[PageNo]) -> Result<()> {
+        let Some(kept) = self.kept.take() else { return Err(Cause::ConnectionLost("it is closed".into()).into()) };
+        let mut link = self.store.server.attach(kept);
+        link.send(&Request::one(&self.store.hmget(pages)))?;
+        self.kept = link.detach();
+        self.asked.push_back(pages.to_vec());
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Option<Fetched> {
+        let pages = self.asked.pop_front()?;
+        let mut link = self.store.server.attach(self.kept.take()?);
+        let reply = link.receive(1).ok()?.pop()?;
+        self.kept = link.detach();
+        match read(reply, &pages) {
+            Ok(Read::Whole(fetched)) => Some(fetched),
+            // Whoever asks in the ordinary way is told of failures.
+            Ok(Read::Staged(..)) | Err(_) => None,
+        }
+    }
+}
+
+impl Drop for RedisAhead {
+    fn drop(&mut self) {
+        // A connection with answers to come is not for others.
+        if let Some(kept) = self.kept.take().filter(|_| self.asked.is_empty()) {
+            drop(self.store.server.attach(kept));
         }
     }
 }

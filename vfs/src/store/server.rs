@@ -132,7 +132,7 @@ impl Server {
     pub(crate) fn ask_ahead(&self, request: Request) -> Asked {
         let mut kept = None;
         if let Ok(mut link) = self.link()
-            && link.send(&request.bytes).is_ok()
+            && link.send(&request).is_ok()
         {
             kept = link.detach();
         }
@@ -306,7 +306,7 @@ impl Sending<'_, '_> {
 
     fn flush(&mut self) {
         if self.sent.is_ok() {
-            self.sent = self.link.send(&self.piece.bytes);
+            self.sent = self.link.send(&self.piece);
         }
         self.commands += self.piece.ends.len();
         self.piece.ends.clear();
@@ -339,7 +339,7 @@ impl<'server> Link<'server> {
     /// Sends commands and returns their replies, errors of the server among them. Any failure of
     /// the connection ends it.
     pub(crate) fn exchange(&mut self, request: &Request) -> Result<Vec<Value>> {
-        self.send(&request.bytes)?;
+        self.send(request)?;
         self.receive(request.ends.len())
     }
 
@@ -348,12 +348,15 @@ impl<'server> Link<'server> {
         Sending { link: self, piece: Request::default(), sent: Ok(()), commands: 0 }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Sends commands, whose replies are still to be received.
+    pub(crate) fn send(&mut self, request: &Request) -> Result<()> {
+        let bytes = request.bytes.as_slice();
         self.server.traffic.bytes_sent.fetch_add(bytes.len() as u64, Relaxed);
         self.converse(|connection| connection.send(bytes))
     }
 
-    fn receive(&mut self, commands: usize) -> Result<Vec<Value>> {
+    /// The replies to commands that were sent.
+    pub(crate) fn receive(&mut self, commands: usize) -> Result<Vec<Value>> {
         let traffic = &self.server.traffic;
         traffic.round_trips.fetch_add(1, Relaxed);
         traffic.commands.fetch_add(commands as u64, Relaxed);

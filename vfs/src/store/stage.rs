@@ -17,16 +17,16 @@ use redis::{Value, cmd};
 use crate::error::{Cause, Result};
 use crate::store::keys;
 use crate::store::packing::pack;
-use crate::store::protocol::bad_reply;
+use crate::store::protocol::{bad_reply, text};
 use crate::store::redis::{RedisStore, script};
 use crate::store::request::Request;
 use crate::store::server::{Server, checked};
-use crate::store::{Commit, CommitId, PageNo, Snapshot};
+use crate::store::{PageNo, Snapshot};
 
-/// Pages in one `HSET`.
-const BATCH: usize = 64;
-/// Pages that one call of the script moves, about: a few milliseconds for the server.
-const PROMOTED_AT_ONCE: u32 = 256;
+/// Pages in one `HSET`, and in one round trip.
+pub(crate) const BATCH: usize = 64;
+/// Bytes that one call of the script moves, about: a few milliseconds for the server.
+const PROMOTED_AT_ONCE: u32 = 1 << 20;
 /// How long the pages of a client that died stay in Redis.
 const SECONDS: u64 = 600;
 
@@ -39,12 +39,13 @@ pub(crate) struct Stage {
     pub key: String,
     pub pages: u32,
     pub published: bool,
+    compress: bool,
 }
 
 impl Stage {
-    pub(crate) fn new(server: Arc<Server>, keys: &keys::Keys) -> Result<Self> {
+    pub(crate) fn new(server: Arc<Server>, keys: &keys::Keys, compress: bool) -> Result<Self> {
         let token = format!("{:016x}", crate::process::unique()?);
-        Ok(Stage { server, key: keys.staging(&token), pages: 0, published: false })
+        Ok(Stage { server, key: keys.staging(&token), pages: 0, published: false, compress })
     }
 
     /// Checks a reply to `HLEN`.
@@ -60,14 +61,14 @@ impl Stage {
     }
 
     /// Adds pages; each page once.
-    pub(crate) fn add<'a>(&mut self, pages: impl Iterator<Item = (PageNo, &'a [u8])>, compress: bool) -> Result<()> {
+    pub(crate) fn add<'a>(&mut self, pages: impl Iterator<Item = (PageNo, &'a [u8])>) -> Result<()> {
         let mut pages = pages.peekable();
         while pages.peek().is_some() {
             let mut hset = cmd("HSET");
             hset.arg(&self.key);
             let mut count = 0;
             for (page, bytes) in pages.by_ref().take(BATCH) {
-                hset.arg(keys::page(page)).arg(pack(bytes, compress).as_ref());
+                hset.arg(keys::page(page)).arg(pack(bytes, self.compress).as_ref());
                 count += 1;
             }
             let mut request = Request::one(&hset);
@@ -95,32 +96,20 @@ impl Drop for Stage {
 }
 
 impl RedisStore {
-    /// Whether a commit is to be staged.
-    pub(super) fn is_large(&self, commit: &Commit<'_>) -> bool {
-        let pages =
-            commit.pages.len() as u64 + u64::from(commit.base.page_count.saturating_sub(commit.snapshot.page_count));
-        pages * u64::from(commit.snapshot.page_size) > self.stage_bytes
-    }
-
-    /// Gathers the pages of a commit.
-    pub(super) fn stage(&self, commit: &Commit<'_>) -> Result<Stage> {
-        let mut stage = Stage::new(self.server.clone(), &self.keys)?;
-        stage.add(commit.pages.iter().copied(), self.compress)?;
-        Ok(stage)
-    }
-
     /// Moves staged pages to their place, if a commit has left any there. Whoever holds the lease
     /// does it, before it commits: a writer that died may not have come to the end.
-    pub(super) fn promote(&self, commit: CommitId) -> Result<()> {
-        let mut command = cmd("EVAL");
-        command.arg(PROMOTE.as_str()).arg(2).arg(&self.keys.hash).arg(&self.keys.staged);
-        command.arg(commit.to_string()).arg(PROMOTED_AT_ONCE);
-        let request = Request::one(&command);
+    pub(super) fn promote(&self, at: &Snapshot) -> Result<()> {
+        let pages = PROMOTED_AT_ONCE / at.page_size.max(512);
+        let mut cursor = "0".to_owned();
         loop {
-            match checked(self.server.ask(&request)?.pop().unwrap_or_default())? {
-                Value::Int(0) => return Ok(()),
-                Value::Int(1) => {}
-                other => return Err(bad_reply("EVAL", &other).into()),
+            let mut command = cmd("EVAL");
+            command.arg(PROMOTE.as_str()).arg(2).arg(&self.keys.hash).arg(&self.keys.staged);
+            command.arg(at.commit.to_string()).arg(pages).arg(&cursor);
+            let reply = checked(self.server.ask(&Request::one(&command))?.pop().unwrap_or_default())?;
+            match (text(&reply), reply) {
+                (Some(next), _) => cursor = next,
+                (None, Value::Int(0)) => return Ok(()),
+                (None, other) => return Err(bad_reply("EVAL", &other).into()),
             }
         }
     }
@@ -155,7 +144,7 @@ mod tests {
 
     #[test]
     fn staged_pages_go_first_and_only_those_of_the_commit() {
-        let at = Snapshot { commit: CommitId(0xab), ..Snapshot::EMPTY };
+        let at = Snapshot { commit: crate::store::CommitId(0xab), ..Snapshot::EMPTY };
         let mut pages = [bulk("old"), bulk("kept")];
         let staged = |commit: &str| vec![bulk(commit), bulk("new"), Value::Nil];
         assert!(!overlay(&at, &mut pages, staged("00000000000000ac")).unwrap());

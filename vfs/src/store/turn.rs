@@ -6,6 +6,7 @@
 //! Nothing rests on this: a lease that is lost on the way ends by itself.
 
 use std::sync::LazyLock;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
@@ -55,10 +56,12 @@ impl RedisWriter {
     /// Another holds the lease: one round trip that ends when it was passed on, or after `patience`;
     /// then another, to take it over or to leave the queue.
     pub(super) fn wait_for_turn(&mut self, patience: Duration) -> Result<Result<Snapshot, String>> {
-        let mut replies = self.stand_in_line(patience)?.into_iter();
+        let (pass, replies) = self.stand_in_line(patience)?;
+        let mut replies = replies.into_iter();
         let holder = checked(replies.next().unwrap_or_default())?;
         let turn = checked(replies.next().unwrap_or_default())?;
         let holder = text(&holder).ok_or_else(|| bad_reply("EVAL", &holder))?;
+        self.store.contended.store(holder != pass && holder != self.token, Relaxed);
         match turn {
             Value::Array(turn) => match turn.get(1).and_then(text) {
                 Some(passed) => self.try_begin(Some(&passed)),
@@ -76,13 +79,15 @@ impl RedisWriter {
     }
 
     /// Asks for the lease and blocks, in the round trip that closes the transaction opened for the
-    /// commit. Returns the token of its holder, and what came of the wait.
-    fn stand_in_line(&mut self, patience: Duration) -> Result<Vec<Value>> {
+    /// commit. Returns the token under which a lease that nobody holds is passed on, and the replies: the
+    /// token of its holder, and what came of the wait.
+    fn stand_in_line(&mut self, patience: Duration) -> Result<(String, Vec<Value>)> {
         let keys = self.store.keys.clone();
         let mut ask = cmd("EVAL");
         ask.arg(ASK.as_str()).arg(3).arg(&keys.lock).arg(&keys.queue).arg(&keys.turn);
         let life = self.life + patience;
-        ask.arg(&self.token).arg(lease::token()?).arg(HANDOVER.as_millis() as u64).arg(life.as_millis() as u64);
+        let pass = lease::token()?;
+        ask.arg(&self.token).arg(&pass).arg(HANDOVER.as_millis() as u64).arg(life.as_millis() as u64);
         let mut wait = cmd("BLPOP");
         wait.arg(&keys.turn).arg(patience.as_secs_f64());
         if std::mem::take(&mut self.open) {
@@ -93,7 +98,7 @@ impl RedisWriter {
             let mut replies = link.exchange(&request)?.into_iter();
             if replies.next().is_some_and(|discarded| checked(discarded).is_ok()) {
                 self.connection = link.detach();
-                return Ok(replies.collect());
+                return Ok((pass, replies.collect()));
             }
             // Forbidden: what followed was queued in the transaction, which ends with the connection.
             link.close();
@@ -103,7 +108,7 @@ impl RedisWriter {
         let mut link = self.link()?;
         let replies = link.exchange(&request)?;
         self.connection = link.detach();
-        Ok(replies)
+        Ok((pass, replies))
     }
 }
 

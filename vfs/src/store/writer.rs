@@ -1,6 +1,7 @@
 //! The one who writes: lease, watch, commit, and what became of a commit whose reply was lost.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -78,7 +79,9 @@ impl RedisWriter {
     /// open the transaction.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     pub(super) fn begin(&mut self) -> Result<Result<Snapshot, String>> {
-        let outcome = match self.try_begin(None) {
+        // Where others wait, there is no use in asking before one stands in line.
+        let in_line = !self.patience.is_zero() && !self.leased && self.store.contended.load(Relaxed);
+        let outcome = match if in_line { self.refused() } else { self.try_begin(None) } {
             // The idle connection had died, or led to a server that was replaced; nothing was asked
             // for that can't be asked again.
             Err(error) if self.server.is_elsewhere(&error.cause) => self.try_begin(None),
@@ -121,7 +124,7 @@ impl RedisWriter {
         }
         match found.and_then(|found| fault::at(Point::AfterLease).map(|()| found)) {
             Ok((at, false)) => Ok(Ok(at)),
-            Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(at.commit)) {
+            Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(&at)) {
                 Ok(()) => self.try_begin(None),
                 Err(error) => Err(self.give_up(error)),
             },
@@ -416,7 +419,7 @@ impl RedisWriter {
     fn settle(&mut self, commit: &Commit<'_>, keep: bool) {
         if let Some(mut stage) = self.stage.take() {
             stage.published = true;
-            let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(commit.snapshot.commit));
+            let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(&commit.snapshot));
             if let Err(error) = promoted {
                 crate::ffi::log(&format!("pages of {} stay staged: {error}", self.store.keys.hash));
             }
@@ -458,10 +461,11 @@ impl RedisWriter {
 }
 
 impl Writer for RedisWriter {
-    fn commit(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
-        if self.store.is_large(commit) {
+    fn commit(&mut self, commit: &Commit<'_>, stage: Option<Stage>, ending: Ending) -> Result<Option<Lingers>> {
+        if stage.is_some() {
+            // These are to be watched, too.
             self.leave(None)?;
-            self.stage = Some(self.store.stage(commit)?);
+            self.stage = stage;
             fault::at(Point::Staged)?;
         }
         let outcome = self.commit_in_time(commit, ending);

@@ -4,11 +4,12 @@
 -- KEYS[2]  the staged pages
 -- ARGV[1]  id of the commit that staged them
 -- ARGV[2]  about how many at once
--- returns  1 if more is left to do, 0 if nothing is or another commit has come
+-- ARGV[3]  where to go on: '0' at first, then what was returned last
+-- returns  where to go on, or 0 if nothing is left or another commit has come
 if redis.call('HGET', KEYS[1], 'commit') ~= ARGV[1] or redis.call('HGET', KEYS[2], 'commit') ~= ARGV[1] then
   return 0
 end
-local most, moved, cursor = tonumber(ARGV[2]), 0, '0'
+local most, moved, cursor = tonumber(ARGV[2]), 0, ARGV[3]
 repeat
   local found = redis.call('HSCAN', KEYS[2], cursor, 'COUNT', most)
   cursor = found[1]
@@ -21,8 +22,9 @@ repeat
     end
   end
 until moved >= most or cursor == '0'
-if moved > 0 then
-  return 1
+-- Nothing is left when a pass from the start has found nothing.
+if moved > 0 or ARGV[3] ~= '0' then
+  return cursor
 end
 local count = tonumber(redis.call('HGET', KEYS[1], 'page_count'))
 local before = tonumber(redis.call('HGET', KEYS[2], 'page_count'))
@@ -32,7 +34,7 @@ for page = last + 1, before do
 end
 redis.call('HSET', KEYS[2], 'page_count', last)
 if last > count then
-  return 1
+  return cursor
 end
 redis.call('HSET', KEYS[1], 'format', 1)
 redis.call('DEL', KEYS[2])

@@ -130,3 +130,26 @@ fn a_lease_that_was_passed_on_is_taken_over_although_its_slot_moves() {
     assert_eq!(store.server.ask(&Request::one(&claim)).unwrap(), [Value::Okay]);
     assert_eq!(cluster.nodes[from].redis_cli(&["GET", "sqlite:{shop}:lock"]), "next");
 }
+
+#[test]
+fn who_had_to_wait_stands_in_line_at_once_until_nobody_is_in_the_way() {
+    let server = TestServer::start();
+    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    let waiter = store(&server);
+    let turn = thread::spawn({
+        let waiter = waiter.clone();
+        move || held(waiter.lease("second", LIFE, PATIENT).unwrap()).release().unwrap()
+    });
+    eventually("it stands in line", || waiting(&server) == 1);
+    first.release().unwrap();
+    turn.join().unwrap();
+    let trips = |asks: &dyn Fn()| {
+        let before = waiter.server.stats().round_trips;
+        asks();
+        waiter.server.stats().round_trips - before
+    };
+    let ask = |token: &str| held(waiter.lease(token, LIFE, PATIENT).unwrap()).release().unwrap();
+    assert_eq!(trips(&|| ask("third")), 3, "in line, to take it over, to give it back");
+    assert_eq!(trips(&|| ask("fourth")), 2, "nobody was in the way the last time");
+    assert_eq!((waiting(&server), is_free(&server)), (0, true));
+}
