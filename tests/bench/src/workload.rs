@@ -210,7 +210,7 @@ pub static WORKLOADS: &[Workload] = &[
     },
     Workload::cold(
         "load",
-        "load of 1,000,000 rows in one transaction (100,000 with added latency and in a virtual table)",
+        "load of 1,000,000 rows in one transaction (100,000 with added latency, 10,000 in a virtual table)",
         LOADED,
         load,
         None,
