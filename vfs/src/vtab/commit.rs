@@ -8,7 +8,7 @@
 //! The mark is a key of this connection with the number of its commit and a time to live. It is
 //! written in the same transaction, so after a lost reply it tells whether that happened. If it
 //! did not, the commit is tried again; an `EXEC` that is still on its way from the lost connection
-//! is refused then, because rows that it watches have changed.
+//! is refused then, because it watches the mark.
 
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
@@ -203,7 +203,7 @@ fn marked(mark: Mark, table: &Table) -> Result<bool> {
 /// comes whether the `EXEC` may have reached the server.
 fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error, bool)> {
     let not_sent = |error: Error| (error, false);
-    let (parts, connection, server) = prepared(group, singly).map_err(not_sent)?;
+    let (parts, connection, server) = prepared(mark, group, singly).map_err(not_sent)?;
     for part in &parts {
         if let Some(what) = &part.checked.conflict {
             return Err(not_sent(Cause::Conflict(what.clone()).into()));
@@ -260,7 +260,7 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
 
 /// Watches and reads what the commit rests on, and opens the transaction.
 #[allow(clippy::type_complexity)]
-fn prepared(group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
+fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
     let Some(first) = group.first() else { return Err(Cause::Internal("a commit of no table".into()).into()) };
     let server = first.place.server()?;
     let lost = || Error::from(Cause::ConnectionLost("it is closed".into()));
@@ -280,10 +280,13 @@ fn prepared(group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Part<'_>>, Kep
         for (table, assumed) in group.iter().zip(&assumed) {
             expected.push(questions(table, &table.keys(), assumed, singly, &mut request));
         }
+        // Should this try get lost and arrive after another one: that one has set the mark.
+        request.push(cmd("WATCH").arg(first.keys().commit(mark.client)));
         request.push(&cmd("MULTI"));
         let (mut replies, connection) = converse(&server, &request)?;
         // Without MULTI, the connection goes, and with it what it watches.
         let opened = replies.pop().unwrap_or_default();
+        checked(replies.pop().unwrap_or_default())?;
         let mut parts = Vec::new();
         let mut replies = replies.into_iter();
         for (table, expected) in group.iter().zip(expected) {
