@@ -3,6 +3,7 @@
 //! A test starts its own server in a directory of its own, on a unix socket, and ends it when it
 //! is done. Nothing here ever talks to a server that it did not start.
 
+pub mod allocated;
 pub mod cluster;
 pub mod failovers;
 pub mod failures;

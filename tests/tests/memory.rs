@@ -1,42 +1,11 @@
 //! What a transaction takes of the client's memory, counted by the allocator of this program. SQLite's
 //! own page cache, which `PRAGMA cache_size` bounds, is not of this allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-
+use sqlite_redis_tests::allocated::{Counting, most_during};
 use sqlite_redis_tests::{Server, check_integrity, number};
-
-/// The system's allocator, and how much of it is in use.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MOST.fetch_max(IN_USE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: the caller keeps the contract of `GlobalAlloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// The most that was in use during `work`, beyond what was before.
-fn most_during(work: impl FnOnce()) -> usize {
-    let before = IN_USE.load(Relaxed);
-    MOST.store(before, Relaxed);
-    work();
-    MOST.load(Relaxed) - before
-}
 
 #[test]
 fn a_transaction_of_any_size_takes_no_more_memory_than_the_settings_say() {

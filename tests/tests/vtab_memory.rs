@@ -1,44 +1,13 @@
 //! Memory: a scan holds two batches of rows at most, however many rows there are. The only test of
 //! its process, because it counts what all of it allocates.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
 use redis::{cmd, pipe};
+use sqlite_redis_tests::allocated::{Counting, most_during};
 use sqlite_redis_tests::vtab::table;
 use sqlite_redis_tests::{Server, number};
 
-/// Counts bytes that are in use, and the most that were at once.
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MOST.fetch_max(NOW.fetch_add(layout.size(), SeqCst) + layout.size(), SeqCst);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), SeqCst);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
-
-/// The most that some work has in use beyond what was before.
-fn most(work: impl FnOnce()) -> usize {
-    let before = NOW.load(SeqCst);
-    MOST.store(before, SeqCst);
-    work();
-    MOST.load(SeqCst) - before
-}
+static ALLOCATOR: Counting = Counting;
 
 /// Rows and index as they are written, without the time that takes.
 fn fill(server: &Server, from: i64, to: i64) {
@@ -61,7 +30,7 @@ fn a_scan_of_many_rows_takes_no_more_memory_than_one_of_few() {
     let one = table(&server, "i INT INDEXED, s TEXT");
     let scans =
         ["SELECT count(*) FROM (SELECT i, s FROM t)", "SELECT sum(s = 'text') FROM (SELECT s FROM t WHERE i > 0)"];
-    let measure = |rows: i64| scans.map(|sql| most(|| assert_eq!(number(&one, sql), rows, "{sql}")));
+    let measure = |rows: i64| scans.map(|sql| most_during(|| assert_eq!(number(&one, sql), rows, "{sql}")));
     fill(&server, 1, 3000);
     measure(3000);
     let few = measure(3000);
