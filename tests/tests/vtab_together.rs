@@ -439,3 +439,21 @@ fn a_commit_that_changes_many_rows_watches_few_keys() {
         check_keys(&server, "t");
     }
 }
+
+#[test]
+fn a_commit_that_moves_many_rows_takes_along_what_others_have_written_however_much() {
+    let server = Server::start();
+    let one = table(&server, "id INTEGER PRIMARY KEY, n INT");
+    let rows = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 300) INSERT INTO t SELECT n, n FROM n";
+    one.execute_batch(rows).unwrap();
+    let mut hset = redis::cmd("HSET");
+    hset.arg("p.main.t:150");
+    for n in 0..5000 {
+        hset.arg(format!("foreign{n}")).arg(n);
+    }
+    hset.exec(&mut server.redis()).unwrap();
+    one.execute_batch("UPDATE t SET id = id + 1000").unwrap();
+    assert_eq!(server.redis_cli(&["HLEN", "p.main.t:1150"]), "5002");
+    assert_eq!(server.redis_cli(&["EXISTS", "p.main.t:150"]), "0");
+    assert_eq!(check_keys(&server, "t"), 300);
+}

@@ -156,12 +156,15 @@ impl Part<'_> {
             let carried = from.iter().filter(|(name, _)| foreign(name));
             fields.extend(carried.map(|(name, text)| (name.clone(), text.clone())));
         }
-        let mut hset = cmd("HSET");
-        hset.arg(self.keys.row(rowid));
-        for (name, text) in &fields {
-            hset.arg(name).arg(text);
+        // Scripts call no command with 8000 arguments.
+        for chunk in fields.chunks(CHUNK) {
+            let mut hset = cmd("HSET");
+            hset.arg(self.keys.row(rowid));
+            for (name, text) in chunk {
+                hset.arg(name).arg(text);
+            }
+            request.push(&hset);
         }
-        request.push(&hset);
         let ours = definition.columns.iter().map(|column| column.name.as_bytes()).chain([TYPES]);
         let stale: Vec<&[u8]> =
             ours.filter(|name| before.contains_key(*name) && !fields.iter().any(|(field, _)| field == name)).collect();
