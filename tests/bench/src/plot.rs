@@ -35,10 +35,12 @@ pub fn svg(results: &Results, settings: &[Setting]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    for (n, (system, colour)) in SHOWN.iter().rev().enumerate() {
-        let x = LABELS + n as f64 * 135.0;
+    let mut x = LABELS;
+    for (system, colour) in SHOWN.iter().rev() {
         let _ = writeln!(svg, "<circle cx=\"{x}\" cy=\"16\" r=\"5\" fill=\"{colour}\"/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"20\">{}</text>", x + 10.0, system.name());
+        // About as wide as the text is.
+        x += 30.0 + 6.6 * system.name().len() as f64;
     }
     for (n, workload) in workloads.iter().enumerate() {
         let y = TOP + n as f64 * LINE + 4.0;
