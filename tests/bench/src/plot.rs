@@ -6,7 +6,7 @@ use crate::measure::Results;
 use crate::report::duration;
 use crate::setting::Setting;
 use crate::system::System;
-use crate::workload::{WORKLOADS, Workload};
+use crate::workload::{Manner, WORKLOADS, Workload};
 
 const LINE: f64 = 24.0;
 const LABELS: f64 = 170.0;
@@ -54,10 +54,12 @@ pub fn svg(results: &Results, settings: &[Setting]) -> String {
 
 fn panel(results: &Results, workloads: &[&Workload], setting: Setting, left: f64) -> String {
     let time = |workload: &Workload, system| results.summary(workload.name, system, setting).map(|cell| cell.time);
-    // Systems without a server are measured in one placement only.
+    // Systems without a server are measured in one placement only. Where latency is added, cold workloads
+    // are smaller ones.
     let anywhere = |workload: &Workload, system: System| {
+        let is_another = setting.delay().is_some() && matches!(workload.manner, Manner::Cold { .. });
         let alone = || results.summary(workload.name, system, Setting::OneCore).map(|cell| cell.time);
-        time(workload, system).or_else(|| if system.is_remote() { None } else { alone() })
+        time(workload, system).or_else(|| if system.is_remote() || is_another { None } else { alone() })
     };
     let all: Vec<f64> = workloads.iter().flat_map(|w| SHOWN.iter().filter_map(|(s, _)| anywhere(w, *s))).collect();
     let first = all.iter().copied().fold(1e12, f64::min).log10().floor();
