@@ -85,8 +85,9 @@ pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number:
         end_if_it_hangs();
     });
     let history = Writer::new(id, role);
-    // Some keep the lease from one transaction to the next.
-    let options = &options.clone().linger(Duration::from_millis(if number.is_multiple_of(2) { 5 } else { 0 }));
+    // Some keep the lease from one transaction to the next, some stage all but the smallest commits.
+    let options = options.clone().linger(Duration::from_millis(if number.is_multiple_of(2) { 5 } else { 0 }));
+    let options = &if number % 3 == 1 { options.stage_bytes(32 << 10) } else { options };
     let Some(connection) = connect(options) else { return Ok(()) };
     let mut worker = Worker { connection, history, random: StdRng::seed_from_u64(seed), number, role };
     let mut children = 0;
