@@ -1,8 +1,6 @@
 //! Side by side with an ordinary table of the same definition: the same statements have the same
 //! outcome, and the same queries the same answer.
 
-use std::sync::OnceLock;
-
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rusqlite::types::Value;
@@ -175,25 +173,20 @@ fn step_sql(definition: &str, step: &Step) -> (String, Vec<Value>) {
 
 const EVERYTHING: &str = "SELECT rowid, *, typeof(a), typeof(b), typeof(c), quote(b) FROM t ORDER BY rowid";
 
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(Server::start)
-}
-
-fn both(definition: &str) -> (Connection, Connection) {
+fn both(server: &Server, definition: &str) -> (Connection, Connection) {
     sqlite_redis::register().unwrap();
-    redis::cmd("FLUSHALL").exec(&mut server().redis()).unwrap();
+    redis::cmd("FLUSHALL").exec(&mut server.redis()).unwrap();
     let (ordinary, ours) = (Connection::open_in_memory().unwrap(), Connection::open_in_memory().unwrap());
     let plain = definition.replace(" INDEXED", "");
     ordinary.execute_batch(&format!("CREATE TABLE t ({plain})")).unwrap();
-    ours.execute_batch(&format!("CREATE VIRTUAL TABLE t USING redis('{}', p, {definition})", server().url())).unwrap();
+    ours.execute_batch(&format!("CREATE VIRTUAL TABLE t USING redis('{}', p, {definition})", server.url())).unwrap();
     (ordinary, ours)
 }
 
 /// Rows and indexes agree: every way to read gives the same rows, to a new client too.
-fn check(definition: &str, ours: &Connection) -> Result<(), TestCaseError> {
+fn check(server: &Server, definition: &str, ours: &Connection) -> Result<(), TestCaseError> {
     let fresh = Connection::open_in_memory().unwrap();
-    fresh.execute_batch(&format!("CREATE VIRTUAL TABLE t USING redis('{}', p, {definition})", server().url())).unwrap();
+    fresh.execute_batch(&format!("CREATE VIRTUAL TABLE t USING redis('{}', p, {definition})", server.url())).unwrap();
     prop_assert_eq!(run(&fresh, EVERYTHING, &[]), run(ours, EVERYTHING, &[]));
     let sums = "SELECT count(*), count(a), count(b), count(c), sum(id & 1023) FROM";
     for column in COLUMNS {
@@ -205,8 +198,8 @@ fn check(definition: &str, ours: &Connection) -> Result<(), TestCaseError> {
 }
 
 /// Two tables of one definition go through the same steps.
-fn compare(definition: &str, steps: &[Step]) -> Result<(), TestCaseError> {
-    let (ordinary, ours) = both(definition);
+fn compare(server: &Server, definition: &str, steps: &[Step]) -> Result<(), TestCaseError> {
+    let (ordinary, ours) = both(server, definition);
     let mut counts = true;
     for step in steps {
         let (sql, values) = step_sql(definition, step);
@@ -231,16 +224,17 @@ fn compare(definition: &str, steps: &[Step]) -> Result<(), TestCaseError> {
     if !ours.is_autocommit() {
         prop_assert_eq!(run(&ours, "COMMIT", &[]), run(&ordinary, "COMMIT", &[]));
     }
-    check(definition, &ours)
+    check(server, definition, &ours)
 }
 
 #[test]
 fn statements_and_queries_have_the_outcome_of_an_ordinary_table() {
     let work = || {
+        let server = Server::start();
         let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
         let steps = prop::collection::vec(step(), 1..40);
         let all = (0..DEFINITIONS.len(), steps);
-        let outcome = TestRunner::new(config).run(&all, |(n, steps)| compare(DEFINITIONS[n], &steps));
+        let outcome = TestRunner::new(config).run(&all, |(n, steps)| compare(&server, DEFINITIONS[n], &steps));
         outcome.unwrap_or_else(|error| panic!("{error}"));
     };
     // Trees of values this wide need more stack than a test has.
