@@ -47,7 +47,7 @@ pub(crate) fn windows(
         .into_iter()
         .filter_map(|part| {
             let (low, high) = clip(part, low, high)?;
-            Some(Window { part, key: part.key(keys, column), low, high, descending, skip: 0, extra: 0, bare: false })
+            Some(Window::new(part, part.key(keys, column), (low, high), descending))
         })
         .collect();
     if descending {
@@ -59,17 +59,7 @@ pub(crate) fn windows(
 /// The window of a range of rowids.
 pub(crate) fn rowids(keys: &Keys, low: &Bound, high: &Bound, descending: bool) -> Vec<Window> {
     let clipped = clip(Part::Numbers, low, high);
-    let window = |(low, high)| Window {
-        part: Part::Numbers,
-        key: keys.rowids(),
-        low,
-        high,
-        descending,
-        skip: 0,
-        extra: 0,
-        bare: false,
-    };
-    clipped.map(window).into_iter().collect()
+    clipped.map(|limits| Window::new(Part::Numbers, keys.rowids(), limits, descending)).into_iter().collect()
 }
 
 /// The windows of text that begins with one of some prefixes, which are in order.
@@ -89,22 +79,12 @@ pub(crate) fn prefixes(keys: &Keys, column: &str, prefixes: &[Vec<u8>], descendi
                 None => b"+".to_vec(),
             };
             let low = [b"[", prefix.as_slice()].concat();
-            Window {
-                part: Part::Texts,
-                key: Part::Texts.key(keys, column),
-                low,
-                high,
-                descending,
-                skip: 0,
-                extra: 0,
-                bare: false,
-            }
+            Window::new(Part::Texts, Part::Texts.key(keys, column), (low, high), descending)
         })
         .collect();
     // Blobs are like text to LIKE.
-    let (low, high) = whole(Part::OtherBlobs);
     let key = Part::OtherBlobs.key(keys, column);
-    windows.push(Window { part: Part::OtherBlobs, key, low, high, descending, skip: 0, extra: 0, bare: false });
+    windows.push(Window::new(Part::OtherBlobs, key, whole(Part::OtherBlobs), descending));
     if descending {
         windows.reverse();
     }
@@ -180,6 +160,10 @@ fn border(part: Part, value: &Value, included: bool, low: bool) -> Vec<u8> {
 }
 
 impl Window {
+    fn new(part: Part, key: Vec<u8>, (low, high): (Vec<u8>, Vec<u8>), descending: bool) -> Self {
+        Window { part, key, low, high, descending, skip: 0, extra: 0, bare: false }
+    }
+
     fn is_scored(&self) -> bool {
         self.part == Part::Numbers
     }
