@@ -342,7 +342,8 @@ impl Import<'_> {
         let (commit, version) = (snapshot.commit, snapshot.version.0);
         let entry = Commit { base, snapshot, pages: Vec::new(), undo: Undo::Barrier };
         let mut publish = Request::default();
-        publish.push(&metadata(staging, &snapshot, FORMAT, LogMark { begins: version, bytes: 0 }));
+        let log_mark = LogMark { begins: version, bytes: 0 };
+        publish.push(metadata(cmd("HSET").arg(staging), &Snapshot::EMPTY, &snapshot, FORMAT, log_mark));
         publish.push(cmd("PERSIST").arg(staging));
         publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.staged));
         publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));

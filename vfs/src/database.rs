@@ -314,10 +314,9 @@ impl Database {
         None
     }
 
-    /// Keeps the lease for the next transaction. It was held when the server was `asked` last, and is
-    /// at this version.
-    pub(crate) fn leave(&self, lease: Lease, snapshot: Snapshot, asked: Instant) {
-        self.lingering.keep(lease, snapshot, asked);
+    /// Keeps the lease, which is at this version, for the next transaction.
+    pub(crate) fn leave(&self, lease: Lease, snapshot: Snapshot) {
+        self.lingering.keep(lease, snapshot);
     }
 
     /// Takes note of a transaction that has ended, and has given the lease back.

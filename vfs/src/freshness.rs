@@ -10,7 +10,7 @@ use crate::cache::Epoch;
 use crate::store::{Snapshot, Version};
 use crate::sync::Mutex;
 
-/// Statements kept: enough to tell the age of a replica's version that is a little behind.
+/// Statements kept, at least: enough to tell the age of a replica's version that is a little behind.
 const STATEMENTS: usize = 256;
 
 /// What the primary has said of one database.
@@ -23,7 +23,8 @@ pub(crate) struct Freshness {
 struct Said {
     /// The history that the statements are about.
     epoch: Option<Epoch>,
-    /// Later instants have larger versions; a statement that a later one implies is not kept.
+    /// Later instants have larger versions; a statement that another implies, with an instant as late and a
+    /// version no larger, is not kept.
     statements: Vec<(Instant, Version)>,
     /// The answer to the question that was sent last.
     last: Option<(Instant, Snapshot)>,
@@ -44,15 +45,17 @@ impl Freshness {
         if said.last.is_none_or(|(before, _)| before <= asked) {
             said.last = Some((asked, *snapshot));
         }
-        let implied = |by: (Instant, Version), it: (Instant, Version)| by.0 >= it.0 && by.1 <= it.1;
-        if said.statements.iter().any(|&other| implied(other, (asked, version))) {
+        let statements = &mut said.statements;
+        let before = statements.partition_point(|&(instant, _)| instant < asked);
+        if statements.get(before).is_some_and(|&(_, had)| had <= version) {
             return;
         }
-        said.statements.retain(|&other| !implied((asked, version), other));
-        let place = said.statements.partition_point(|&(instant, _)| instant < asked);
-        said.statements.insert(place, (asked, version));
-        if said.statements.len() > STATEMENTS {
-            said.statements.remove(0);
+        // Those of smaller versions stay, and those of later instants.
+        let kept = statements.partition_point(|&(_, had)| had < version);
+        let later = statements.partition_point(|&(instant, _)| instant <= asked);
+        statements.splice(kept..later, [(asked, version)]);
+        if statements.len() == 2 * STATEMENTS {
+            statements.drain(..STATEMENTS);
         }
     }
 

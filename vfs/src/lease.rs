@@ -158,6 +158,8 @@ pub(crate) struct Lease {
     renewer: Arc<Renewer>,
     /// How long it may linger.
     linger: Duration,
+    /// When it was last given its life to linger.
+    extended: Option<Instant>,
     turn: Turn,
 }
 
@@ -203,7 +205,7 @@ impl Lease {
             Leased::ByAnother(holder) => Err(Cause::Busy(holder).into()),
             Leased::Held(writer, snapshot) => {
                 let (store, renewer, turn) = (store.clone(), renewer.clone(), Turn::begin());
-                let lease = Lease { writer, store, token, life, renewer, linger, turn };
+                let lease = Lease { writer, store, token, life, renewer, linger, extended: None, turn };
                 lease.keep_alive(life);
                 Ok((lease, snapshot))
             }
@@ -216,9 +218,15 @@ impl Lease {
         self.renewer.add(self.token.clone(), self.store.clone(), self.life, due);
     }
 
-    /// What it has to live while it lingers. It is used in the first half of that.
+    /// What it has to live while it lingers. It is used in the first half of that, so a sixth of it later
+    /// it can still linger for as long as it may.
     fn lingering_life(&self) -> Duration {
-        self.life.min(HANDOVER.max(self.linger * 2))
+        self.life.min(HANDOVER.max(self.linger * 3))
+    }
+
+    /// Whether it was given its life to linger so recently that nothing has renewed it since.
+    fn is_extended(&self) -> bool {
+        self.extended.is_some_and(|extended| extended.elapsed() < self.lingering_life() / 6)
     }
 
     /// Commits, and keeps the lease or not; tells whether it lingers.
@@ -232,9 +240,13 @@ impl Lease {
         let lease = match keep {
             true => After::Keep,
             false if self.linger.is_zero() || self.turn.is_over() => After::Release,
-            false => After::Linger(self.lingering_life()),
+            false => After::Linger((!self.is_extended()).then(|| self.lingering_life())),
         };
+        let sent = Instant::now();
         let lingers = self.writer.commit(commit, stage, Ending { lease, wait })?;
+        if lingers.is_some() && matches!(lease, After::Linger(Some(_))) {
+            self.extended = Some(sent);
+        }
         self.turn.commits += 1;
         self.turn.wanted = lingers.is_some_and(|lingers| lingers.wanted);
         Ok(lingers)

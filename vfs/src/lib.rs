@@ -27,8 +27,7 @@
 //!    of the rest; `reader`: its snapshot
 //! 6. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
 //! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write
-//! 8. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases;
-//!    `sync`: locks that a fork leaves usable
+//! 8. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
 //! 9. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
 //! 10. `error`: everything that can go wrong, and SQLite's code for it; `sync`: locks that a fork leaves in order
 

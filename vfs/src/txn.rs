@@ -1,7 +1,5 @@
 //! One transaction of one connection, as a state that owns what it needs.
 
-use std::time::Instant;
-
 use crate::cache::Epoch;
 use crate::config::Wait;
 use crate::database::Database;
@@ -31,8 +29,8 @@ pub(crate) struct Writing {
     reader: Reader,
     /// `None` after a commit gave it back, until more is written.
     lease: Option<Lease>,
-    /// The lease is to be kept for the next transaction: when the commit was sent that left it so.
-    lingers: Option<Instant>,
+    /// The lease is to be kept for the next transaction.
+    lingers: bool,
     writes: WriteSet,
     /// Something was committed since the write lock was taken. More than one commit comes of
     /// `locking_mode=EXCLUSIVE` and of a transaction over several databases.
@@ -159,7 +157,7 @@ impl Txn {
         *self = Txn::Writing(Box::new(Writing {
             reader,
             lease: Some(lease),
-            lingers: None,
+            lingers: false,
             writes,
             committed: false,
             refused: false,
@@ -179,8 +177,8 @@ impl Txn {
         let snapshot = reader.snapshot;
         *self = Txn::Reading(reader);
         match (lease, lingers) {
-            (Some(lease), Some(asked)) => database.leave(lease, snapshot, asked),
-            (Some(lease), None) => return lease.release(),
+            (Some(lease), true) => database.leave(lease, snapshot),
+            (Some(lease), false) => return lease.release(),
             (None, _) => {}
         }
         Ok(())
@@ -332,12 +330,9 @@ impl Writing {
             none => none.insert(lease_at(database, &base)?),
         };
         let keep = asked.super_journal || asked.exclusive;
-        let sent = Instant::now();
-        self.lingers = None;
-        let lingers = lease.commit(&commit, stage, keep, asked.wait)?;
-        if lingers.is_some() {
-            self.lingers = Some(sent);
-        } else if !keep {
+        self.lingers = false;
+        self.lingers = lease.commit(&commit, stage, keep, asked.wait)?.is_some();
+        if !self.lingers && !keep {
             self.lease = None;
             database.ended();
         }

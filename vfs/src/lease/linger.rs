@@ -28,13 +28,13 @@ struct Kept {
 }
 
 impl Lingering {
-    /// Keeps a lease, which is at this version and was last seen to be held after `asked`.
-    pub(crate) fn keep(self: &Arc<Self>, lease: Lease, snapshot: Snapshot, asked: Instant) {
+    /// Keeps a lease that a commit has left, at this version.
+    pub(crate) fn keep(self: &Arc<Self>, lease: Lease, snapshot: Snapshot) {
         let renewer = lease.renewer.clone();
         renewer.remove(&lease.token);
         let linger = if lease.turn.wanted { lease.linger.min(LINGER_IF_WANTED) } else { lease.linger };
         let now = Instant::now();
-        let due = (now + linger).min(asked + lease.lingering_life() / 2);
+        let due = lease.extended.map_or(now, |extended| (now + linger).min(extended + lease.lingering_life() / 2));
         let mut state = self.state.lock();
         state.ended = Some(now);
         let before = state.lease.replace((lease, snapshot, due));

@@ -12,10 +12,15 @@ use crate::store::redis::RedisStore;
 use crate::store::request::Request;
 use crate::store::server::{Sending, checked};
 use crate::store::stage::Stage;
-use crate::store::{Commit, FORMAT, STAGED_FORMAT, Snapshot, Undo, Version, keys};
+use crate::store::{Commit, FORMAT, PageNo, STAGED_FORMAT, Snapshot, Undo, Version, keys};
 
 /// Pages in one `HSET` or `HDEL`.
 const BATCH: usize = 256;
+
+/// Arguments of a commit's first `HSET` that are no pages, and bytes of most names and numbers: so much
+/// room is made at once.
+const MOST_METADATA: usize = 14;
+const MOST_NAME: usize = 24;
 
 /// Bytes of undo data in one log entry at most, whatever `log_bytes` allows: a server takes no
 /// value larger than its `proto-max-bulk-len`, by default 512 MB.
@@ -92,14 +97,16 @@ impl RedisStore {
 
     /// Pages and metadata into the hash, removed pages out of it.
     fn pages(&self, commit: &Commit<'_>, log_mark: LogMark, request: &mut Sending<'_, '_>) {
-        let mut hset = metadata(&self.keys.hash, &commit.snapshot, FORMAT, log_mark);
-        for (n, (page, bytes)) in commit.pages.iter().enumerate() {
-            if n % BATCH == BATCH - 1 {
+        let mut hset = self.hset(&commit.pages);
+        metadata(&mut hset, &commit.base, &commit.snapshot, FORMAT, log_mark);
+        for (n, batch) in commit.pages.chunks(BATCH).enumerate() {
+            if n > 0 {
                 request.push(&hset);
-                hset = cmd("HSET");
-                hset.arg(&self.keys.hash);
+                hset = self.hset(batch);
             }
-            hset.arg(keys::page(*page)).arg(pack(bytes, self.compress).as_ref());
+            for (page, bytes) in batch {
+                hset.arg(keys::page(*page)).arg(pack(bytes, self.compress).as_ref());
+            }
         }
         request.push(&hset);
         let removed: Vec<_> = commit.removed().collect();
@@ -113,17 +120,26 @@ impl RedisStore {
         }
     }
 
+    /// An `HSET` with room for some pages.
+    fn hset(&self, pages: &[(PageNo, &[u8])]) -> Cmd {
+        let pages = &pages[..pages.len().min(BATCH)];
+        let bytes: usize = pages.iter().map(|(_, bytes)| bytes.len() + MOST_NAME).sum();
+        let mut hset = Cmd::with_capacity(2 * pages.len() + MOST_METADATA, bytes + MOST_METADATA * MOST_NAME);
+        hset.arg("HSET").arg(&self.keys.hash);
+        hset
+    }
+
     /// Staged pages become the hash if they are all of them, or else go before those of the hash.
     fn publish(&self, commit: &Commit<'_>, log_mark: LogMark, stage: &Stage, request: &mut Sending<'_, '_>) {
         let Commit { base, snapshot, .. } = commit;
         let Keys { hash, staged, .. } = &*self.keys;
         let whole = stage.pages == snapshot.page_count;
         let place = if whole {
-            request.push(&metadata(&stage.key, snapshot, FORMAT, log_mark));
+            request.push(metadata(cmd("HSET").arg(&stage.key), &Snapshot::EMPTY, snapshot, FORMAT, log_mark));
             request.push(cmd("UNLINK").arg(hash).arg(staged));
             hash
         } else {
-            request.push(&metadata(hash, snapshot, STAGED_FORMAT, log_mark));
+            request.push(metadata(cmd("HSET").arg(hash), base, snapshot, STAGED_FORMAT, log_mark));
             let mut hset = cmd("HSET");
             hset.arg(&stage.key).arg(keys::COMMIT).arg(snapshot.commit.to_string());
             // The pages above it that the base had are still to be removed.
@@ -136,8 +152,8 @@ impl RedisStore {
     }
 
     pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
-        let mut command = cmd("XADD");
-        command.arg(&self.keys.log).arg("MAXLEN").arg("~").arg(self.log_commits);
+        let mut command = Cmd::with_capacity(20, 20 * MOST_NAME + deltas.map_or(0, <[u8]>::len));
+        command.arg("XADD").arg(&self.keys.log).arg("MAXLEN").arg("~").arg(self.log_commits);
         command.arg(format!("{}-0", commit.snapshot.version));
         command.arg(keys::log::COMMIT).arg(commit.snapshot.commit.to_string());
         command.arg(keys::log::BASE).arg(commit.base.commit.to_string());
@@ -176,15 +192,26 @@ impl RedisStore {
     }
 }
 
-/// Sets the fields of a hash that are not pages; pages can be added to the command.
-pub(crate) fn metadata(hash: &str, snapshot: &Snapshot, format: u32, log_mark: LogMark) -> Cmd {
-    let mut hset = cmd("HSET");
-    hset.arg(hash);
+/// Has an `HSET` set the fields of a hash that are not pages, save those that it has of `base` already.
+pub(crate) fn metadata<'a>(
+    hset: &'a mut Cmd,
+    base: &Snapshot,
+    snapshot: &Snapshot,
+    format: u32,
+    log_mark: LogMark,
+) -> &'a mut Cmd {
     hset.arg(keys::VERSION).arg(snapshot.version.0);
     hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
-    hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
-    hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
-    hset.arg(keys::FORMAT).arg(format);
+    if snapshot.page_size != base.page_size {
+        hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
+    }
+    if snapshot.page_count != base.page_count {
+        hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
+    }
+    // Nothing is committed over a version whose pages are staged, so that of the base is `FORMAT`.
+    if *base == Snapshot::EMPTY || format != FORMAT {
+        hset.arg(keys::FORMAT).arg(format);
+    }
     hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
     hset
 }

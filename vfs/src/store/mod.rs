@@ -22,6 +22,7 @@ pub(crate) mod redis;
 pub(crate) mod request;
 pub(crate) mod route;
 pub(crate) mod server;
+mod socket;
 pub(crate) mod stage;
 pub(crate) mod turn;
 pub(crate) mod wait;
@@ -272,8 +273,9 @@ pub(crate) enum After {
     Keep,
     /// It is given back, whatever comes of the commit.
     Release,
-    /// It is kept for the next transaction if the commit succeeds, with so long to live.
-    Linger(Duration),
+    /// It is kept for the next transaction if the commit succeeds, with so long to live, or with what
+    /// it has.
+    Linger(Option<Duration>),
 }
 
 /// The lease lingers: what the next transaction needs is there. Whether others wait for it.

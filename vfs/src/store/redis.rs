@@ -14,7 +14,7 @@ use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Server, checked};
 use crate::store::stage::{self, Stage};
-use crate::store::writer::RedisWriter;
+use crate::store::writer::{self, RedisWriter};
 use crate::store::{Ahead, Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
 
 /// Entries in one `XRANGE`.
@@ -29,11 +29,20 @@ pub(super) fn script(source: &str) -> String {
     source.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
 }
 
+/// What is asked again and again.
+pub(super) struct Packed {
+    /// The metadata.
+    pub(super) metadata: Request,
+    /// See [`writer::watching`].
+    pub(super) watching: Request,
+}
+
 /// The pages of one database on one server.
 #[derive(Clone)]
 pub(crate) struct RedisStore {
     pub(super) server: Arc<Server>,
     pub(super) keys: Arc<Keys>,
+    pub(super) packed: Arc<Packed>,
     /// How long it is looked for what became of a commit whose reply was lost.
     pub(super) patience: Duration,
     /// Time for one reply.
@@ -49,9 +58,13 @@ pub(crate) struct RedisStore {
 
 impl RedisStore {
     pub(crate) fn new(server: Arc<Server>, config: &Config, name: &str) -> Self {
+        let keys = Keys::new(&config.prefix, name);
+        let metadata = Request::one(&hmget(&keys.hash, &[]));
+        let watching = writer::watching(&keys.hash, None);
         RedisStore {
             server,
-            keys: Arc::new(Keys::new(&config.prefix, name)),
+            keys: Arc::new(keys),
+            packed: Arc::new(Packed { metadata, watching }),
             patience: config.patience(),
             reply_time: config.timeout,
             log_commits: config.log_commits,
@@ -126,15 +139,7 @@ impl RedisStore {
     }
 
     pub(super) fn hmget(&self, pages: &[PageNo]) -> Cmd {
-        let mut command = cmd("HMGET");
-        command.arg(&self.keys.hash);
-        for field in keys::SNAPSHOT {
-            command.arg(field);
-        }
-        for &page in pages {
-            command.arg(keys::page(page));
-        }
-        command
+        hmget(&self.keys.hash, pages)
     }
 
     pub(super) fn xrange(&self, first: Version, last: Version) -> Cmd {
@@ -142,6 +147,15 @@ impl RedisStore {
         command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(BATCH);
         command
     }
+}
+
+fn hmget(hash: &str, pages: &[PageNo]) -> Cmd {
+    let mut command = cmd("HMGET");
+    command.arg(hash).arg(&keys::SNAPSHOT);
+    for &page in pages {
+        command.arg(keys::page(page));
+    }
+    command
 }
 
 /// What an `HMGET` of the hash has brought.
@@ -195,7 +209,10 @@ impl Store for RedisStore {
         if self.staged.load(Relaxed) && !pages.is_empty() {
             return self.fetch_staged(pages);
         }
-        let mut replies = self.server.ask(&Request::one(&self.hmget(pages)))?;
+        let mut replies = match pages {
+            [] => self.server.ask(&self.packed.metadata)?,
+            _ => self.server.ask(&Request::one(&self.hmget(pages)))?,
+        };
         self.whole(read(replies.pop().unwrap_or_default(), pages)?, pages)
     }
 
@@ -268,7 +285,7 @@ impl Store for RedisStore {
             .arg(&self.keys.log)
             .arg(format!("{after}-0"));
         let mut request = Request::one(&xread);
-        request.push(&self.hmget(&[]));
+        request.append(&self.packed.metadata);
         request.push(&cmd("ROLE"));
         let mut replies = self.server.ask(&request)?.into_iter();
         let mut next = || replies.next().unwrap_or_default();

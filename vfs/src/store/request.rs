@@ -5,7 +5,7 @@ use std::io::Write;
 use redis::Cmd;
 
 /// See the [module](self).
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Request {
     pub(super) bytes: Vec<u8>,
     /// Where each of them ends.
@@ -13,6 +13,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// One that has room for a small commit.
+    pub(super) fn with_room() -> Self {
+        Request { bytes: Vec::with_capacity(16 << 10), ends: Vec::with_capacity(16) }
+    }
+
     pub(crate) fn push(&mut self, command: &Cmd) {
         command.write_packed_command(&mut self.bytes);
         self.ends.push(self.bytes.len());

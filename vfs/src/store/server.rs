@@ -304,6 +304,10 @@ impl Sending<'_, '_> {
         }
     }
 
+    pub(crate) fn append(&mut self, commands: &Request) {
+        self.piece.append(commands);
+    }
+
     fn flush(&mut self) {
         if self.sent.is_ok() {
             self.sent = self.link.send(&self.piece);
@@ -345,7 +349,7 @@ impl<'server> Link<'server> {
 
     /// Begins to send commands that are too many to be put together first.
     pub(crate) fn sending(&mut self) -> Sending<'_, 'server> {
-        Sending { link: self, piece: Request::default(), sent: Ok(()), commands: 0 }
+        Sending { link: self, piece: Request::with_room(), sent: Ok(()), commands: 0 }
     }
 
     /// Sends commands, whose replies are still to be received.

@@ -44,6 +44,11 @@ impl RedisStore {
         command
     }
 
+    /// How many wait for the lease.
+    pub(super) fn waiting_command(&self) -> Cmd {
+        cmd("LLEN").arg(&self.keys.queue).to_owned()
+    }
+
     pub(super) fn claim_command(&self, passed: &str, token: &str, life: Duration) -> Cmd {
         let mut command = cmd("EVAL");
         command.arg(CLAIM.as_str()).arg(1).arg(&self.keys.lock);

@@ -4,15 +4,15 @@
 //! longer for a reply than the server does, and scans of small rows are little else. What is rare
 //! is left to the library: TLS, RESP3, and what error replies mean.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use redis::{
     Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ProtocolVersion, RedisConnectionInfo,
     RedisError, RedisResult, Value, cmd, parse_redis_value,
 };
+
+use crate::store::socket::Socket;
 
 /// Bytes read at once.
 const BUFFER: usize = 64 << 10;
@@ -33,32 +33,9 @@ pub(crate) enum Wire {
     Library(Box<Connection>),
 }
 
-/// What is both kinds of stream.
-trait Socket: Read + Write + Send {
-    fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()>;
-    fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()>;
-}
-
-macro_rules! socket {
-    ($stream:ty) => {
-        impl Socket for $stream {
-            fn set_read_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-                <$stream>::set_read_timeout(self, time)
-            }
-
-            fn set_write_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-                <$stream>::set_write_timeout(self, time)
-            }
-        }
-    };
-}
-
-socket!(TcpStream);
-socket!(UnixStream);
-
 /// A stream without TLS, and what has come over it and was not looked at yet.
 pub(crate) struct Plain {
-    socket: Box<dyn Socket>,
+    socket: Socket,
     buffer: Vec<u8>,
     at: usize,
     end: usize,
@@ -84,14 +61,13 @@ impl Wire {
     /// Connects and logs in, within `patience`.
     pub(crate) fn connect(info: &ConnectionInfo, patience: Duration) -> RedisResult<Wire> {
         let redis = info.redis_settings();
-        let socket: Box<dyn Socket> = match info.addr() {
+        let socket = match info.addr() {
             _ if !matches!(redis.protocol(), ProtocolVersion::RESP2) => return library(info, patience),
-            ConnectionAddr::Unix(path) => Box::new(UnixStream::connect(path)?),
-            ConnectionAddr::Tcp(host, port) => Box::new(tcp(host, *port, patience)?),
+            ConnectionAddr::Unix(path) => Socket::unix(path)?,
+            ConnectionAddr::Tcp(host, port) => Socket::tcp(host, *port, patience)?,
             _ => return library(info, patience),
         };
-        socket.set_read_timeout(Some(patience))?;
-        socket.set_write_timeout(Some(patience))?;
+        socket.set_timeout(patience)?;
         let mut plain = Plain::new(socket, patience, LARGEST);
         plain.log_in(redis)?;
         Ok(Wire::Plain(Box::new(plain)))
@@ -117,8 +93,7 @@ impl Wire {
         match self {
             Wire::Plain(plain) => {
                 plain.patience = time;
-                plain.socket.set_read_timeout(Some(time))?;
-                Ok(plain.socket.set_write_timeout(Some(time))?)
+                Ok(plain.socket.set_timeout(time)?)
             }
             Wire::Library(connection) => {
                 connection.set_read_timeout(Some(time))?;
@@ -132,30 +107,8 @@ fn library(info: &ConnectionInfo, patience: Duration) -> RedisResult<Wire> {
     Ok(Wire::Library(Box::new(Client::open(info.clone())?.get_connection_with_timeout(patience)?)))
 }
 
-/// Tries all addresses of a host.
-fn tcp(host: &str, port: u16, patience: Duration) -> RedisResult<TcpStream> {
-    let deadline = Instant::now() + patience;
-    let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
-    for address in (host, port).to_socket_addrs()? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            failure = ErrorKind::TimedOut.into();
-            break;
-        }
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(stream) => {
-                // Requests are whole already.
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure.into())
-}
-
 impl Plain {
-    fn new(socket: Box<dyn Socket>, patience: Duration, largest: usize) -> Self {
+    fn new(socket: Socket, patience: Duration, largest: usize) -> Self {
         let (buffer, reply) = (Vec::new(), Progress::default());
         Plain { socket, buffer, at: 0, end: 0, db: 0, open: true, patience, largest, reply }
     }
@@ -183,7 +136,7 @@ impl Plain {
     }
 
     fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
-        let sent = self.socket.write_all(bytes).and_then(|()| self.socket.flush());
+        let sent = self.socket.write_all(bytes);
         self.open &= sent.is_ok();
         Ok(sent?)
     }
@@ -287,12 +240,7 @@ impl Plain {
     /// Waits for some bytes. A reply that comes too slowly counts as none, and so does one without end.
     fn read(&mut self, buffer: &mut [u8]) -> RedisResult<usize> {
         let since = *self.reply.since.get_or_insert_with(Instant::now);
-        let count = loop {
-            match self.socket.read(buffer) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                outcome => break outcome?,
-            }
-        };
+        let count = self.socket.read(buffer)?;
         if count == 0 {
             return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
         }
@@ -388,36 +336,8 @@ impl ConnectionLike for Wire {
 /// For the fuzz target: the replies in some bytes, each with the bytes that it was read from.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn replies(data: &[u8]) -> Vec<(&[u8], Value)> {
-    struct Recorded(io::Cursor<Vec<u8>>);
-
-    impl Read for Recorded {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            self.0.read(buffer)
-        }
-    }
-
-    impl Write for Recorded {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Socket for Recorded {
-        fn set_read_timeout(&self, _: Option<Duration>) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn set_write_timeout(&self, _: Option<Duration>) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let recorded = Recorded(io::Cursor::new(data.to_vec()));
-    let mut plain = Plain::new(Box::new(recorded), Duration::from_secs(60), LARGEST);
+    let recorded = Socket::of(io::Cursor::new(data.to_vec()));
+    let mut plain = Plain::new(recorded, Duration::from_secs(60), LARGEST);
     let (mut replies, mut start, mut come) = (Vec::new(), 0, 0);
     while let Ok(value) = plain.receive() {
         come += plain.reply.bytes;
@@ -430,10 +350,13 @@ pub(crate) fn replies(data: &[u8]) -> Vec<(&[u8], Value)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     fn plain(socket: UnixStream) -> Plain {
-        Plain::new(Box::new(socket), Duration::from_secs(60), LARGEST)
+        Plain::new(Socket::of(socket), Duration::from_secs(60), LARGEST)
     }
 
     /// What is read of some bytes that come in pieces.

@@ -1,5 +1,6 @@
 //! The one who writes: lease, watch, commit, and what became of a commit whose reply was lost.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::sleep;
@@ -11,8 +12,7 @@ use crate::config::Wait;
 use crate::error::{Cause, Result};
 use crate::fault::{self, Point};
 use crate::store::commit::LogMark;
-use crate::store::keys::Keys;
-use crate::store::protocol::{self, bad_reply, text};
+use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::redis::{RedisStore, snapshot};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Link, Server, checked};
@@ -39,6 +39,18 @@ pub(super) struct RedisWriter {
     log_mark: LogMark,
     /// The pages of a large commit, watched as well.
     stage: Option<Stage>,
+}
+
+/// Watches a hash, and the pages staged for a commit; asks for the version, for the log's size and how
+/// many pages are staged; opens the transaction.
+pub(super) fn watching(hash: &str, stage: Option<&str>) -> Request {
+    let mut request = Request::one(cmd("WATCH").arg(hash).arg(stage));
+    request.push(cmd("HMGET").arg(hash).arg(&keys::SNAPSHOT).arg(keys::LOG_MARK));
+    if let Some(stage) = stage {
+        request.push(cmd("HLEN").arg(stage));
+    }
+    request.push(&cmd("MULTI"));
+    request
 }
 
 /// How an attempt to commit ended short of a failure.
@@ -109,8 +121,7 @@ impl RedisWriter {
             let life = self.life.as_millis() as u64;
             request.push(cmd("SET").arg(&self.store.keys.lock).arg(&self.token).arg("NX").arg("PX").arg(life));
         }
-        let watching = self.watching();
-        watching.iter().for_each(|command| request.push(command));
+        request.append(&self.watching());
         let mut link = self.link()?;
         let mut replies = link.exchange(&request)?.into_iter();
         let connection = link.detach();
@@ -133,13 +144,11 @@ impl RedisWriter {
     }
 
     /// What watches the hash, reads its version, and opens the transaction for the commit.
-    fn watching(&self) -> Vec<Cmd> {
-        let Keys { hash, .. } = &*self.store.keys;
-        let stage = self.stage.as_ref().map(|stage| &stage.key);
-        let watch = cmd("WATCH").arg(hash).arg(stage).to_owned();
-        let mark = cmd("HGET").arg(hash).arg(keys::LOG_MARK).to_owned();
-        let gathered = stage.map(|stage| cmd("HLEN").arg(stage).to_owned());
-        [watch, self.store.hmget(&[]), mark].into_iter().chain(gathered).chain([cmd("MULTI")]).collect()
+    fn watching(&self) -> Cow<'_, Request> {
+        match &self.stage {
+            None => Cow::Borrowed(&self.store.packed.watching),
+            Some(stage) => Cow::Owned(watching(&self.store.keys.hash, Some(&stage.key))),
+        }
     }
 
     /// What came of it, on this connection: the version found, and whether pages of it are staged.
@@ -150,8 +159,10 @@ impl RedisWriter {
     ) -> Result<(Snapshot, bool)> {
         let mut next = || replies.next().unwrap_or_default();
         let watched = checked(next());
-        let snapshot = snapshot(next());
-        self.log_mark = LogMark::parse(&next());
+        let mut metadata = checked(next()).and_then(|reply| array("HMGET", reply));
+        let mark = metadata.as_mut().ok().and_then(Vec::pop);
+        self.log_mark = mark.map(|mark| LogMark::parse(&mark)).unwrap_or_default();
+        let snapshot = metadata.and_then(|metadata| protocol::snapshot(&metadata));
         let gathered = self.stage.as_ref().map_or(Ok(()), |stage| stage.check(next()));
         let opened = checked(next());
         // One that could not be opened is closed, and with it the watch.
@@ -229,7 +240,8 @@ impl RedisWriter {
         // their way.
         let lease = match ending.lease {
             After::Release if self.stage.is_none() => Some(self.store.release_command(&self.token)?),
-            After::Linger(life) if self.stage.is_none() => Some(self.store.keep_command(&self.token, life)),
+            After::Linger(Some(life)) if self.stage.is_none() => Some(self.store.keep_command(&self.token, life)),
+            After::Linger(None) if self.stage.is_none() => Some(self.store.waiting_command()),
             _ => None,
         };
         let lingers = lease.is_some() && ending.lease != After::Release;
@@ -242,8 +254,12 @@ impl RedisWriter {
         let mut request = link.sending();
         self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut request);
         let waits = wait::commands(ending.wait);
-        let watching = if lingers { self.watching() } else { Vec::new() };
-        lease.iter().chain(&waits).chain(&watching).for_each(|command| request.push(command));
+        lease.iter().chain(&waits).for_each(|command| request.push(command));
+        let mut watching = 0;
+        if lingers {
+            watching = self.watching().ends.len();
+            request.append(&self.watching());
+        }
         let replies = request.finish();
         let connection = link.detach();
         self.open = false;
@@ -251,7 +267,7 @@ impl RedisWriter {
             Ok(replies) => replies,
             Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
         };
-        let watched = replies.split_off(replies.len().saturating_sub(watching.len()));
+        let watched = replies.split_off(replies.len().saturating_sub(watching));
         let waited = replies.split_off(replies.len().saturating_sub(waits.len())).pop();
         let lease = lease.and_then(|_| replies.pop());
         let exec = replies.pop().unwrap_or_default();
@@ -269,6 +285,8 @@ impl RedisWriter {
         if let Some(lease) = lease {
             match checked(lease) {
                 Ok(Value::Int(count)) if lingers => waiting = Some(count),
+                // Nothing rests on how many wait; `keep.lua` tells of none where it can't be known.
+                _ if ending.lease == After::Linger(None) => waiting = Some(0),
                 Ok(_) => self.leased = false,
                 Err(error) => {
                     self.leased = false;
@@ -311,7 +329,7 @@ impl RedisWriter {
     /// What tells whether a commit is done: the metadata, and the log's entry of that version.
     fn question(&self, commit: &Commit<'_>) -> Request {
         let at = commit.snapshot.version;
-        let mut request = Request::one(&self.store.hmget(&[]));
+        let mut request = self.store.packed.metadata.clone();
         request.push(&self.store.xrange(at, at));
         request
     }

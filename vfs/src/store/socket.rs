@@ -1,0 +1,141 @@
+//! A stream of bytes to a server and back, and how its bytes are waited for.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::yield_now;
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
+
+/// How long to look for bytes again and again before this thread sleeps until they come. A server on this
+/// machine has answered by then; to wake a thread that sleeps takes as long as the answer.
+const LOOK: Duration = Duration::from_micros(100);
+/// A processor that was given away for longer is wanted by another thread, the server's maybe.
+const ALONE: Duration = Duration::from_micros(5);
+/// Waits without a look after one in vain.
+const IN_VAIN: u32 = 15;
+
+/// See the [module](self).
+pub(super) struct Socket {
+    stream: Box<dyn Stream>,
+    /// Waits that are to begin with sleep.
+    sleeps: u32,
+}
+
+/// What all kinds of stream can do.
+trait Stream: Read + Write + Send {
+    fn set_timeout(&self, time: Duration) -> io::Result<()>;
+
+    /// What is there already, or [`ErrorKind::WouldBlock`].
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+macro_rules! stream {
+    ($stream:ty) => {
+        impl Stream for $stream {
+            fn set_timeout(&self, time: Duration) -> io::Result<()> {
+                self.set_read_timeout(Some(time))?;
+                self.set_write_timeout(Some(time))
+            }
+
+            fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                Ok(recv(self.as_fd(), buffer, RecvFlags::DONTWAIT)?.0)
+            }
+        }
+    };
+}
+
+stream!(TcpStream);
+stream!(UnixStream);
+
+impl Socket {
+    pub(super) fn unix(path: &Path) -> io::Result<Socket> {
+        UnixStream::connect(path).map(Socket::of)
+    }
+
+    /// Tries all addresses of a host.
+    pub(super) fn tcp(host: &str, port: u16, patience: Duration) -> io::Result<Socket> {
+        let deadline = Instant::now() + patience;
+        let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
+        for address in (host, port).to_socket_addrs()? {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            match TcpStream::connect_timeout(&address, left) {
+                Ok(stream) => {
+                    // Requests are whole already.
+                    stream.set_nodelay(true)?;
+                    return Ok(Socket::of(stream));
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    #[expect(private_bounds, reason = "the kinds are listed here")]
+    pub(super) fn of(stream: impl Stream + 'static) -> Socket {
+        Socket { stream: Box::new(stream), sleeps: 0 }
+    }
+
+    /// How long the server may take to take or give some bytes.
+    pub(super) fn set_timeout(&self, time: Duration) -> io::Result<()> {
+        self.stream.set_timeout(time)
+    }
+
+    pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// Waits for some bytes.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.sleeps.checked_sub(1) {
+            Some(sleeps) => self.sleeps = sleeps,
+            None => match self.look(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.sleeps = IN_VAIN,
+                outcome => return outcome,
+            },
+        }
+        loop {
+            match self.stream.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// What comes soon, while nobody else wants this processor.
+    fn look(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let begun = Instant::now();
+        loop {
+            match self.stream.read_now(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let before = Instant::now();
+                    yield_now();
+                    if before.elapsed() > ALONE || begun.elapsed() > LOOK {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// Replies that were recorded, for the fuzz target.
+#[cfg(feature = "fuzzing")]
+impl Stream for io::Cursor<Vec<u8>> {
+    fn set_timeout(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read(buffer)
+    }
+}
