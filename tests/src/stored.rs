@@ -41,9 +41,16 @@ impl Stored {
         let mut bytes = Vec::new();
         for page in 1..=self.number("page_count") {
             let content = self.fields.get(&format!("page{page}")).unwrap_or_else(|| panic!("page {page} is missing"));
-            let content = match content.len() {
-                length if length == size => content.clone(),
-                _ => zstd::bulk::decompress(content, size).unwrap_or_else(|error| panic!("page {page}: {error}")),
+            let content = match content.as_slice() {
+                whole if whole.len() == size => whole.to_vec(),
+                frame @ [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+                    zstd::bulk::decompress(frame, size).unwrap_or_else(|error| panic!("page {page}: {error}"))
+                }
+                [rest @ .., a, b, c, d] => {
+                    let [start, length] = [[*a, *b], [*c, *d]].map(|bytes| usize::from(u16::from_le_bytes(bytes)));
+                    [&rest[..start], &vec![0; length + 1], &rest[start..]].concat()
+                }
+                short => panic!("page {page} is {short:?}"),
             };
             assert_eq!(content.len(), size, "page {page}");
             bytes.extend(content);

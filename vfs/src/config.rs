@@ -75,7 +75,7 @@ settings! {
     WAIT_DISK = "wait_disk", "SQLITE_REDIS_WAIT_DISK", "0",
         "1: the primary, and as many replicas as `wait` says, must have a commit on disk before it is reported as done (Redis 7.2 with `appendonly yes`)";
     COMPRESS = "compress", "SQLITE_REDIS_COMPRESS", "0",
-        "1 stores pages that are written compressed (Zstandard) where that is shorter; what is stored is read with any setting";
+        "1 stores pages that are written compressed (Zstandard) where that is shorter; with 0 only their longest run of zeros is left out; what is stored is read with any setting";
     READ_ONLY = "readonly", "SQLITE_REDIS_READONLY", "0",
         "1 opens without the right to write, as `mode=ro` does";
     ALLOW_EVICTION = "allow_eviction", "SQLITE_REDIS_ALLOW_EVICTION", "0",

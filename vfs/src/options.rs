@@ -125,7 +125,8 @@ impl Options {
         self.set(&config::WAIT, replicas).set(&config::WAIT_TIME, time.as_millis())
     }
 
-    /// Store the pages that are written compressed (Zstandard) where that is shorter.
+    /// Store the pages that are written compressed (Zstandard) where that is shorter. Without, only their
+    /// longest run of zeros is left out.
     #[must_use]
     pub fn compress(self, compress: bool) -> Self {
         self.set(&config::COMPRESS, u8::from(compress))

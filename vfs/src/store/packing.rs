@@ -1,17 +1,28 @@
-//! A page as the value of its field: as it is, or as a Zstandard frame where that is shorter.
+//! A page as the value of its field: as it is; without its longest run of zeros; or as a Zstandard frame.
+//! Whatever is shorter.
 //!
-//! The length tells which: a field as long as a page is the page. So databases with and without
-//! compression are one format, and writers of both kinds can share one.
+//! Length and first bytes tell which: a field as long as a page is the page, and one that begins like a
+//! frame is one. So databases with and without compression are one format, and writers of both kinds
+//! can share one.
+//!
+//! Nearly every page has some zeros, in the gap that SQLite leaves between the cells and the list of them, or
+//! in small numbers. Redis rounds a value's memory up to steps, and a page as it is lies a few bytes
+//! above one (4096 bytes take 5120), so to leave out a few saves a fifth.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 
 use zstd::bulk::{Compressor, Decompressor};
 
-/// What a frame must save to be worth it. Redis rounds a value's memory up to steps, and a page as
-/// it is lies a few bytes above one (4096 bytes take 5120); so already a little saves a step.
-const LEAST_SAVED: usize = 16;
+/// What must be saved to be worth it: as much as a value of Redis has bytes that are not its content.
+const LEAST_SAVED: usize = 8;
+/// Bytes behind a page without a run of zeros: where the run was, and its length less 1, as two
+/// little-endian numbers.
+const TRAILER: usize = 4;
+/// How frames begin.
+const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Higher ones gain little on pages of a few kilobytes.
 const LEVEL: i32 = 1;
 
@@ -37,15 +48,52 @@ fn with<C, T>(
 
 /// The value of a page's field.
 pub(crate) fn pack(page: &[u8], compress: bool) -> Cow<'_, [u8]> {
-    if !compress {
-        return Cow::Borrowed(page);
-    }
-    let packed = COMPRESSOR.with(|it| with(it, || Compressor::new(LEVEL), |it| it.compress(page)));
-    match packed {
-        Ok(packed) if packed.len() + LEAST_SAVED <= page.len() => Cow::Owned(packed),
+    if compress {
+        let packed = COMPRESSOR.with(|it| with(it, || Compressor::new(LEVEL), |it| it.compress(page)));
         // Where there is no memory for a context, the page itself will do.
-        Ok(_) | Err(_) => Cow::Borrowed(page),
+        if let Ok(packed) = packed
+            && packed.len() + LEAST_SAVED <= page.len()
+        {
+            return Cow::Owned(packed);
+        }
     }
+    without_zeros(page).map_or(Cow::Borrowed(page), Cow::Owned)
+}
+
+/// A page without its longest run of zeros, if that is long enough.
+fn without_zeros(page: &[u8]) -> Option<Vec<u8>> {
+    let run = longest_run(page, LEAST_SAVED + TRAILER)?;
+    let (start, length) = (u16::try_from(run.start).ok()?, u16::try_from(run.len() - 1).ok()?);
+    if page.starts_with(&FRAME) {
+        return None;
+    }
+    let mut packed = Vec::with_capacity(page.len() - run.len() + TRAILER);
+    packed.extend_from_slice(&page[..run.start]);
+    packed.extend_from_slice(&page[run.end..]);
+    packed.extend_from_slice(&start.to_le_bytes());
+    packed.extend_from_slice(&length.to_le_bytes());
+    Some(packed)
+}
+
+/// The first of the longest runs of zeros, of those that have so many.
+fn longest_run(page: &[u8], least: usize) -> Option<Range<usize>> {
+    let (mut longest, mut least, mut from) = (None, least, 0);
+    // A run of so many from here on has a zero at its end.
+    while let Some(byte) = page.get(from + least - 1) {
+        let last = from + least;
+        if *byte != 0 {
+            from = last;
+            continue;
+        }
+        let start = page[from..last].iter().rposition(|byte| *byte != 0).map_or(from, |other| from + other + 1);
+        let end = page[last..].iter().position(|byte| *byte != 0).map_or(page.len(), |other| last + other);
+        from = end;
+        if end - start >= least {
+            longest = Some(start..end);
+            least = end - start + 1;
+        }
+    }
+    longest
 }
 
 /// The page out of a field; `None` when it is not one of this size.
@@ -56,8 +104,26 @@ pub(crate) fn unpack(field: Vec<u8>, page_size: usize) -> Option<Vec<u8>> {
     if field.len() + LEAST_SAVED > page_size {
         return None;
     }
+    if !field.starts_with(&FRAME) {
+        return with_zeros(&field, page_size);
+    }
     let page = DECOMPRESSOR.with(|it| with(it, Decompressor::new, |it| it.decompress(&field, page_size)));
     page.ok().filter(|page| page.len() == page_size)
+}
+
+/// The opposite of [`without_zeros`].
+fn with_zeros(field: &[u8], page_size: usize) -> Option<Vec<u8>> {
+    let (rest, trailer) = field.split_last_chunk::<TRAILER>()?;
+    let [start, length] = [[trailer[0], trailer[1]], [trailer[2], trailer[3]]].map(u16::from_le_bytes).map(usize::from);
+    let (before, after) = rest.split_at_checked(start)?;
+    if rest.len() + length + 1 != page_size {
+        return None;
+    }
+    let mut page = Vec::with_capacity(page_size);
+    page.extend_from_slice(before);
+    page.resize(start + length + 1, 0);
+    page.extend_from_slice(after);
+    Some(page)
 }
 
 #[cfg(test)]
@@ -74,6 +140,39 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_run_of_zeros_is_left_out() {
+        let page = |runs: &[(usize, usize)]| {
+            let mut page = vec![7; 512];
+            runs.iter().for_each(|&(start, end)| page[start..end].fill(0));
+            page
+        };
+        for (runs, longest) in [
+            (vec![], None),
+            (vec![(0, 11), (20, 31), (501, 512)], None),
+            (vec![(0, 12)], Some(0..12)),
+            (vec![(500, 512)], Some(500..512)),
+            (vec![(30, 42), (43, 56), (57, 69)], Some(43..56)),
+            (vec![(3, 90), (91, 200), (400, 480)], Some(91..200)),
+            (vec![(3, 90), (100, 187)], Some(3..90)),
+            (vec![(0, 512)], Some(0..512)),
+        ] {
+            let page = page(&runs);
+            assert_eq!(longest_run(&page, 12), longest, "{runs:?}");
+            let saved = longest.map_or(0, |run| run.len() - TRAILER);
+            assert_eq!(pack(&page, false).len(), 512 - saved);
+            assert_eq!(unpack(pack(&page, false).into_owned(), 512).unwrap(), page);
+        }
+        for size in [65536, 32768] {
+            let mut page = vec![0; size];
+            assert_eq!(pack(&page, false).len(), TRAILER);
+            assert_eq!(unpack(pack(&page, false).into_owned(), size).unwrap(), page);
+            page[..4].copy_from_slice(&FRAME);
+            assert_eq!(pack(&page, false), page, "it would be taken for a frame");
+            assert_eq!(unpack(pack(&page, true).into_owned(), size).unwrap(), page);
+        }
+    }
+
+    #[test]
     fn fields_that_are_no_page_are_refused() {
         let packed = pack(&[7; 512], true).into_owned();
         assert_eq!(unpack(packed.clone(), 1024), None, "a frame of another page size");
@@ -81,13 +180,19 @@ mod tests {
         assert_eq!(unpack(Vec::new(), 512), None);
         assert_eq!(unpack(vec![7; 511], 512), None);
         assert_eq!(unpack(vec![7; 513], 512), None);
+        assert_eq!(unpack(vec![0; 500], 512), None);
+        let packed = pack(&[0; 512], false).into_owned();
+        assert_eq!(unpack(packed.clone(), 1024), None, "of another page size");
+        assert_eq!(unpack([&[7][..], &packed].concat(), 512), None, "more than a page");
+        assert_eq!(unpack(vec![9, 0, 0xff, 1], 512), None, "a run behind the end");
     }
 
     proptest! {
         #[test]
-        fn every_page_comes_back(text in proptest::collection::vec(0u8..20, 0..512), compress: bool) {
+        fn every_page_comes_back(text in proptest::collection::vec(0u8..20, 0..512), at in 0..512usize, compress: bool) {
             let mut page = vec![0; 512];
-            page[..text.len()].copy_from_slice(&text);
+            let at = at.min(512 - text.len());
+            page[at..at + text.len()].copy_from_slice(&text);
             prop_assert_eq!(unpack(pack(&page, compress).into_owned(), 512), Some(page));
         }
 
