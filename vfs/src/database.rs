@@ -9,14 +9,14 @@ use crate::config::{Config, Wait};
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
 use crate::freshness::Freshness;
-use crate::lease::{Lease, Lingering, Renewer};
+use crate::lease::{self, Lease, Lingering, Renewer};
 use crate::reader::Reader;
 use crate::replicas::Replicas;
 use crate::source::Source;
 use crate::store::commit::most_undo;
 use crate::store::redis::RedisStore;
 use crate::store::server::{Server, Stats};
-use crate::store::{Fetched, Heard, LogEntry, PageNo, Snapshot, Store, Version};
+use crate::store::{Bid, Fetched, Heard, News, PageNo, Snapshot, Store, Version};
 use crate::sync::Mutex;
 
 /// See the [module](self).
@@ -128,11 +128,16 @@ impl Database {
         let asked = Instant::now();
         let left = self.left();
         let was_asked = left.is_none();
-        let (lease, snapshot) = match left.map_or_else(|| self.take_lease(PATIENCE), Ok) {
+        let hot = self.hot.lock().clone();
+        let taken = match left {
+            Some((lease, snapshot)) => Ok((lease, snapshot, None)),
+            None => self.take_lease(PATIENCE, &hot),
+        };
+        let (lease, snapshot, news) = match taken {
             Err(error) if refuses_lease(&error.cause) => return Ok(None),
             outcome => outcome?,
         };
-        match self.admit(&snapshot) {
+        match self.admit_with(&snapshot, hot, news) {
             Ok(epoch) => {
                 if was_asked {
                     self.freshness.said(epoch, asked, &snapshot);
@@ -164,11 +169,19 @@ impl Database {
     }
 
     fn admit(&self, snapshot: &Snapshot) -> Result<Epoch> {
+        let hot = self.hot.lock().clone();
+        self.admit_with(snapshot, hot, None)
+    }
+
+    /// The same, when something may have been told already, of `hot` pages too.
+    fn admit_with(&self, snapshot: &Snapshot, hot: Vec<PageNo>, news: Option<News>) -> Result<Epoch> {
         match self.cache.admit(snapshot) {
             Admission::Admitted(epoch) => Ok(epoch),
             Admission::NeedsHistory { after } => {
-                let hot = self.hot.lock().clone();
-                let (entries, fetched) = self.history(self.store(), after, snapshot.version, &hot)?;
+                let News { entries, fetched } = match news.and_then(|news| told(news, after, snapshot.version)) {
+                    Some(news) => news,
+                    None => self.history(self.store(), after, snapshot.version, &hot)?,
+                };
                 let (epoch, dropped) = self.cache.admit_with(snapshot, &entries);
                 if let Some(fetched) = fetched.filter(|fetched| fetched.at == *snapshot) {
                     let cached = |page| self.cache.has(page, snapshot.version, epoch);
@@ -200,21 +213,15 @@ impl Database {
 
     /// The log between two versions, and pages in the same trip; nothing where it is no use or more than
     /// is worth reading.
-    fn history(
-        &self,
-        store: &dyn Store,
-        after: Version,
-        through: Version,
-        pages: &[PageNo],
-    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
+    fn history(&self, store: &dyn Store, after: Version, through: Version, pages: &[PageNo]) -> Result<News> {
         if through.0 - after.0 > FAR_BEHIND {
-            return Ok((Vec::new(), None));
+            return Ok(News::default());
         }
-        match store.history_and_pages(after, through, pages) {
+        match store.news(after, through, pages) {
             Err(error) if matches!(error.cause, Cause::BadReply(_) | Cause::Damaged(_)) => {
                 // The log is only history: without it the cache starts anew.
                 crate::ffi::log(&format!("{}: the log is no use: {error}", self.place));
-                Ok((Vec::new(), None))
+                Ok(News::default())
             }
             outcome => outcome,
         }
@@ -240,7 +247,7 @@ impl Database {
         match self.cache.recognise(snapshot) {
             Recognised::Known(epoch) => Ok(Some(epoch)),
             Recognised::Newer { head } => {
-                let (entries, _) = self.history(&*replica.store, head, snapshot.version, &[])?;
+                let News { entries, .. } = self.history(&*replica.store, head, snapshot.version, &[])?;
                 Ok(self.cache.follow(snapshot, &entries))
             }
             Recognised::Unknown(epoch) => match self.primary_had(snapshot)? {
@@ -253,8 +260,8 @@ impl Database {
     /// Whether the primary once had this snapshot, as the commit after it tells; `None` when its
     /// log does not reach back.
     pub(crate) fn primary_had(&self, snapshot: &Snapshot) -> Result<Option<bool>> {
-        let (next, _) = self.history(self.store(), snapshot.version, snapshot.version.next(), &[])?;
-        Ok(next.first().map(|entry| entry.base == snapshot.commit))
+        let next = self.history(self.store(), snapshot.version, snapshot.version.next(), &[])?;
+        Ok(next.entries.first().map(|entry| entry.base == snapshot.commit))
     }
 
     /// The newest snapshot known here: what came last, unless the primary has gone back since.
@@ -291,14 +298,21 @@ impl Database {
 
     /// The write lease; with it comes the version that the server has now.
     pub(crate) fn lease(&self) -> Result<(Lease, Snapshot)> {
-        self.left().map_or_else(|| self.take_lease(Duration::ZERO), Ok)
+        if let Some(left) = self.left() {
+            return Ok(left);
+        }
+        let (lease, snapshot, _) = self.take_lease(Duration::ZERO, &[])?;
+        Ok((lease, snapshot))
     }
 
-    /// Takes the write lease. Stands in line for as long as there is `patience`.
-    fn take_lease(&self, patience: Duration) -> Result<(Lease, Snapshot)> {
+    /// Takes the write lease. Stands in line for as long as there is `patience`; then comes with it what
+    /// others have committed, `pages` among it.
+    fn take_lease(&self, patience: Duration, pages: &[PageNo]) -> Result<(Lease, Snapshot, Option<News>)> {
         // Where one transaction follows the other, the next will most likely come.
         let linger = if self.lingering.is_busy(self.linger) { self.linger } else { Duration::ZERO };
-        Lease::take(&self.primary.store, self.lease_life, patience, &self.renewer, linger)
+        let known = self.cache.head().0.version;
+        let bid = Bid { token: &lease::token()?, life: self.lease_life, patience, known, pages };
+        Lease::take(&self.primary.store, bid, &self.renewer, linger)
     }
 
     /// The write lease that the last transaction has left, and the version that it is at.
@@ -333,6 +347,12 @@ impl Database {
     pub(crate) fn stats(&self) -> Stats {
         self.server.as_ref().map(|server| server.stats()).unwrap_or_default()
     }
+}
+
+/// What was told of the versions after one and through another, if that is all of them.
+fn told(mut news: News, after: Version, through: Version) -> Option<News> {
+    news.entries.retain(|entry| after < entry.version && entry.version <= through);
+    (news.entries.len() as u64 == through.0 - after.0).then_some(news)
 }
 
 /// Whether a server answers with this that would answer a read.

@@ -17,7 +17,7 @@ use crate::ffi::sql::Memory;
 use crate::store::commit::LogMark;
 use crate::store::keys::{self, Keys};
 use crate::store::redis::{Read, read};
-use crate::store::{Fetched, Heard, Leased, LogEntry, PageNo, Snapshot, Store, Version, protocol, server};
+use crate::store::{Bid, Fetched, Heard, Leased, LogEntry, PageNo, Snapshot, Store, Version, protocol, server};
 use crate::vfs::Named;
 use crate::vtab::declare::Definition;
 use crate::vtab::keys::TYPES;
@@ -126,7 +126,7 @@ impl Store for Scripted {
         Ok(Heard { entries: self.entries.clone(), at: self.now.at, as_primary: false })
     }
 
-    fn lease(&self, _token: &str, _life: Duration, _patience: Duration) -> Result<Leased> {
+    fn lease(&self, _bid: Bid<'_>) -> Result<Leased> {
         Ok(Leased::ByAnother(String::new()))
     }
 

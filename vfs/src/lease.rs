@@ -11,7 +11,7 @@ use crate::error::{Cause, Error, Result};
 use crate::process::unique;
 use crate::store::stage::Stage;
 use crate::store::turn::HANDOVER;
-use crate::store::{After, Commit, Ending, Leased, Lingers, Snapshot, Store, Writer};
+use crate::store::{After, Bid, Commit, Ending, Held, Leased, Lingers, News, Snapshot, Store, Writer};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 pub(crate) use linger::Lingering;
@@ -31,7 +31,7 @@ pub(crate) struct Renewer {
 
 #[derive(Default)]
 struct State {
-    leases: HashMap<String, Held>,
+    leases: HashMap<String, Renewed>,
     /// Where leases may linger.
     lingering: Vec<Arc<Lingering>>,
     running: bool,
@@ -39,7 +39,7 @@ struct State {
     wakes_at: Option<Instant>,
 }
 
-struct Held {
+struct Renewed {
     store: Arc<dyn Store>,
     life: Duration,
     due: Instant,
@@ -51,7 +51,7 @@ const IDLE: Duration = Duration::from_secs(5);
 impl Renewer {
     fn add(self: &Arc<Self>, token: String, store: Arc<dyn Store>, life: Duration, due: Instant) {
         let mut state = self.state.lock();
-        state.leases.insert(token, Held { store, life, due });
+        state.leases.insert(token, Renewed { store, life, due });
         self.see_to(state, due);
     }
 
@@ -188,26 +188,24 @@ impl Turn {
 }
 
 impl Lease {
-    /// Takes the lease; with it comes the version that the server has now.
+    /// Takes the lease; with it comes the version that the server has now. It may `linger` for so long.
     ///
     /// # Errors
-    /// [`Cause::Busy`] when another holds it for as long as there is `patience`. It may `linger` for so
-    /// long.
+    /// [`Cause::Busy`] when another holds it for longer than there is patience.
     pub(crate) fn take(
         store: &Arc<dyn Store>,
-        life: Duration,
-        patience: Duration,
+        bid: Bid<'_>,
         renewer: &Arc<Renewer>,
         linger: Duration,
-    ) -> Result<(Lease, Snapshot)> {
-        let token = token()?;
-        match store.lease(&token, life, patience)? {
+    ) -> Result<(Lease, Snapshot, Option<News>)> {
+        let whole_life = bid.life;
+        match store.lease(bid)? {
             Leased::ByAnother(holder) => Err(Cause::Busy(holder).into()),
-            Leased::Held(writer, snapshot) => {
+            Leased::Held(Held { writer, snapshot, token, life, news }) => {
                 let (store, renewer, turn) = (store.clone(), renewer.clone(), Turn::begin());
-                let lease = Lease { writer, store, token, life, renewer, linger, extended: None, turn };
+                let lease = Lease { writer, store, token, life: whole_life, renewer, linger, extended: None, turn };
                 lease.keep_alive(life);
-                Ok((lease, snapshot))
+                Ok((lease, snapshot, news))
             }
         }
     }
@@ -281,6 +279,7 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Version;
     use crate::store::memory::MemoryStore;
 
     fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -309,13 +308,15 @@ mod tests {
         let memory = Arc::new(MemoryStore::default());
         let store: Arc<dyn Store> = memory.clone();
         let renewer = Arc::new(Renewer::default());
-        let (lease, _) =
-            Lease::take(&store, Duration::from_millis(30), Duration::ZERO, &renewer, Duration::ZERO).unwrap();
+        let take = |life: u64| {
+            let (token, life) = (token().unwrap(), Duration::from_millis(life));
+            let bid = Bid { token: &token, life, patience: Duration::ZERO, known: Version(0), pages: &[] };
+            Lease::take(&store, bid, &renewer, Duration::ZERO)
+        };
+        let (lease, ..) = take(30).unwrap();
         eventually("renewed", || memory.renewals() >= 3);
-        assert!(
-            matches!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer, Duration::ZERO), Err(e) if matches!(e.cause, Cause::Busy(_)))
-        );
+        assert!(matches!(take(1000), Err(error) if matches!(error.cause, Cause::Busy(_))));
         lease.release().unwrap();
-        assert!(Lease::take(&store, Duration::from_secs(1), Duration::ZERO, &renewer, Duration::ZERO).is_ok());
+        assert!(take(1000).is_ok());
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::error::{Cause, Result};
 use crate::store::stage::Stage;
 use crate::store::{
-    After, Ahead, Commit, Ending, Fetched, Heard, Leased, Lingers, LogEntry, Page, PageNo, Snapshot, Store, Version,
-    Writer,
+    After, Ahead, Bid, Commit, Ending, Fetched, Heard, Held, Leased, Lingers, LogEntry, Page, PageNo, Snapshot, Store,
+    Version, Writer,
 };
 use crate::sync::Mutex;
 
@@ -126,14 +126,15 @@ impl Store for MemoryStore {
         Ok(Heard { entries, at: state.now, as_primary: false })
     }
 
-    fn lease(&self, token: &str, _life: Duration, _patience: Duration) -> Result<Leased> {
+    fn lease(&self, Bid { token, life, .. }: Bid<'_>) -> Result<Leased> {
         let mut state = self.enter()?;
         if let Some(holder) = &state.holder {
             return Ok(Leased::ByAnother(holder.clone()));
         }
         state.holder = Some(token.to_owned());
         let writer = MemoryWriter { state: self.state.clone(), token: token.to_owned() };
-        Ok(Leased::Held(Box::new(writer), state.now))
+        let (writer, snapshot, token) = (Box::new(writer), state.now, token.to_owned());
+        Ok(Leased::Held(Held { writer, snapshot, token, life, news: None }))
     }
 
     fn renew(&self, token: &str, _life: Duration) -> Result<bool> {

@@ -199,12 +199,43 @@ impl Commit<'_> {
     }
 }
 
+/// What one who wants the write lease says, and knows.
+pub(crate) struct Bid<'a> {
+    /// What tells it from all others.
+    pub token: &'a str,
+    /// How long the lease is to live, unless it is renewed.
+    pub life: Duration,
+    /// How long to stand in line while another holds it.
+    pub patience: Duration,
+    /// The version that is known, and pages to come with the lease if they had to be waited for.
+    pub known: Version,
+    pub pages: &'a [PageNo],
+}
+
 /// What became of the attempt to get the write lease.
 pub(crate) enum Leased {
-    /// Held, and the version found at that moment.
-    Held(Box<dyn Writer>, Snapshot),
+    Held(Held),
     /// Another holds it: its token.
     ByAnother(String),
+}
+
+/// The write lease, and what came with it.
+pub(crate) struct Held {
+    pub writer: Box<dyn Writer>,
+    /// The version found at that moment.
+    pub snapshot: Snapshot,
+    /// Under which it is held, and how long it has to live.
+    pub token: String,
+    pub life: Duration,
+    /// There is some after a wait.
+    pub news: Option<News>,
+}
+
+/// The log's entries after a version, and pages that were asked for with them.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub entries: Vec<LogEntry>,
+    pub fetched: Option<Fetched>,
 }
 
 /// What keeps the pages of one database.
@@ -228,13 +259,8 @@ pub(crate) trait Store: Send + Sync {
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>>;
 
     /// The same, and pages in the same trip where that can be.
-    fn history_and_pages(
-        &self,
-        after: Version,
-        through: Version,
-        _pages: &[PageNo],
-    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
-        Ok((self.history(after, through)?, None))
+    fn news(&self, after: Version, through: Version, _pages: &[PageNo]) -> Result<News> {
+        Ok(News { entries: self.history(after, through)?, fetched: None })
     }
 
     /// Waits until the log goes on after this version, for `patience` at most.
@@ -245,9 +271,8 @@ pub(crate) trait Store: Send + Sync {
         Ok(None)
     }
 
-    /// Tries to get the write lease, and reads the current version as the base of the commit. While
-    /// another holds it, stands in line for as long as there is `patience`.
-    fn lease(&self, token: &str, life: Duration, patience: Duration) -> Result<Leased>;
+    /// Tries to get the write lease, and reads the current version as the base of the commit.
+    fn lease(&self, bid: Bid<'_>) -> Result<Leased>;
 
     /// Prolongs a lease; `false` when it is not held under this token any more.
     fn renew(&self, token: &str, life: Duration) -> Result<bool>;

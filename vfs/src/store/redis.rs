@@ -14,8 +14,9 @@ use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Server, checked};
 use crate::store::stage::{self, Stage};
+use crate::store::turn::HANDOVER;
 use crate::store::writer::{self, RedisWriter};
-use crate::store::{Ahead, Fetched, Heard, Leased, LogEntry, Page, PageNo, Snapshot, Store, Version};
+use crate::store::{Ahead, Bid, Fetched, Heard, Held, Leased, LogEntry, News, Page, PageNo, Snapshot, Store, Version};
 
 /// Entries in one `XRANGE`.
 const BATCH: usize = 256;
@@ -147,6 +148,13 @@ impl RedisStore {
         command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(BATCH);
         command
     }
+
+    /// The log from a version on.
+    pub(super) fn xrange_from(&self, first: Version) -> Cmd {
+        let mut command = cmd("XRANGE");
+        command.arg(&self.keys.log).arg(format!("{first}-0")).arg("+").arg("COUNT").arg(BATCH);
+        command
+    }
 }
 
 fn hmget(hash: &str, pages: &[PageNo]) -> Cmd {
@@ -235,16 +243,11 @@ impl Store for RedisStore {
     }
 
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
-        Ok(self.history_and_pages(after, through, &[])?.0)
+        Ok(self.news(after, through, &[])?.entries)
     }
 
     /// What comes of the pages is seen when they are needed.
-    fn history_and_pages(
-        &self,
-        after: Version,
-        through: Version,
-        pages: &[PageNo],
-    ) -> Result<(Vec<LogEntry>, Option<Fetched>)> {
+    fn news(&self, after: Version, through: Version, pages: &[PageNo]) -> Result<News> {
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut fetched = None;
         let mut first = after.next();
@@ -266,7 +269,7 @@ impl Store for RedisStore {
             first = last.version.next();
             entries.extend(batch);
         }
-        Ok((entries, fetched))
+        Ok(News { entries, fetched })
     }
 
     /// `XREAD` holds up what follows it on the connection, so the metadata in the same trip is of
@@ -297,11 +300,16 @@ impl Store for RedisStore {
         Stage::new(self.server.clone(), &self.keys, self.compress).map(Some)
     }
 
-    fn lease(&self, token: &str, life: Duration, patience: Duration) -> Result<Leased> {
+    fn lease(&self, bid: Bid<'_>) -> Result<Leased> {
         // A reply that takes longer than `timeout` would count as lost.
-        let mut writer = RedisWriter::new(self, token, life, patience.min(self.reply_time / 2));
+        let patience = bid.patience.min(self.reply_time / 2);
+        let mut writer = RedisWriter::new(self, Bid { patience, ..bid });
         match writer.begin()? {
-            Ok(snapshot) => Ok(Leased::Held(Box::new(writer), snapshot)),
+            Ok(snapshot) => {
+                let (token, news) = (writer.token.clone(), writer.news.take());
+                let life = if writer.passed { HANDOVER } else { bid.life };
+                Ok(Leased::Held(Held { writer: Box::new(writer), snapshot, token, life, news }))
+            }
             Err(holder) => Ok(Leased::ByAnother(holder)),
         }
     }

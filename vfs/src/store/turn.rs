@@ -2,8 +2,9 @@
 //! nobody asks again and again, and nobody is overtaken.
 //!
 //! Those who wait put a token in the queue and block on the turn, a list (`BLPOP`, which serves in
-//! order of arrival). To pass the lease on is to hold it under a new token and to push that there.
-//! Nothing rests on this: a lease that is lost on the way ends by itself.
+//! order of arrival). To pass the lease on is to set it to a new token and to push that there: whoever
+//! gets it holds the lease. What it needs then is asked for behind `BLPOP`, and so comes in the same round
+//! trip, which is as long as the wait. Nothing rests on this: a lease that is lost on the way ends by itself.
 
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,13 +13,15 @@ use std::time::Duration;
 use redis::{Cmd, Value, cmd};
 
 use crate::error::{Cause, Result};
+use crate::fault::{self, Point};
 use crate::lease;
-use crate::store::Snapshot;
-use crate::store::protocol::{bad_reply, text};
-use crate::store::redis::{RedisStore, script};
+use crate::process::unique;
+use crate::store::protocol::{self, bad_reply, text};
+use crate::store::redis::{Read, RedisStore, read, script};
 use crate::store::request::Request;
 use crate::store::server::checked;
 use crate::store::writer::RedisWriter;
+use crate::store::{News, Snapshot, Version};
 
 /// Life of a lease while it is passed on, or lingers. Whoever dies then costs others no more than this.
 pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
@@ -26,13 +29,12 @@ pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
 static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/release.lua")));
 static KEEP: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/keep.lua")));
 static ASK: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/ask.lua")));
-static CLAIM: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/claim.lua")));
 
 impl RedisStore {
     pub(super) fn release_command(&self, token: &str) -> Result<Cmd> {
         let mut command = cmd("EVAL");
         command.arg(RELEASE.as_str()).arg(1).arg(&self.keys.lock);
-        command.arg(token).arg(lease::token()?).arg(HANDOVER.as_millis() as u64);
+        command.arg(token).arg(format!("{:016x}", unique()?)).arg(HANDOVER.as_millis() as u64);
         command.arg(&self.keys.queue).arg(&self.keys.turn);
         Ok(command)
     }
@@ -48,59 +50,96 @@ impl RedisStore {
     pub(super) fn waiting_command(&self) -> Cmd {
         cmd("LLEN").arg(&self.keys.queue).to_owned()
     }
-
-    pub(super) fn claim_command(&self, passed: &str, token: &str, life: Duration) -> Cmd {
-        let mut command = cmd("EVAL");
-        command.arg(CLAIM.as_str()).arg(1).arg(&self.keys.lock);
-        command.arg(passed).arg(token).arg(life.as_millis() as u64).arg(&self.keys.queue);
-        command
-    }
 }
 
 impl RedisWriter {
-    /// Another holds the lease: one round trip that ends when it was passed on, or after `patience`;
-    /// then another, to take it over or to leave the queue.
+    /// Another holds the lease: one round trip that ends when it was passed on, or after `patience`.
     pub(super) fn wait_for_turn(&mut self, patience: Duration) -> Result<Result<Snapshot, String>> {
+        fault::at(Point::BeforeLease)?;
         let (pass, replies) = self.stand_in_line(patience)?;
         let mut replies = replies.into_iter();
-        let holder = checked(replies.next().unwrap_or_default())?;
-        let turn = checked(replies.next().unwrap_or_default())?;
-        let holder = text(&holder).ok_or_else(|| bad_reply("EVAL", &holder))?;
-        self.store.contended.store(holder != pass && holder != self.token, Relaxed);
-        match turn {
-            Value::Array(turn) => match turn.get(1).and_then(text) {
-                Some(passed) => self.try_begin(Some(&passed)),
-                None => Err(Cause::BadReply("BLPOP".into()).into()),
-            },
-            Value::Nil if holder == self.token => self.try_begin(None),
-            Value::Nil => {
-                let mut leave = cmd("LREM");
-                leave.arg(&self.store.keys.queue).arg(0).arg(&self.token);
-                self.leave(Some(&leave))?;
+        let mut next = || replies.next().unwrap_or_default();
+        let (holder, turn, _left, lock) = (next(), next(), next(), next());
+        let news = self.asks_news().then(|| (next(), next()));
+        let connection = self.connection.take();
+        let found = self.watched(connection, replies);
+        match self.whose_turn(&pass, holder, turn, lock) {
+            Ok(Ok(token)) => {
+                self.passed = token != self.token;
+                self.token = token;
+                self.leased = true;
+                self.news = news.and_then(|(log, pages)| self.read_news(log, pages));
+                self.found(found)
+            }
+            Ok(Err(holder)) => {
+                self.leave(None)?;
                 Ok(Err(holder))
             }
-            other => Err(bad_reply("BLPOP", &other).into()),
+            Err(error) => Err(self.give_up(error)),
         }
+    }
+
+    /// The token under which the lease is ours now, or else who holds it.
+    fn whose_turn(&self, pass: &str, holder: Value, turn: Value, lock: Value) -> Result<Result<String, String>> {
+        let holder = checked(holder)?;
+        let holder = text(&holder).ok_or_else(|| bad_reply("EVAL", &holder))?;
+        self.store.contended.store(holder != pass && holder != self.token, Relaxed);
+        let token = match checked(turn)? {
+            Value::Array(turn) => turn.get(1).and_then(text).ok_or_else(|| Cause::BadReply("BLPOP".into()))?,
+            // It may be ours since an earlier try whose reply was lost.
+            Value::Nil => self.token.clone(),
+            other => return Err(bad_reply("BLPOP", &other).into()),
+        };
+        // It may have been passed on to one that died, and have ended meanwhile.
+        match text(&checked(lock)?) {
+            Some(found) if found == token => Ok(Ok(token)),
+            Some(found) => Ok(Err(found)),
+            None => Ok(Err(holder)),
+        }
+    }
+
+    /// Whether what others have committed is worth asking for.
+    fn asks_news(&self) -> bool {
+        self.known != Version(0)
+    }
+
+    /// The answers to what was asked with the turn; whatever is no use is asked for again by those who
+    /// need it.
+    fn read_news(&self, log: Value, pages: Value) -> Option<News> {
+        let entries = protocol::log_entries(checked(log).ok()?).ok()?;
+        let fetched = match read(pages, &self.pages) {
+            Ok(Read::Whole(fetched)) => Some(fetched),
+            Ok(Read::Staged(..)) | Err(_) => None,
+        };
+        Some(News { entries, fetched })
     }
 
     /// Asks for the lease and blocks, in the round trip that closes the transaction opened for the
     /// commit. Returns the token under which a lease that nobody holds is passed on, and the replies: the
-    /// token of its holder, and what came of the wait.
+    /// token of its holder; what came of the wait; whether it was still in the queue; the token of the
+    /// holder then; the log and pages, if they are asked for; what [`watching`](super::writer::watching) asks.
     fn stand_in_line(&mut self, patience: Duration) -> Result<(String, Vec<Value>)> {
         let keys = self.store.keys.clone();
+        let mut request = Request::default();
         let mut ask = cmd("EVAL");
         ask.arg(ASK.as_str()).arg(3).arg(&keys.lock).arg(&keys.queue).arg(&keys.turn);
         let life = self.life + patience;
         let pass = lease::token()?;
         ask.arg(&self.token).arg(&pass).arg(HANDOVER.as_millis() as u64).arg(life.as_millis() as u64);
-        let mut wait = cmd("BLPOP");
-        wait.arg(&keys.turn).arg(patience.as_secs_f64());
+        request.push(&ask);
+        request.push(cmd("BLPOP").arg(&keys.turn).arg(patience.as_secs_f64()));
+        request.push(cmd("LREM").arg(&keys.queue).arg(0).arg(&self.token));
+        request.push(cmd("GET").arg(&keys.lock));
+        if self.asks_news() {
+            request.push(&self.store.xrange_from(self.known.next()));
+            request.push(&self.store.hmget(&self.pages));
+        }
+        request.append(&self.watching());
         if std::mem::take(&mut self.open) {
-            let mut request = Request::one(&cmd("DISCARD"));
-            request.push(&ask);
-            request.push(&wait);
+            let mut behind = Request::one(&cmd("DISCARD"));
+            behind.append(&request);
             let mut link = self.link()?;
-            let mut replies = link.exchange(&request)?.into_iter();
+            let mut replies = link.exchange(&behind)?.into_iter();
             if replies.next().is_some_and(|discarded| checked(discarded).is_ok()) {
                 self.connection = link.detach();
                 return Ok((pass, replies.collect()));
@@ -108,8 +147,6 @@ impl RedisWriter {
             // Forbidden: what followed was queued in the transaction, which ends with the connection.
             link.close();
         }
-        let mut request = Request::one(&ask);
-        request.push(&wait);
         let mut link = self.link()?;
         let replies = link.exchange(&request)?;
         self.connection = link.detach();

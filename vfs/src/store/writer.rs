@@ -17,7 +17,9 @@ use crate::store::redis::{RedisStore, snapshot};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Link, Server, checked};
 use crate::store::stage::Stage;
-use crate::store::{After, Commit, Ending, Lingers, LogEntry, Snapshot, Store, Writer, keys, wait};
+use crate::store::{
+    After, Bid, Commit, Ending, Lingers, LogEntry, News, PageNo, Snapshot, Store, Version, Writer, keys, wait,
+};
 
 /// The holder of the write lease, and the connection that watches the hash for it.
 pub(super) struct RedisWriter {
@@ -27,10 +29,17 @@ pub(super) struct RedisWriter {
     pub(super) life: Duration,
     /// How long it stands in line for a lease that another holds.
     patience: Duration,
+    /// See [`Bid`].
+    pub(super) known: Version,
+    pub(super) pages: Vec<PageNo>,
+    /// What came with a lease that was waited for.
+    pub(super) news: Option<News>,
+    /// The lease was passed on by another.
+    pub(super) passed: bool,
     /// Kept from the `WATCH` to the `EXEC`, which belong to one connection.
     pub(super) connection: Option<Kept>,
     /// Whether the lease was got, and not given back since.
-    leased: bool,
+    pub(super) leased: bool,
     /// Whether `connection` watches the hash and has a transaction open for the commit. `MULTI`
     /// goes ahead of the commit, because pages must never be sent to a server that has refused
     /// it: it would take each command by itself, past the watch.
@@ -65,13 +74,17 @@ enum Attempt {
 }
 
 impl RedisWriter {
-    pub(super) fn new(store: &RedisStore, token: &str, life: Duration, patience: Duration) -> Self {
+    pub(super) fn new(store: &RedisStore, bid: Bid<'_>) -> Self {
         RedisWriter {
             server: store.server.clone(),
             store: store.clone(),
-            token: token.to_owned(),
-            life,
-            patience,
+            token: bid.token.to_owned(),
+            life: bid.life,
+            patience: bid.patience,
+            known: bid.known,
+            pages: bid.pages.to_vec(),
+            news: None,
+            passed: false,
             connection: None,
             leased: false,
             open: false,
@@ -93,10 +106,10 @@ impl RedisWriter {
     pub(super) fn begin(&mut self) -> Result<Result<Snapshot, String>> {
         // Where others wait, there is no use in asking before one stands in line.
         let in_line = !self.patience.is_zero() && !self.leased && self.store.contended.load(Relaxed);
-        let outcome = match if in_line { self.refused() } else { self.try_begin(None) } {
+        let outcome = match if in_line { self.refused() } else { self.try_begin() } {
             // The idle connection had died, or led to a server that was replaced; nothing was asked
             // for that can't be asked again.
-            Err(error) if self.server.is_elsewhere(&error.cause) => self.try_begin(None),
+            Err(error) if self.server.is_elsewhere(&error.cause) => self.try_begin(),
             outcome => outcome,
         };
         match outcome {
@@ -110,14 +123,11 @@ impl RedisWriter {
         }
     }
 
-    /// `passed` is the token under which the lease was passed on to this writer.
-    pub(super) fn try_begin(&mut self, passed: Option<&str>) -> Result<Result<Snapshot, String>> {
+    fn try_begin(&mut self) -> Result<Result<Snapshot, String>> {
         fault::at(Point::BeforeLease)?;
         let mut request = Request::default();
         let taking = !self.leased;
-        if let Some(passed) = passed {
-            request.push(&self.store.claim_command(passed, &self.token, self.life));
-        } else if taking {
+        if taking {
             let life = self.life.as_millis() as u64;
             request.push(cmd("SET").arg(&self.store.keys.lock).arg(&self.token).arg("NX").arg("PX").arg(life));
         }
@@ -133,10 +143,16 @@ impl RedisWriter {
             Ok(other) => return Err(bad_reply("SET", &other).into()),
             Err(error) => return Err(self.give_up(error)),
         }
+        self.found(found)
+    }
+
+    /// What comes of the version that was found with the lease: where pages are staged, they are moved to
+    /// their place first.
+    pub(super) fn found(&mut self, found: Result<(Snapshot, bool)>) -> Result<Result<Snapshot, String>> {
         match found.and_then(|found| fault::at(Point::AfterLease).map(|()| found)) {
             Ok((at, false)) => Ok(Ok(at)),
             Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(&at)) {
-                Ok(()) => self.try_begin(None),
+                Ok(()) => self.try_begin(),
                 Err(error) => Err(self.give_up(error)),
             },
             Err(error) => Err(self.give_up(error)),
@@ -144,7 +160,7 @@ impl RedisWriter {
     }
 
     /// What watches the hash, reads its version, and opens the transaction for the commit.
-    fn watching(&self) -> Cow<'_, Request> {
+    pub(super) fn watching(&self) -> Cow<'_, Request> {
         match &self.stage {
             None => Cow::Borrowed(&self.store.packed.watching),
             Some(stage) => Cow::Owned(watching(&self.store.keys.hash, Some(&stage.key))),
@@ -152,7 +168,7 @@ impl RedisWriter {
     }
 
     /// What came of it, on this connection: the version found, and whether pages of it are staged.
-    fn watched(
+    pub(super) fn watched(
         &mut self,
         connection: Option<Kept>,
         mut replies: impl Iterator<Item = Value>,
@@ -172,7 +188,7 @@ impl RedisWriter {
     }
 
     /// Cleans up after a failure, which is the one to report whatever comes of this.
-    fn give_up(&mut self, error: crate::Error) -> crate::Error {
+    pub(super) fn give_up(&mut self, error: crate::Error) -> crate::Error {
         if let Err(second) = self.release() {
             crate::ffi::log(&format!("after a failure ({error}), giving back the lease failed too: {second}"));
         }
@@ -190,7 +206,7 @@ impl RedisWriter {
         match text(&holder) {
             Some(token) if token == self.token => {
                 self.leased = true;
-                self.try_begin(None)
+                self.try_begin()
             }
             Some(token) => Ok(Err(token)),
             None => Ok(Err("another, who has just given it back".to_owned())),

@@ -4,13 +4,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use sqlite_redis_tests::cluster::Cluster;
 use sqlite_redis_tests::{Server as TestServer, eventually};
 
 use super::*;
 use crate::Options;
 use crate::store::server::Server;
-use crate::store::{Leased, Store, Writer};
+use crate::store::{Bid, Leased, Store, Writer};
 
 const LIFE: Duration = Duration::from_secs(60);
 /// Longer than any of these tests waits.
@@ -21,9 +20,13 @@ fn store(server: &TestServer) -> RedisStore {
     RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop")
 }
 
+fn bid(token: &str, patience: Duration) -> Bid<'_> {
+    Bid { token, life: LIFE, patience, known: Version(0), pages: &[] }
+}
+
 fn held(leased: Leased) -> Box<dyn Writer> {
     match leased {
-        Leased::Held(writer, _) => writer,
+        Leased::Held(held) => held.writer,
         Leased::ByAnother(holder) => panic!("held by {holder}"),
     }
 }
@@ -39,7 +42,7 @@ fn is_free(server: &TestServer) -> bool {
 #[test]
 fn the_lease_is_passed_on_in_order_of_arrival() {
     let server = TestServer::start();
-    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    let mut first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
     let (order, turns) = mpsc::channel();
     let threads: Vec<_> = ["second", "third", "fourth"]
         .into_iter()
@@ -47,7 +50,7 @@ fn the_lease_is_passed_on_in_order_of_arrival() {
         .map(|(n, token)| {
             let (store, order) = (store(&server), order.clone());
             let thread = thread::spawn(move || {
-                let mut writer = held(store.lease(token, LIFE, PATIENT).unwrap());
+                let mut writer = held(store.lease(bid(token, PATIENT)).unwrap());
                 order.send(token).unwrap();
                 writer.release().unwrap();
             });
@@ -68,23 +71,25 @@ fn the_lease_is_passed_on_in_order_of_arrival() {
 #[test]
 fn a_lease_that_nobody_holds_any_more_goes_to_one_who_waits() {
     let server = TestServer::start();
-    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    let mut first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
     // Someone stood in line and died.
-    server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "gone"]);
+    server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "host/7/gone"]);
     first.release().unwrap();
-    assert!(!is_free(&server), "it is passed on");
-    let mut next = held(store(&server).lease("next", LIFE, PATIENT).unwrap());
-    assert_eq!(server.redis_cli(&["GET", "sqlite:{shop}:lock"]), "next");
+    let passed = server.redis_cli(&["GET", "sqlite:{shop}:lock"]);
+    assert!(passed.starts_with("host/7/") && passed.len() == 23, "{passed}");
+    let Leased::Held(mut next) = store(&server).lease(bid("next", PATIENT)).unwrap() else { panic!("not held") };
+    assert_eq!((next.token, next.life), (passed.clone(), HANDOVER));
+    assert_eq!(server.redis_cli(&["GET", "sqlite:{shop}:lock"]), passed);
     assert_eq!(waiting(&server), 0);
-    next.release().unwrap();
+    next.writer.release().unwrap();
     assert!(is_free(&server), "and not for ever");
 }
 
 #[test]
 fn who_gives_up_leaves_the_queue() {
     let server = TestServer::start();
-    let _first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
-    match store(&server).lease("second", LIFE, Duration::from_millis(5)).unwrap() {
+    let _first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
+    match store(&server).lease(bid("second", Duration::from_millis(5))).unwrap() {
         Leased::ByAnother(holder) => assert_eq!(holder, "first"),
         Leased::Held(..) => panic!("two hold it"),
     }
@@ -94,12 +99,12 @@ fn who_gives_up_leaves_the_queue() {
 #[test]
 fn a_lease_passed_on_to_one_that_died_ends_by_itself() {
     let server = TestServer::start();
-    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    let mut first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
     server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "gone"]);
     first.release().unwrap();
     assert_ne!(server.redis_cli(&["LPOP", "sqlite:{shop}:turn"]), "", "it was told, and died");
     eventually("the lease is free", || is_free(&server));
-    assert!(matches!(store(&server).lease("next", LIFE, Duration::ZERO).unwrap(), Leased::Held(..)));
+    assert!(matches!(store(&server).lease(bid("next", Duration::ZERO)).unwrap(), Leased::Held(..)));
 }
 
 #[test]
@@ -110,7 +115,7 @@ fn where_it_may_not_be_passed_on_the_lease_is_given_back() {
         let url = format!("{}?user=ann&pass=pw", server.url());
         let config = Options::new("shop").server(url).timeout(PATIENT).config().unwrap();
         let store = RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop");
-        let mut first = held(store.lease("first", LIFE, Duration::ZERO).unwrap());
+        let mut first = held(store.lease(bid("first", Duration::ZERO)).unwrap());
         server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "next"]);
         first.release().unwrap();
         assert!(is_free(&server), "{forbidden}");
@@ -118,27 +123,13 @@ fn where_it_may_not_be_passed_on_the_lease_is_given_back() {
 }
 
 #[test]
-fn a_lease_that_was_passed_on_is_taken_over_although_its_slot_moves() {
-    let cluster = Cluster::new();
-    let config = Options::new("shop").server(cluster.url()).config().unwrap();
-    let store = RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop");
-    let from = cluster.owner("shop");
-    let to = cluster.primaries().into_iter().find(|other| *other != from).unwrap();
-    assert_eq!(cluster.nodes[from].redis_cli(&["SET", "sqlite:{shop}:lock", "passed"]), "OK");
-    cluster.begin_to_move(cluster.slot("shop"), from, to);
-    let claim = store.claim_command("passed", "next", LIFE);
-    assert_eq!(store.server.ask(&Request::one(&claim)).unwrap(), [Value::Okay]);
-    assert_eq!(cluster.nodes[from].redis_cli(&["GET", "sqlite:{shop}:lock"]), "next");
-}
-
-#[test]
 fn who_had_to_wait_stands_in_line_at_once_until_nobody_is_in_the_way() {
     let server = TestServer::start();
-    let mut first = held(store(&server).lease("first", LIFE, Duration::ZERO).unwrap());
+    let mut first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
     let waiter = store(&server);
     let turn = thread::spawn({
         let waiter = waiter.clone();
-        move || held(waiter.lease("second", LIFE, PATIENT).unwrap()).release().unwrap()
+        move || held(waiter.lease(bid("second", PATIENT)).unwrap()).release().unwrap()
     });
     eventually("it stands in line", || waiting(&server) == 1);
     first.release().unwrap();
@@ -148,8 +139,20 @@ fn who_had_to_wait_stands_in_line_at_once_until_nobody_is_in_the_way() {
         asks();
         waiter.server.stats().round_trips - before
     };
-    let ask = |token: &str| held(waiter.lease(token, LIFE, PATIENT).unwrap()).release().unwrap();
-    assert_eq!(trips(&|| ask("third")), 3, "in line, to take it over, to give it back");
+    let ask = |token: &str| held(waiter.lease(bid(token, PATIENT)).unwrap()).release().unwrap();
+    assert_eq!(trips(&|| ask("third")), 2, "in line, and to give it back");
     assert_eq!(trips(&|| ask("fourth")), 2, "nobody was in the way the last time");
     assert_eq!((waiting(&server), is_free(&server)), (0, true));
+}
+
+#[test]
+fn a_turn_that_was_passed_on_too_long_ago_is_none() {
+    let server = TestServer::start();
+    let _first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
+    server.redis_cli(&["RPUSH", "sqlite:{shop}:turn", "host/7/ended"]);
+    match store(&server).lease(bid("second", PATIENT)).unwrap() {
+        Leased::ByAnother(holder) => assert_eq!(holder, "first"),
+        Leased::Held(_) => panic!("two hold it"),
+    }
+    assert_eq!(waiting(&server), 0);
 }
