@@ -86,7 +86,7 @@ fn longest_run(page: &[u8], least: usize) -> Option<Range<usize>> {
             continue;
         }
         let start = page[from..last].iter().rposition(|byte| *byte != 0).map_or(from, |other| from + other + 1);
-        let end = page[last..].iter().position(|byte| *byte != 0).map_or(page.len(), |other| last + other);
+        let end = last + zeros(&page[last..]);
         from = end;
         if end - start >= least {
             longest = Some(start..end);
@@ -94,6 +94,14 @@ fn longest_run(page: &[u8], least: usize) -> Option<Range<usize>> {
         }
     }
     longest
+}
+
+/// How many zeros there are in front; whole words are compared first.
+fn zeros(bytes: &[u8]) -> usize {
+    const WORD: usize = 32;
+    let words = bytes.chunks_exact(WORD).take_while(|word| **word == [0; WORD]).count();
+    let rest = &bytes[words * WORD..];
+    words * WORD + rest.iter().position(|byte| *byte != 0).unwrap_or(rest.len())
 }
 
 /// The page out of a field; `None` when it is not one of this size.
