@@ -1,5 +1,7 @@
 //! One transaction of one connection, as a state that owns what it needs.
 
+use std::cell::LazyCell;
+
 use crate::cache::Epoch;
 use crate::config::Wait;
 use crate::database::Database;
@@ -364,9 +366,12 @@ impl Writing {
         if self.writes.size() == 0 {
             return Ok(false);
         }
+        let original = self.reader.page(database, PageNo::FIRST)?;
+        if let Some(now) = self.writes.at_hand(0) {
+            return Ok(original[..first] == now[..first]);
+        }
         let mut now = vec![0; first];
         self.read_writes(database, 0, &mut now)?;
-        let original = self.reader.page(database, PageNo::FIRST)?;
         Ok(original[..first] == now)
     }
 
@@ -382,7 +387,7 @@ impl Writing {
     /// The pages that differ from the base, and how to put the old ones back.
     fn changes<'a>(&mut self, database: &'a Database, snapshot: &Snapshot) -> Result<(Gathered<'a>, Undo)> {
         let base = self.reader.snapshot;
-        let zeros = Page::new(vec![0; snapshot.page_size as usize]);
+        let zeros = LazyCell::new(|| Page::new(vec![0; snapshot.page_size as usize]));
         let written = self.writes.chunks().filter_map(|index| PageNo::new(u32::try_from(index + 1).ok()?));
         // Where nothing was written and nothing of the base shows, the file has zeros.
         let holes = PageNo::range(self.writes.base_chunks() + 1, snapshot.page_count)
@@ -400,7 +405,7 @@ impl Writing {
                 // Nothing is left to go back to if the commit is refused: then all of it goes.
                 let new = match self.writes.take_chunk(chunk_of(page))? {
                     Some(chunk) if snapshot.has(page) => Page::new(chunk),
-                    _ => zeros.clone(),
+                    _ => Page::clone(&zeros),
                 };
                 if original.as_ref() == Some(&new) && snapshot.has(page) {
                     continue;

@@ -95,6 +95,11 @@ impl WriteSet {
         self.spilled.as_ref().filter(|spilled| spilled.chunks.contains(&index))
     }
 
+    /// A chunk that was written, if it is in memory.
+    pub(crate) fn at_hand(&self, index: u64) -> Option<&[u8]> {
+        self.chunks.get(&index).map(Vec::as_slice)
+    }
+
     /// Takes a chunk out, to be sent and then cached.
     pub(crate) fn take_chunk(&mut self, index: u64) -> Result<Option<Vec<u8>>> {
         if let Some(chunk) = self.chunks.remove(&index) {
