@@ -3,7 +3,7 @@
 mod linger;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use crate::config::Wait;
@@ -18,8 +18,8 @@ pub(crate) use linger::Lingering;
 
 /// A token that nobody else has, and that tells an operator who it is.
 pub(crate) fn token() -> Result<String> {
-    let host = gethostname::gethostname();
-    Ok(format!("{}/{}/{:016x}", host.to_string_lossy(), std::process::id(), unique()?))
+    static HOST: LazyLock<String> = LazyLock::new(|| gethostname::gethostname().to_string_lossy().into_owned());
+    Ok(format!("{}/{}/{:016x}", *HOST, std::process::id(), unique()?))
 }
 
 /// Renews the leases of this process. One thread, which runs while there are any.

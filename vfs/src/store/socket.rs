@@ -139,3 +139,39 @@ impl Stream for io::Cursor<Vec<u8>> {
         self.read(buffer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looked_in_vain_sleeps_a_few_times_before_the_next_look() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let mut socket = Socket::of(here);
+        socket.set_timeout(Duration::from_millis(1)).unwrap();
+        let mut buffer = [0; 1];
+        assert_eq!(socket.read(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing came in time");
+        assert_eq!(socket.sleeps, IN_VAIN);
+        there.write_all(&[7; 100]).unwrap();
+        for left in (0..IN_VAIN).rev() {
+            assert_eq!((socket.read(&mut buffer).unwrap(), buffer, socket.sleeps), (1, [7], left));
+        }
+        assert_eq!((socket.read(&mut buffer).unwrap(), socket.sleeps), (1, 0), "it was seen at a look");
+        drop(there);
+        let end = std::iter::repeat_with(|| socket.read(&mut buffer).unwrap()).find(|count| *count == 0);
+        assert_eq!(end, Some(0), "the end is no failure");
+    }
+
+    #[test]
+    fn what_comes_late_is_waited_for() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        let mut socket = Socket::of(here);
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(20 * LOOK);
+            there.write_all(b"x").unwrap();
+        });
+        let mut buffer = [0; 4];
+        assert_eq!((socket.read(&mut buffer).unwrap(), buffer[0]), (1, b'x'));
+        late.join().unwrap();
+    }
+}
