@@ -58,6 +58,26 @@ impl Request {
         let start = if n == 0 { 0 } else { self.ends[n - 1] };
         &self.bytes[start..self.ends[n]]
     }
+
+    /// The words of one command.
+    pub(crate) fn words(&self, n: usize) -> impl Iterator<Item = &[u8]> {
+        let mut rest = self.command(n);
+        line_of(&mut rest);
+        std::iter::from_fn(move || {
+            let length: usize = std::str::from_utf8(line_of(&mut rest)?.strip_prefix(b"$")?).ok()?.parse().ok()?;
+            let word = rest.get(..length)?;
+            rest = rest.get(length + 2..)?;
+            Some(word)
+        })
+    }
+}
+
+/// Takes a line off.
+fn line_of<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.windows(2).position(|two| two == b"\r\n")?;
+    let line = &rest[..end];
+    *rest = &rest[end + 2..];
+    Some(line)
 }
 
 /// A key with a number at its end, in a command that is otherwise always the same, packed.
@@ -99,6 +119,8 @@ mod tests {
             request.push_numbered(&command, number);
             let expected = redis::cmd("HMGET").arg(format!("t:{number}")).arg("a").arg("\0types").get_packed_command();
             assert_eq!(request.bytes, expected);
+            assert_eq!(request.words(0).nth(1), Some(format!("t:{number}").as_bytes()));
+            assert_eq!(request.words(0).count(), 4);
         }
     }
 }

@@ -139,17 +139,24 @@ impl Server {
         Asked { request, kept }
     }
 
-    /// The replies to what was sent before. When they don't come, it is asked again.
-    pub(crate) fn replies(&self, asked: Asked) -> Result<Vec<Value>> {
+    /// What was sent before, and the replies. When they don't come, it is asked again.
+    pub(crate) fn replies(&self, asked: Asked) -> Result<(Request, Vec<Value>)> {
         let Asked { request, kept } = asked;
-        let Some(kept) = kept else { return self.ask(&request) };
+        let replies = match kept {
+            Some(kept) => self.awaited(&request, kept),
+            None => self.ask(&request),
+        };
+        replies.map(|replies| (request, replies))
+    }
+
+    fn awaited(&self, request: &Request, kept: Kept) -> Result<Vec<Value>> {
         let mut link = self.attach(kept);
         match link.receive(request.ends.len()) {
-            Ok(replies) => match self.redirected(&request, replies)? {
+            Ok(replies) => match self.redirected(request, replies)? {
                 Some(replies) => Ok(replies),
-                None => self.ask(&request),
+                None => self.ask(request),
             },
-            Err(error) if self.is_elsewhere(&error.cause) => self.ask(&request),
+            Err(error) if self.is_elsewhere(&error.cause) => self.ask(request),
             Err(error) => Err(error),
         }
     }

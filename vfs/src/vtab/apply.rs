@@ -3,21 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::LazyLock;
 
 use redis::cmd;
 
 use super::check::{Checked, Hash};
-use super::commit::{CHUNK, give_back, raise, script};
+use super::commit::{CHUNK, give_back, raise};
 use super::index::{Trace, trace, unknown_trace};
 use super::keys::{Keys, TYPES};
-use super::large::Sink;
 use super::rivals::unique_key;
 use super::row;
+use super::scripted::Sink;
 use super::table::Table;
 use super::write::{Base, Pending};
-
-static SETTLE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/settle.lua")));
 
 /// A table on its way into a commit.
 pub(crate) struct Part<'a> {
@@ -69,16 +66,8 @@ impl Changes {
                 request.push(&zadd);
             }
         }
-        for chunk in Vec::from_iter(self.settle).chunks(CHUNK) {
-            let mut eval = cmd("EVAL");
-            eval.arg(SETTLE.as_str()).arg(chunk.len() * 2);
-            for (set, key, _) in chunk {
-                eval.arg(set).arg(key);
-            }
-            for (_, _, member) in chunk {
-                eval.arg(member);
-            }
-            request.push(&eval);
+        for (set, key, member) in self.settle {
+            request.call(cmd("settle").arg(key).arg(member).arg(set));
         }
     }
 }
@@ -120,21 +109,18 @@ impl Part<'_> {
             }
             request.push(&zadd);
         }
-        if !changes.settle.is_empty() {
-            // What a script may not do is refused when all else is done. This is refused before.
-            request.push(cmd("ZREM").arg(self.keys.nothing()).arg(0));
-        }
         changes.write(request);
         let uniques: Vec<String> = self.own_uniques().collect();
         if !uniques.is_empty() && uniques.iter().any(|name| !self.checked.uniques.contains(name)) {
             request.push(cmd("SADD").arg(self.keys.uniques()).arg(uniques));
         }
         if let Some(unused) = writes.unused() {
+            // What a script may not do is refused when all else is done. This is refused before.
             request.push(cmd("DEL").arg(self.keys.nothing()));
-            request.push(&give_back(&self.keys, unused));
+            request.call(&give_back(&self.keys, unused));
         }
         if greatest > self.checked.counter {
-            request.push(&raise(&self.keys, greatest));
+            request.call(&raise(&self.keys, greatest));
         }
     }
 

@@ -5,6 +5,7 @@ use redis::{Value as Reply, cmd};
 use super::commit;
 use super::declare::Conflict;
 use super::keys::{Keys, shown};
+use super::scripted::eval;
 use super::table::{Row, Table};
 use super::value::{Affinity, Value};
 use super::write::Base;
@@ -175,7 +176,7 @@ impl Table {
             request.push(cmd("ZREVRANGE").arg(keys.rowids()).arg(0).arg(0));
             let raise = self.writes.borrow().greatest.filter(|greatest| *greatest > 0);
             if let Some(greatest) = raise {
-                request.push(&commit::raise(keys, greatest));
+                request.push(&eval(&commit::raise(keys, greatest)));
             }
             request.push(cmd("INCRBY").arg(keys.counter()).arg(size));
             let replies = self.place.ask(&request).map_err(|error| match &error.cause {

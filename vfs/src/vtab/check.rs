@@ -8,14 +8,15 @@ use redis::{Cmd, Value as Reply, cmd};
 use super::commit::CHUNK;
 use super::index::trace;
 use super::keys::{Keys, shown};
-use super::large::Claim;
+use super::place::{checked_reply, wrong_type};
 use super::rivals::unique_keys;
+use super::scripted::{Claim, words};
 use super::table::{Table, bulk, count, digest, names, rowids};
+use super::value::Value;
 use super::write::Base;
-use crate::error::Result;
-use crate::store::protocol::array;
+use crate::error::{Cause, Result};
+use crate::store::protocol::{array, text};
 use crate::store::request::Request;
-use crate::store::server::checked;
 
 /// New rows that are watched one by one. Redis compares each key of a `WATCH` with all that the
 /// client watches already, so more of them are first watched by the sorted sets that would grow.
@@ -37,10 +38,14 @@ pub(crate) struct Checked {
     /// New rows are watched by the sorted sets that would grow, and others may have made them grow
     /// by rows that are no conflict.
     pub together: bool,
+    /// All rows are new, and many, and no key is of a wrong type.
+    pub only_new: bool,
     /// A value that shall be unique is in its sorted set already: that one would not grow.
     pub settled: bool,
     /// The transaction is overtaken: why.
     pub conflict: Option<String>,
+    /// What asked for new rows and found one that is there.
+    pub taken: Option<Cmd>,
     /// Another client changes the whole table, and asks others to wait.
     pub held: bool,
     /// What was asked about keys that are too many to be watched.
@@ -63,8 +68,22 @@ pub(super) enum Expect {
     Unique(Vec<u8>, i64),
     /// Scores of values in a sorted set that shall grow by them.
     New,
-    /// What a key holds that is not watched, and the command that asks.
-    Unwatched(Cmd, Box<Expect>),
+    /// Nothing, but all its keys are sets.
+    Sets,
+}
+
+/// A question.
+pub(super) struct Asked {
+    command: Cmd,
+    about: Expect,
+    /// It is about a key that is not watched, although the commit rests on it.
+    unwatched: bool,
+}
+
+impl Asked {
+    fn new(command: &Cmd, about: Expect) -> Asked {
+        Asked { command: command.clone(), about, unwatched: false }
+    }
 }
 
 /// Whether a table's new rows are to be watched together.
@@ -73,12 +92,32 @@ pub(super) fn is_together(table: &Table, singly: bool) -> bool {
     !singly && writes.pending.values().filter(|pending| pending.base == Base::Absent).nth(SINGLY).is_some()
 }
 
+/// Whether all that a table's transaction has done is to add rows, which are watched together.
+pub(super) fn is_only_new(table: &Table, singly: bool) -> bool {
+    let writes = table.writes.borrow();
+    is_together(table, singly) && writes.pending.values().all(|pending| pending.base == Base::Absent)
+}
+
 /// Whether the keys that a table's rows are watched by, each by itself, are too many for that.
 fn is_large(table: &Table, singly: bool) -> bool {
     let together = is_together(table, singly);
     let writes = table.writes.borrow();
     let each = writes.pending.values().filter(|pending| !(together && pending.base == Base::Absent)).map(|_| ());
-    each.chain(writes.watched().map(|_| ())).nth(SINGLY).is_some() && !table.place.is_cluster().unwrap_or(true)
+    each.chain(writes.watched().map(|_| ())).nth(SINGLY).is_some()
+}
+
+/// Questions about one table, while they are put together.
+struct Questions<'a> {
+    table: &'a Table,
+    keys: &'a Keys,
+    /// See [`is_together`], [`is_only_new`], [`is_large`].
+    together: bool,
+    only_new: bool,
+    large: bool,
+    watched: Vec<Vec<u8>>,
+    asked: Vec<Asked>,
+    /// New values by the sorted set that shall grow by them.
+    growing: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
 }
 
 /// The questions about one table, and what the replies are about.
@@ -88,123 +127,166 @@ pub(super) fn questions(
     assumed: &[String],
     singly: bool,
     request: &mut Request,
-) -> Vec<Expect> {
-    let (together, large) = (is_together(table, singly), is_large(table, singly));
-    let writes = table.writes.borrow();
-    // Values of rows that are changed or replaced may stay in the sorted set.
-    let only_new = together && writes.pending.values().all(|pending| pending.base == Base::Absent);
-    let mut growing: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
-    let mut watched = vec![keys.hold(), keys.indices(), keys.building(), keys.uniques()];
-    let mut absent = Vec::new();
-    let mut sets = BTreeSet::new();
-    let mut asked: Vec<(Cmd, Expect)> = vec![
-        (cmd("EXISTS").arg(keys.hold()).to_owned(), Expect::Hold),
-        (cmd("GET").arg(keys.counter()).to_owned(), Expect::Counter),
-        (cmd("SMEMBERS").arg(keys.indices()).to_owned(), Expect::Indices),
-        (cmd("SMEMBERS").arg(keys.building()).to_owned(), Expect::Indices),
-        (cmd("SMEMBERS").arg(keys.uniques()).to_owned(), Expect::Uniques),
-        (cmd("ZCARD").arg(keys.rowids()).to_owned(), Expect::Nothing),
-    ];
-    for name in assumed {
-        asked.push((cmd("ZCARD").arg(keys.values(name)).to_owned(), Expect::Nothing));
-        asked.push((cmd("ZCARD").arg(keys.others(name)).to_owned(), Expect::Nothing));
-        sets.insert(keys.nulls(name));
-    }
-    let unwatched = |command: Cmd, about: Expect| match large {
-        true => (command.clone(), Expect::Unwatched(command, Box::new(about))),
-        false => (command, about),
+) -> Vec<Asked> {
+    let mut questions = Questions {
+        table,
+        keys,
+        together: is_together(table, singly),
+        only_new: is_only_new(table, singly),
+        large: is_large(table, singly),
+        watched: vec![keys.hold(), keys.indices(), keys.building(), keys.uniques()],
+        asked: vec![
+            Asked::new(cmd("EXISTS").arg(keys.hold()), Expect::Hold),
+            Asked::new(cmd("GET").arg(keys.counter()), Expect::Counter),
+            Asked::new(cmd("SMEMBERS").arg(keys.indices()), Expect::Indices),
+            Asked::new(cmd("SMEMBERS").arg(keys.building()), Expect::Indices),
+            Asked::new(cmd("SMEMBERS").arg(keys.uniques()), Expect::Uniques),
+        ],
+        growing: BTreeMap::new(),
     };
-    for (rowid, pending) in &writes.pending {
-        let is_new = together && pending.base == Base::Absent;
-        if !is_new && !large {
-            watched.push(keys.row(*rowid));
-        }
-        match pending.base {
-            Base::Absent => absent.push(keys.row(*rowid)),
-            base => {
-                let command = cmd("HGETALL").arg(keys.row(*rowid)).to_owned();
-                asked.push(unwatched(command, Expect::Row(*rowid, base)));
+    questions.ask_rows();
+    if questions.only_new {
+        questions.ask_types(assumed);
+    }
+    let watches = questions.watched.chunks(CHUNK).map(|chunk| Asked::new(cmd("WATCH").arg(chunk), Expect::Nothing));
+    let all: Vec<Asked> = watches.chain(questions.asked).collect();
+    all.iter().for_each(|asked| request.push(&asked.command));
+    all
+}
+
+impl Questions<'_> {
+    /// Asks about a key of a row, which is watched unless they are too many.
+    fn ask(&mut self, command: &Cmd, about: Expect) {
+        self.asked.push(Asked { unwatched: self.large, ..Asked::new(command, about) });
+    }
+
+    fn ask_rows(&mut self) {
+        let (table, keys) = (self.table, self.keys);
+        let writes = table.writes.borrow();
+        let mut absent = Vec::new();
+        for (rowid, pending) in &writes.pending {
+            let is_new = self.together && pending.base == Base::Absent;
+            if !is_new && !self.large {
+                self.watched.push(keys.row(*rowid));
+            }
+            match pending.base {
+                Base::Absent => absent.push(keys.row(*rowid)),
+                base => self.ask(cmd("HGETALL").arg(keys.row(*rowid)), Expect::Row(*rowid, base)),
+            }
+            if let Some(row) = pending.row.as_deref() {
+                self.ask_unique(*rowid, row);
             }
         }
-        let Some(row) = pending.row.as_deref() else { continue };
+        for (rowid, digest) in writes.watched() {
+            if !self.large {
+                self.watched.push(keys.row(rowid));
+            }
+            self.ask(&table.fetch_command(keys, rowid), Expect::Seen(rowid, digest));
+        }
+        if self.together {
+            self.watched.push(keys.rowids());
+        }
+        for (sorted_set, members) in std::mem::take(&mut self.growing) {
+            for chunk in members.chunks(CHUNK) {
+                self.asked.push(Asked::new(cmd("ZMSCORE").arg(&sorted_set).arg(chunk), Expect::New));
+            }
+            self.watched.push(sorted_set);
+        }
+        for chunk in absent.chunks(CHUNK) {
+            let asked = Asked::new(cmd("EXISTS").arg(chunk), Expect::Absent);
+            self.asked.push(Asked { unwatched: self.large || self.together && !self.only_new, ..asked });
+        }
+    }
+
+    /// Asks who else has the values of a row that shall be unique.
+    fn ask_unique(&mut self, rowid: i64, row: &[Value]) {
+        let (table, keys) = (self.table, self.keys);
         for unique in &table.definition.uniques {
             let sets = unique_keys(table, keys, unique, row);
-            // Who adds a row to the set of a new value adds the value to the sorted set.
-            let member = unique.indexed_column().filter(|_| only_new && sets.len() == 1).and_then(|n| {
+            // Who adds a row to the set of a new value adds the value to the sorted set; but values of
+            // rows that are changed or replaced may stay in it.
+            let member = unique.indexed_column().filter(|_| self.only_new && sets.len() == 1).and_then(|n| {
                 let column = &table.definition.columns[n];
                 trace(keys, &column.name, column.affinity, &row[n]).member
             });
             match member {
-                Some((sorted_set, _, member)) => growing.entry(sorted_set).or_default().push(member),
-                None if large => {}
-                None => watched.extend(sets.iter().cloned()),
+                Some((sorted_set, _, member)) => self.growing.entry(sorted_set).or_default().push(member),
+                None if self.large => {}
+                None => self.watched.extend(sets.iter().cloned()),
             }
             for key in sets {
-                asked.push(unwatched(cmd("SMEMBERS").arg(&key).to_owned(), Expect::Unique(key, *rowid)));
-            }
-        }
-        for (column, value) in table.definition.columns.iter().zip(row) {
-            if assumed.contains(&column.name) {
-                sets.insert(trace(keys, &column.name, column.affinity, value).set);
+                self.ask(cmd("SMEMBERS").arg(&key), Expect::Unique(key.clone(), rowid));
             }
         }
     }
-    for (rowid, digest) in writes.watched() {
-        if !large {
-            watched.push(keys.row(rowid));
+
+    /// Asks for the types of keys that no script looks at: a wrong one in the middle of a transaction
+    /// would leave the rest of it done.
+    fn ask_types(&mut self, assumed: &[String]) {
+        let (table, keys) = (self.table, self.keys);
+        let mut sets = BTreeSet::new();
+        self.asked.push(Asked::new(cmd("ZCARD").arg(keys.rowids()), Expect::Nothing));
+        for name in assumed {
+            self.asked.push(Asked::new(cmd("ZCARD").arg(keys.values(name)), Expect::Nothing));
+            self.asked.push(Asked::new(cmd("ZCARD").arg(keys.others(name)), Expect::Nothing));
+            sets.insert(keys.nulls(name));
         }
-        asked.push(unwatched(table.fetch_command(keys, rowid), Expect::Seen(rowid, digest)));
-    }
-    if together {
-        watched.push(keys.rowids());
-    }
-    for (sorted_set, members) in growing {
-        for chunk in members.chunks(CHUNK) {
-            asked.push((cmd("ZMSCORE").arg(&sorted_set).arg(chunk).to_owned(), Expect::New));
+        for row in table.writes.borrow().pending.values().filter_map(|pending| pending.row.as_deref()) {
+            for (column, value) in table.definition.columns.iter().zip(row) {
+                if assumed.contains(&column.name) {
+                    sets.insert(trace(keys, &column.name, column.affinity, value).set);
+                }
+            }
         }
-        watched.push(sorted_set);
+        for chunk in Vec::from_iter(sets).chunks(CHUNK) {
+            self.asked.push(Asked::new(cmd("SDIFF").arg(keys.nothing()).arg(chunk), Expect::Sets));
+        }
     }
-    for chunk in absent.chunks(CHUNK) {
-        let command = cmd("EXISTS").arg(chunk).to_owned();
-        asked.push(if together { (command, Expect::Absent) } else { unwatched(command, Expect::Absent) });
-    }
-    // A difference with nothing is nothing, but all of the keys must be sets: a wrong one in the
-    // middle of the transaction would leave the rest of it done.
-    for chunk in Vec::from_iter(sets).chunks(CHUNK) {
-        asked.push((cmd("SDIFF").arg(keys.nothing()).arg(chunk).to_owned(), Expect::Nothing));
-    }
-    let mut expected = Vec::new();
-    for chunk in watched.chunks(CHUNK) {
-        request.push(cmd("WATCH").arg(chunk));
-        expected.push(Expect::Nothing);
-    }
-    for (command, about) in asked {
-        request.push(&command);
-        expected.push(about);
-    }
-    expected
 }
 
-pub(super) fn answers(table: &Table, keys: &Keys, expected: Vec<Expect>, replies: Vec<Reply>) -> Result<Checked> {
+impl Checked {
+    /// Why the transaction can't be written, if so.
+    pub(super) fn refused(&self, table: &Table) -> Result<()> {
+        if let Some(command) = &self.taken {
+            let (key, found) = odd_one(table, command, "none")?;
+            let is_row = found == "none" || found == "hash";
+            let conflict = || Cause::Conflict(format!("the row `{}`", shown(&key))).into();
+            return Err(if is_row { conflict() } else { wrong_type(&key, &found) });
+        }
+        self.conflict.as_ref().map_or(Ok(()), |what| Err(Cause::Conflict(what.clone()).into()))
+    }
+}
+
+/// The first key of a command that is of another type than it should, and its type.
+fn odd_one(table: &Table, command: &Cmd, right: &str) -> Result<(Vec<u8>, String)> {
+    let mut keys: Vec<Vec<u8>> = words(command).skip(1).map(<[u8]>::to_vec).collect();
+    let mut request = Request::default();
+    keys.iter().for_each(|key| request.push(cmd("TYPE").arg(key)));
+    let types: Vec<String> = table.place.ask(&request)?.iter().map(|reply| text(reply).unwrap_or_default()).collect();
+    let at = types.iter().position(|found| found != right && found != "none").unwrap_or(0);
+    Ok((keys.swap_remove(at), types.into_iter().nth(at).unwrap_or_default()))
+}
+
+pub(super) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Vec<Reply>) -> Result<Checked> {
     let writes = table.writes.borrow();
     let mut found = Checked::default();
-    for (about, reply) in expected.into_iter().zip(replies) {
-        let reply = checked(reply)?;
-        let about = match about {
-            Expect::Unwatched(command, about) => {
-                found.claims.push((command, reply.clone()));
-                *about
-            }
-            about => about,
-        };
+    for (Asked { command, about, unwatched }, reply) in asked.into_iter().zip(replies) {
+        if matches!(about, Expect::Sets) && matches!(reply, Reply::ServerError(_)) {
+            let (key, is) = odd_one(table, &command, "set")?;
+            return Err(wrong_type(&key, &is));
+        }
+        let reply = checked_reply(reply, || words(&command).map(<[u8]>::to_vec).collect())?;
+        if unwatched {
+            found.claims.push((command.clone(), reply.clone()));
+        }
         match about {
-            Expect::Nothing | Expect::Unwatched(..) => {}
+            Expect::Nothing | Expect::Sets => {}
             Expect::Counter => found.counter = table.counter_of(&reply)?,
             Expect::Hold => found.held = count(&reply) > 0,
             Expect::Indices => found.indices.extend(names(reply)?),
             Expect::Uniques => found.uniques = names(reply)?,
             Expect::Absent if count(&reply) == 0 => {}
-            Expect::Absent => found.conflict = Some("a rowid that was free".into()),
+            Expect::Absent => found.taken = Some(command),
             Expect::Row(rowid, base) => {
                 let hash = hash(reply)?;
                 let now = if hash.is_empty() { None } else { Some(digest(&table.row_of_fields(rowid, &hash))) };

@@ -11,16 +11,17 @@
 //! is refused then, because it watches the mark.
 
 use std::rc::Rc;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::apply::Part;
-use super::check::{answers, is_together, questions};
+use super::check::{answers, is_only_new, is_together, questions};
 use super::keys::{Keys, shown};
-use super::large::{self, Large};
+use super::place::checked_reply;
+use super::scripted::{self, Scripted, Sink, eval, words};
 use super::table::{Mark, Session, Table};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
@@ -35,26 +36,14 @@ pub(crate) const MARK_SECONDS: u64 = 60;
 /// How long it is tried to find out what became of a commit.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-static RAISE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/raise.lua")));
-static GIVE_BACK: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/give_back.lua")));
-
-/// Lua without the comment lines, which nobody reads on the wire.
-pub(crate) fn script(source: &str) -> String {
-    source.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
-}
-
 /// Raises the rowid counter to a rowid that was given.
 pub(crate) fn raise(keys: &Keys, rowid: i64) -> Cmd {
-    let mut command = cmd("EVAL");
-    command.arg(RAISE.as_str()).arg(1).arg(keys.counter()).arg(rowid);
-    command
+    cmd("raise").arg(keys.counter()).arg(rowid).to_owned()
 }
 
 /// Gives unused rowids back: those from `next` to `end`, where the counter was left.
 pub(crate) fn give_back(keys: &Keys, (next, end): (i64, i64)) -> Cmd {
-    let mut command = cmd("EVAL");
-    command.arg(GIVE_BACK.as_str()).arg(1).arg(keys.counter()).arg(end).arg(next - 1);
-    command
+    cmd("give_back").arg(keys.counter()).arg(end).arg(next - 1).to_owned()
 }
 
 /// Sends some commands, and with them all that a commit of the table has to know; see [`Armed`].
@@ -70,12 +59,17 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     let server = table.place.server()?;
     let (mut replies, connection) = converse(&server, &request)?;
     let rest = replies.split_off(before.len());
-    let replies: Vec<Reply> = replies.into_iter().map(checked).collect::<Result<_>>()?;
+    let each = replies.into_iter().zip(before);
+    let replies = each.map(|(reply, command)| checked_reply(reply, || words(command).map(<[u8]>::to_vec).collect()));
+    let replies: Vec<Reply> = replies.collect::<Result<_>>()?;
     let Some((opened, rest)) = rest.split_last() else { return Ok((replies, None)) };
     // A connection that is dropped takes its transaction along.
     checked(opened.clone())?;
     let found = answers(table, &keys, expected, rest.to_vec())?;
-    let fits = found.conflict.is_none() && !found.held && found.indices.iter().all(|name| assumed.contains(name));
+    let fits = found.conflict.is_none()
+        && found.taken.is_none()
+        && !found.held
+        && found.indices.iter().all(|name| assumed.contains(name));
     if !fits {
         table.learn(|known| known.indices.clone_from(&found.indices));
         return Ok((replies, None));
@@ -205,25 +199,25 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
     let not_sent = |error: Error| (error, false);
     let (parts, connection, server) = prepared(mark, group, singly).map_err(not_sent)?;
     for part in &parts {
-        if let Some(what) = &part.checked.conflict {
-            return Err(not_sent(Cause::Conflict(what.clone()).into()));
-        }
+        part.checked.refused(part.table).map_err(not_sent)?;
     }
     let Some(first) = parts.first() else { return Ok(true) };
     let mut request = Request::default();
     let mut set_mark = cmd("SET");
     set_mark.arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS);
-    let is_large = parts.iter().any(|part| !part.checked.claims.is_empty());
-    if is_large {
-        let mut large = Large::default();
-        for part in &parts {
-            large.rest_on(&part.checked.claims);
-            part.write(&mut large);
-        }
-        large.write(&set_mark, &first.keys, &mut request);
-    } else {
+    // A script writes many new rows half as fast; all that it would look at has been asked.
+    let plain = parts.iter().all(|part| part.checked.only_new && part.checked.claims.is_empty());
+    if plain {
         parts.iter().for_each(|part| part.write(&mut request));
         request.push(&set_mark);
+    } else {
+        let mut all = Scripted::default();
+        for part in &parts {
+            all.rest_on(&part.checked.claims);
+            part.write(&mut all);
+        }
+        Sink::push(&mut all, &set_mark);
+        all.write(&first.keys, &mut request);
     }
     request.push(&cmd("EXEC"));
     let mut link = server.attach(connection);
@@ -236,11 +230,11 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
     match checked(exec).map_err(not_sent)? {
         Reply::Nil if parts.iter().any(|part| part.checked.together) => Ok(false),
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
-        Reply::Array(results) if is_large => {
+        Reply::Array(results) if !plain => {
             for reply in results {
                 let reply = checked(reply).map_err(not_sent)?;
                 if let Reply::Array(_) = reply
-                    && let Some(key) = large::changed(&reply).map_err(not_sent)?
+                    && let Some(key) = scripted::changed(&reply).map_err(not_sent)?
                 {
                     return Err(not_sent(Cause::Conflict(format!("`{}`", shown(&key))).into()));
                 }
@@ -294,6 +288,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Pa
             let keys = table.keys();
             let mut checked = answers(table, &keys, expected, replies)?;
             checked.together = is_together(table, singly);
+            checked.only_new = is_only_new(table, singly);
             parts.push(Part { table, keys, checked });
         }
         checked(opened)?;
@@ -316,7 +311,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Pa
 pub(crate) fn rolled_back(table: &Table) {
     let unused = table.writes.borrow().taken();
     let Some(unused) = unused else { return };
-    let request = Request::one(&give_back(&table.keys(), unused));
+    let request = Request::one(&eval(&give_back(&table.keys(), unused)));
     match table.place.ask(&request) {
         Ok(_) => table.learn(|known| known.counter = Some(unused.0 - 1)),
         // Numbers that are left out do no harm.

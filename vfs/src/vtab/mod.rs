@@ -12,8 +12,8 @@
 //!   and keeps rows in memory, in [`write`](mod@write); xSavepoint, xRelease and xRollbackTo move
 //!   in that; [`omitted`] finds the columns that get their default
 //! - `COMMIT`: xSync is [`commit`], the one place that writes rows, after a [`check`] of what it rests
-//!   on, as [`apply`] says, by a script if there are many ([`large`]); [`index`] says what a value
-//!   leaves in an index
+//!   on, as [`apply`] says, by a script that looks once more ([`scripted`]); [`index`] says what a
+//!   value leaves in an index
 //! - `redis_create_index()` and the other functions: [`functions`], each of
 //!   which changes what it changes [`at_once`]; `redis_keys()` and the other
 //!   table-valued ones: [`look`]
@@ -40,7 +40,7 @@ pub(crate) mod omitted;
 pub(crate) mod commit;
 pub(crate) mod check;
 pub(crate) mod apply;
-pub(crate) mod large;
+pub(crate) mod scripted;
 pub(crate) mod index;
 pub(crate) mod functions;
 pub(crate) mod at_once;

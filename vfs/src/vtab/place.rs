@@ -4,8 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{Value, cmd};
 
+use super::keys::shown;
 use crate::config::{Address, Config};
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::process::Process;
 use crate::store::protocol::text;
 use crate::store::request::Request;
@@ -66,7 +67,7 @@ impl Place {
     /// Sends commands that may be sent twice; see [`Server::ask`]. Errors among the replies are
     /// failures.
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
-        self.server()?.ask(request)?.into_iter().map(checked).collect()
+        checked_each(request, self.server()?.ask(request)?)
     }
 
     /// Sends what [`Place::ask`] would send, and goes on.
@@ -80,8 +81,35 @@ impl Place {
         let now = self.server()?;
         // In a forked child, the connection is its parent's.
         let asked = if Arc::ptr_eq(&now, &server) { asked } else { asked.unsent() };
-        now.replies(asked)?.into_iter().map(checked).collect()
+        let (request, replies) = now.replies(asked)?;
+        checked_each(&request, replies)
     }
+}
+
+fn checked_each(request: &Request, replies: Vec<Value>) -> Result<Vec<Value>> {
+    let each = replies.into_iter().enumerate();
+    each.map(|(n, reply)| checked_reply(reply, || request.words(n).map(<[u8]>::to_vec).collect())).collect()
+}
+
+/// A reply, or what is wrong if it is an error; `words` are those of the command.
+pub(crate) fn checked_reply(reply: Value, words: impl FnOnce() -> Vec<Vec<u8>>) -> Result<Value> {
+    let why = match &reply {
+        Value::ServerError(error) if error.code() == "WRONGTYPE" => error.details().unwrap_or_default().to_owned(),
+        // As scripts say it before Redis 7.
+        Value::ServerError(error) => match error.details().filter(|why| why.contains("WRONGTYPE")) {
+            Some(why) => why.to_owned(),
+            None => return checked(reply),
+        },
+        _ => return Ok(reply),
+    };
+    let words = words();
+    let key = words.get(if words.first().is_some_and(|name| name == b"EVAL") { 3 } else { 1 });
+    Err(wrong_type(key.map_or(b"", Vec::as_slice), &why))
+}
+
+/// A key of a table that holds what it should not.
+pub(crate) fn wrong_type(key: &[u8], why: &str) -> Error {
+    Cause::Damaged(format!("its key `{}` holds something else: {why}", shown(key))).into()
 }
 
 /// Commands that were sent, and to whom.

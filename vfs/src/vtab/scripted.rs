@@ -1,0 +1,231 @@
+//! A commit as one script, which writes if no key is of another type than it is written as, and what
+//! the commit rests on is as it was: Redis does not undo the rest of a transaction when one command
+//! of it fails.
+//!
+//! What is few is watched, and the script is a part of that transaction. Redis compares each key of a
+//! `WATCH` with all that the client watches already, so for some ten thousand it would take minutes,
+//! in which it does nothing else. So what is many is not watched: the script asks again all that was
+//! asked about it, and compares the replies. Nobody comes between its questions and its writes, and it
+//! is what a `WATCH` protects that is compared: the content that the decision rested on.
+//!
+//! A transaction refuses at once what may not be done; a script stops in the middle. So all its keys
+//! and each kind of its commands are also in the transaction itself, where they do nothing. One of the
+//! keys is never there: a node of a Cluster refuses the transaction for it while the slot is on its
+//! way to another node, where a script would miss a key as soon as it has emptied it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::LazyLock;
+
+use redis::{Arg, Cmd, Value as Reply, cmd};
+
+use super::commit::CHUNK;
+use super::keys::Keys;
+use super::place::wrong_type;
+use super::table::bulk;
+use crate::error::{Cause, Result};
+use crate::store::protocol::{array, bad_reply, text};
+use crate::store::request::Request;
+
+static FUNCTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/functions.lua")));
+static CALL: LazyLock<String> =
+    LazyLock::new(|| format!("{}\nreturn functions[ARGV[1]](KEYS[1], unpack(ARGV, 2))", *FUNCTIONS));
+static COMMIT: LazyLock<String> =
+    LazyLock::new(|| format!("{}\n{}", *FUNCTIONS, script(include_str!("scripts/commit.lua"))));
+
+/// Lua without comment lines and indentation, which nobody reads on the wire.
+fn script(source: &str) -> String {
+    let lines = source.lines().map(str::trim_start).filter(|line| !line.starts_with("--") && !line.is_empty());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Bytes in one argument of the script.
+const PIECE: usize = 1 << 20;
+
+/// The kinds of commands that the script may write with, and how many arguments each takes behind its
+/// key; each with the one that undoes it.
+const PAIRS: [[(&str, usize); 2]; 4] =
+    [[("HSET", 2), ("HDEL", 1)], [("SET", 1), ("DEL", 0)], [("SADD", 1), ("SREM", 1)], [("ZADD", 2), ("ZREM", 1)]];
+
+/// Where the commands of a commit go.
+pub(crate) trait Sink {
+    fn push(&mut self, command: &Cmd);
+
+    /// Adds the call of a function of `functions.lua`: its name, a key, other arguments.
+    fn call(&mut self, call: &Cmd);
+}
+
+impl Sink for Request {
+    fn push(&mut self, command: &Cmd) {
+        Request::push(self, command);
+    }
+
+    fn call(&mut self, call: &Cmd) {
+        Request::push(self, &eval(call));
+    }
+}
+
+/// A command that calls a function.
+pub(crate) fn eval(call: &Cmd) -> Cmd {
+    let mut words = words(call);
+    let (name, key) = (words.next(), words.next());
+    let mut eval = cmd("EVAL");
+    eval.arg(CALL.as_str()).arg(1).arg(key).arg(name).arg(words.collect::<Vec<_>>());
+    eval
+}
+
+/// The words of a command.
+pub(super) fn words(command: &Cmd) -> impl Iterator<Item = &[u8]> {
+    command.args_iter().filter_map(|word| if let Arg::Simple(word) = word { Some(word) } else { None })
+}
+
+/// A question that a commit rests on, with the reply that it had.
+pub(crate) type Claim = (Cmd, Reply);
+
+/// The arguments of the script.
+#[derive(Default)]
+pub(crate) struct Scripted {
+    questions: Pieces,
+    writes: Pieces,
+    /// All that it reads and writes.
+    keys: HashSet<Vec<u8>>,
+    /// Commands that it writes with.
+    kinds: BTreeSet<Vec<u8>>,
+}
+
+impl Scripted {
+    pub(crate) fn rest_on(&mut self, claims: &[Claim]) {
+        for (command, reply) in claims {
+            self.keys.extend(keys_of(command));
+            let question = self.questions.item();
+            question.extend_from_slice(&[0x92]);
+            write_command(question, command);
+            write_reply(question, reply);
+        }
+    }
+
+    /// Adds all to an open transaction.
+    pub(crate) fn write(self, keys: &Keys, request: &mut Request) {
+        let nothing = keys.nothing();
+        for pair in PAIRS {
+            // Functions write with `SET`, `DEL` and `ZREM`.
+            if pair.iter().any(|(name, _)| self.kinds.contains(name.as_bytes()) || *name == "SET" || *name == "ZREM") {
+                for (name, arguments) in pair {
+                    request.push(cmd(name).arg(&nothing).arg(vec![1; arguments]));
+                }
+            }
+        }
+        for chunk in Vec::from_iter(self.keys).chunks(CHUNK) {
+            request.push(cmd("EVAL").arg("").arg(chunk.len()).arg(chunk));
+        }
+        let (questions, writes) = (self.questions.done(), self.writes.done());
+        let mut eval = cmd("EVAL");
+        eval.arg(COMMIT.as_str()).arg(1).arg(&nothing).arg(questions.len()).arg(questions).arg(writes);
+        request.push(&eval);
+    }
+}
+
+/// The keys of a command that a commit asks or writes with.
+fn keys_of(command: &Cmd) -> impl Iterator<Item = Vec<u8>> {
+    let of_keys_only = matches!(words(command).next(), Some(b"DEL" | b"EXISTS"));
+    words(command).skip(1).take(if of_keys_only { usize::MAX } else { 1 }).map(<[u8]>::to_vec)
+}
+
+impl Sink for Scripted {
+    fn push(&mut self, command: &Cmd) {
+        let name = words(command).next().unwrap_or_default();
+        if !self.kinds.contains(name) {
+            self.kinds.insert(name.to_vec());
+        }
+        self.call(command);
+    }
+
+    fn call(&mut self, call: &Cmd) {
+        self.keys.extend(keys_of(call));
+        write_command(self.writes.item(), call);
+    }
+}
+
+/// What the script has answered: the key that another client has changed, if there is one.
+///
+/// # Errors
+/// A key is of a wrong type, and nothing was written; or the server has refused a part.
+pub(crate) fn changed(reply: &Reply) -> Result<Option<Vec<u8>>> {
+    let said = array("EVAL", reply.clone())?;
+    let word = |n| said.get(n).and_then(text).unwrap_or_default();
+    let key = bulk(said.get(1)).unwrap_or_default();
+    match word(0).as_str() {
+        "" if said.is_empty() => Ok(None),
+        "changed" => Ok(Some(key.to_vec())),
+        "wrong" => Err(wrong_type(key, &format!("{}, not {}", word(2), word(3)))),
+        "refused" => {
+            let reason = format!("a part of the transaction was refused, the rest was written: {}", word(1));
+            Err(Cause::Damaged(reason).into())
+        }
+        _ => Err(bad_reply("EVAL", reply).into()),
+    }
+}
+
+/// Arrays in MessagePack, of about [`PIECE`] bytes each.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Vec<u8>>,
+    items: Vec<u8>,
+    count: u32,
+}
+
+impl Pieces {
+    /// Where to write one more item.
+    fn item(&mut self) -> &mut Vec<u8> {
+        if self.items.len() > PIECE {
+            self.close();
+        }
+        self.count += 1;
+        &mut self.items
+    }
+
+    fn close(&mut self) {
+        let mut piece = array_of(self.count);
+        piece.append(&mut self.items);
+        self.full.push(piece);
+        self.count = 0;
+    }
+
+    fn done(mut self) -> Vec<Vec<u8>> {
+        if self.count > 0 {
+            self.close();
+        }
+        self.full
+    }
+}
+
+fn array_of(count: u32) -> Vec<u8> {
+    [&[0xdd], count.to_be_bytes().as_slice()].concat()
+}
+
+fn write_bytes(packed: &mut Vec<u8>, bytes: &[u8]) {
+    packed.push(0xdb);
+    // A value of Redis has 512 MB at most.
+    packed.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    packed.extend_from_slice(bytes);
+}
+
+fn write_command(packed: &mut Vec<u8>, command: &Cmd) {
+    packed.extend(array_of(words(command).count() as u32));
+    words(command).for_each(|word| write_bytes(packed, word));
+}
+
+/// A reply as a script gets it: false for nil.
+fn write_reply(packed: &mut Vec<u8>, reply: &Reply) {
+    match reply {
+        Reply::Int(number) => {
+            packed.push(0xd3);
+            packed.extend_from_slice(&number.to_be_bytes());
+        }
+        Reply::Array(items) => {
+            packed.extend(array_of(items.len() as u32));
+            items.iter().for_each(|item| write_reply(packed, item));
+        }
+        Reply::BulkString(bytes) => write_bytes(packed, bytes),
+        _ => packed.push(0xc2),
+    }
+}
