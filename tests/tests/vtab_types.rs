@@ -154,3 +154,37 @@ fn in_a_cluster_too() {
     let table = Filled::on(owner, &cluster.url(), "{vt}");
     work().iter().for_each(|sql| table.refuses_each(sql));
 }
+
+#[test]
+fn what_is_done_to_a_whole_table_is_done_whole_or_not_at_all() {
+    let server = Server::start();
+    let table = Filled::on(&server, &server.url(), "p");
+    let keys = |ends: &[&str]| ends.iter().map(|end| format!("p.main.t{end}")).collect::<Vec<_>>();
+    table.fill();
+    let drop = "SELECT redis_drop_index('t', 'i')";
+    keys(&[".indices", ".indices.building"]).iter().for_each(|key| table.refuses(drop, key));
+    table.run(drop).unwrap();
+    // What a build has added to an index that nobody uses yet stays, and is added to the next time.
+    let create = "SELECT redis_create_index('t', 'i')";
+    for key in keys(&[".index:i", ".index:i:7", ".indices", ".indices.building"]) {
+        server.redis_cli(&["RENAME", &key, "aside"]);
+        server.redis_cli(&["XADD", &key, "1-1", "a", "b"]);
+        let error = table.run(create).unwrap_err().to_string();
+        assert!(error.contains(&format!("`{key}`")), "{key}: {error}");
+        assert_eq!(server.redis_cli(&["TYPE", &key]), "stream");
+        server.redis_cli(&["DEL", &key]);
+        server.redis_cli(&["RENAME", "aside", &key]);
+    }
+    table.run(create).unwrap();
+    // A constraint that is new to rows that are there.
+    let key = "p.main.t.unique:\"i\",\"f\":n20:c01c0000000000008000n20:bffc0000000000008000";
+    let constrained = format!("CREATE VIRTUAL TABLE t USING redis('{}', p, {COLUMNS}, UNIQUE (i, f))", server.url());
+    server.redis_cli(&["XADD", key, "1-1", "a", "b"]);
+    let before = dump(&server);
+    let error = connect().execute_batch(&constrained).unwrap_err().to_string();
+    assert!(error.contains(key), "{error}");
+    assert!(before == dump(&server));
+    server.redis_cli(&["DEL", key]);
+    connect().execute_batch(&constrained).unwrap();
+    assert_eq!(server.redis_cli(&["SMEMBERS", key]), "7");
+}

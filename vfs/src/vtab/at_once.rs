@@ -4,9 +4,12 @@
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::commit::{CHUNK, PATIENCE};
+use super::keys::Keys;
+use super::place::checked_reply;
+use super::scripted::{self, Scripted, Sink, words};
 use super::table::Table;
 use crate::error::{Cause, Result};
-use crate::store::protocol::{array, bad_reply};
+use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
 use crate::store::server::{Link, checked};
 
@@ -30,22 +33,37 @@ impl Watch<'_> {
             request.push(cmd("WATCH").arg(chunk));
         }
         questions.iter().for_each(|question| request.push(question));
-        let replies = self.link.exchange(&request)?.into_iter().map(checked).collect::<Result<Vec<_>>>()?;
-        Ok(replies.into_iter().skip(keys.len().div_ceil(CHUNK)).collect())
+        let watches = keys.len().div_ceil(CHUNK);
+        let mut replies = self.link.exchange(&request)?.into_iter();
+        replies.by_ref().take(watches).try_for_each(|reply| checked(reply).map(|_| ()))?;
+        let each = replies.zip(questions);
+        each.map(|(reply, question)| checked_reply(reply, || words(question).map(<[u8]>::to_vec).collect())).collect()
     }
 
-    /// Whether the changes were done, in the transaction that is open.
-    fn execute(&mut self, changes: &[Cmd]) -> Result<bool> {
+    /// Whether the changes were done, in the transaction that is open. Of keys that are removed or
+    /// renamed, no type is wrong; where others are among the changes, the types of all that is written
+    /// have been asked. Otherwise the script asks.
+    fn execute(&mut self, keys: &Keys, changes: &[Cmd]) -> Result<bool> {
         let mut request = Request::default();
-        changes.iter().for_each(|change| request.push(change));
+        if changes.iter().all(|change| matches!(words(change).next(), Some(b"SADD" | b"SREM" | b"ZADD"))) {
+            let mut script = Scripted::default();
+            changes.iter().for_each(|change| Sink::push(&mut script, change));
+            script.write(keys, &mut request);
+        } else {
+            changes.iter().for_each(|change| request.push(change));
+        }
         request.push(&cmd("EXEC"));
         let mut replies = self.link.exchange(&request)?;
         let done = replies.pop().unwrap_or_default();
         replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
         match checked(done)? {
             Reply::Nil => Ok(false),
-            done @ Reply::Array(_) => {
-                array("EXEC", done)?.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
+            Reply::Array(results) => {
+                for result in results {
+                    if let said @ Reply::Array(_) = checked(result)? {
+                        scripted::changed(&said)?;
+                    }
+                }
                 Ok(true)
             }
             other => Err(bad_reply("EXEC", &other).into()),
@@ -84,7 +102,7 @@ impl Table {
         // `MULTI` is sent first, so that a server that refuses it does not carry out the rest.
         let planned = plan(&mut watch).and_then(|planned| watch.ask(&[], &[cmd("MULTI")]).map(|_| planned));
         let done = match planned {
-            Ok((changes, outcome)) => watch.execute(&changes).map(|done| done.then_some(outcome)),
+            Ok((changes, outcome)) => watch.execute(&self.keys(), &changes).map(|done| done.then_some(outcome)),
             Err(error) if server.is_elsewhere(&error.cause) => {
                 watch.link.close();
                 Ok(None)

@@ -251,7 +251,7 @@ impl Checked {
             let (key, found) = odd_one(table, command, "none")?;
             let is_row = found == "none" || found == "hash";
             let conflict = || Cause::Conflict(format!("the row `{}`", shown(&key))).into();
-            return Err(if is_row { conflict() } else { wrong_type(&key, &found) });
+            return Err(if is_row { conflict() } else { wrong_type(&key, &format!("{found}, not hash")) });
         }
         self.conflict.as_ref().map_or(Ok(()), |what| Err(Cause::Conflict(what.clone()).into()))
     }
@@ -271,9 +271,11 @@ pub(super) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Ve
     let writes = table.writes.borrow();
     let mut found = Checked::default();
     for (Asked { command, about, unwatched }, reply) in asked.into_iter().zip(replies) {
-        if matches!(about, Expect::Sets) && matches!(reply, Reply::ServerError(_)) {
-            let (key, is) = odd_one(table, &command, "set")?;
-            return Err(wrong_type(&key, &is));
+        if let (Expect::Sets, Reply::ServerError(error)) = (&about, &reply)
+            && error.code() == "WRONGTYPE"
+        {
+            let (key, found) = odd_one(table, &command, "set")?;
+            return Err(wrong_type(&key, &format!("{found}, not set")));
         }
         let reply = checked_reply(reply, || words(&command).map(<[u8]>::to_vec).collect())?;
         if unwatched {

@@ -157,9 +157,11 @@ impl Table {
 
     fn remove_index(&self, keys: &Keys, name: &str, affinity: Affinity) -> Result<bool> {
         self.at_once(|watch| {
-            let in_use = cmd("SISMEMBER").arg(keys.indices()).arg(name).to_owned();
-            let watched = [vec![keys.indices(), keys.building()], of_index(keys, name)].concat();
-            let removed = watch.ask(&watched, &[in_use])?.first().is_some_and(|reply| count(reply) > 0);
+            let named = [keys.indices(), keys.building()];
+            let is_member = |key| cmd("SISMEMBER").arg(key).arg(name).to_owned();
+            let watched = [named.to_vec(), of_index(keys, name)].concat();
+            let in_use = watch.ask(&watched, &named.each_ref().map(is_member))?;
+            let removed = in_use.first().is_some_and(|reply| count(reply) > 0);
             let mut changes = vec![
                 cmd("SREM").arg(keys.indices()).arg(name).to_owned(),
                 cmd("SREM").arg(keys.building()).arg(name).to_owned(),
