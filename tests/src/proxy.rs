@@ -239,6 +239,13 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
+    /// Cuts all connections on the client's side only: what is held is on its way to the server yet.
+    pub fn cut_clients(&self) {
+        for (client, _) in self.shared.lock().connections.values() {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Cuts all connections, and new ones at once while `refusing`.
     pub fn refuse(&self, refusing: bool) {
         let mut state = self.shared.lock();

@@ -7,8 +7,8 @@
 //!
 //! The mark is a key of this connection with the number of its commit and a time to live. It is
 //! written in the same transaction, so after a lost reply it tells whether that happened. If it
-//! did not, the commit is tried again; an `EXEC` that is still on its way from the lost connection
-//! is refused then, because it watches the mark.
+//! did not, the mark is changed, so that an `EXEC` that is still on its way from the lost connection
+//! is refused, because it watches the mark; and the commit is tried again or has failed.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ use super::check::{answers, is_only_new, is_together, questions};
 use super::keys::{Keys, shown};
 use super::place::checked_reply;
 use super::scripted::{self, Scripted, Sink, eval, words};
-use super::table::{Mark, Session, Table};
+use super::table::{Mark, Session, Table, count};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
-use crate::store::protocol::{bad_reply, text};
+use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
 use crate::store::server::{Kept, Server, checked};
 
@@ -55,6 +55,7 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
         request.push(command);
     }
     let expected = questions(table, &keys, assumed, true, &mut request);
+    request.push(cmd("WATCH").arg(keys.commit(table.session.client()?)));
     request.push(&cmd("MULTI"));
     let server = table.place.server()?;
     let (mut replies, connection) = converse(&server, &request)?;
@@ -62,8 +63,9 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     let each = replies.into_iter().zip(before);
     let replies = each.map(|(reply, command)| checked_reply(reply, || words(command).map(<[u8]>::to_vec).collect()));
     let replies: Vec<Reply> = replies.collect::<Result<_>>()?;
-    let Some((opened, rest)) = rest.split_last() else { return Ok((replies, None)) };
+    let [rest @ .., watched, opened] = rest.as_slice() else { return Ok((replies, None)) };
     // A connection that is dropped takes its transaction along.
+    checked(watched.clone())?;
     checked(opened.clone())?;
     let found = answers(table, &keys, expected, rest.to_vec())?;
     let fits = found.conflict.is_none()
@@ -156,8 +158,8 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
         let again =
             matches!(error.cause, Cause::Unreachable(_) | Cause::Loading(_)) || server.is_elsewhere(&error.cause);
         if let Some(lost) = &lost {
-            // Until the mark was looked for, nobody knows.
-            match marked(mark, first) {
+            // Until the mark was looked at, nobody knows.
+            match decided(mark, first) {
                 Ok(true) => return Ok(()),
                 Ok(false) if !again => return Err(error),
                 Ok(false) => {}
@@ -186,11 +188,13 @@ fn unknown(mark: Mark, table: &Table, lost: &str, second: &Error) -> Error {
     .into()
 }
 
-/// Whether the mark says that the commit happened.
-fn marked(mark: Mark, table: &Table) -> Result<bool> {
-    let get = cmd("GET").arg(table.keys().commit(mark.client)).to_owned();
-    let reply = table.place.ask(&Request::one(&get))?.pop().unwrap_or_default();
-    Ok(text(&reply).is_some_and(|number| number == mark.number.to_string()))
+/// Whether the commit happened, as its mark says. If not, it can't any more: it watches the mark, which
+/// is changed, so an `EXEC` that is still on its way is refused.
+fn decided(mark: Mark, table: &Table) -> Result<bool> {
+    let mut decide = cmd("decide");
+    decide.arg(table.keys().commit(mark.client)).arg(mark.number).arg(MARK_SECONDS);
+    let reply = table.place.ask(&Request::one(&eval(&decide)))?.pop().unwrap_or_default();
+    Ok(count(&reply) > 0)
 }
 
 /// One try; `false` when it is to be made again, with each row watched by itself. With a failure
@@ -274,7 +278,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Pa
         for (table, assumed) in group.iter().zip(&assumed) {
             expected.push(questions(table, &table.keys(), assumed, singly, &mut request));
         }
-        // Should this try get lost and arrive after another one: that one has set the mark.
+        // Should this try get lost and arrive late: the mark has been changed.
         request.push(cmd("WATCH").arg(first.keys().commit(mark.client)));
         request.push(&cmd("MULTI"));
         let (mut replies, connection) = converse(&server, &request)?;
@@ -321,7 +325,7 @@ pub(crate) fn rolled_back(table: &Table) {
 
 /// Removes the mark of a connection that is done.
 pub(crate) fn forget_mark(table: &Table) {
-    let Some(mark) = table.session.last_commit() else { return };
+    let Some(mark) = table.session.last_commit().filter(|mark| mark.number > 0) else { return };
     let request = Request::one(cmd("UNLINK").arg(table.keys().commit(mark.client)));
     if let Err(error) = table.place.ask(&request) {
         crate::ffi::log(&format!("a mark will end by itself: {}", table.at(error)));

@@ -46,17 +46,26 @@ impl Session {
         Rc::new(Session { tables: RefCell::default(), last_commit: Cell::new(None) })
     }
 
-    /// The last commit that was tried in this process. What a forked child finds is its parent's.
+    /// The last commit that was tried in this process; number 0 if none was. What a forked child finds is its parent's.
     pub(crate) fn last_commit(&self) -> Option<Mark> {
         self.last_commit.get().filter(|mark| mark.generation == fork::generation())
     }
 
+    /// What tells this connection's commits from those of others.
+    pub(crate) fn client(&self) -> Result<u64> {
+        if let Some(last) = self.last_commit() {
+            return Ok(last.client);
+        }
+        let client = unique()?;
+        self.last_commit.set(Some(Mark { generation: fork::generation(), client, number: 0 }));
+        Ok(client)
+    }
+
     /// A commit that is about to be tried.
     pub(crate) fn next_commit(&self) -> Result<Mark> {
-        let next = match self.last_commit() {
-            Some(last) => Mark { number: last.number + 1, ..last },
-            None => Mark { generation: fork::generation(), client: unique()?, number: 1 },
-        };
+        let client = self.client()?;
+        let number = self.last_commit().map_or(0, |last| last.number) + 1;
+        let next = Mark { generation: fork::generation(), client, number };
         self.last_commit.set(Some(next));
         Ok(next)
     }

@@ -1,0 +1,115 @@
+//! The virtual table, when the commit of a connection that is cut arrives late: once the client has
+//! said what became of it, nothing changes any more.
+
+use rusqlite::Connection;
+use sqlite_redis_tests::proxy::{Fault, Proxy};
+use sqlite_redis_tests::vtab::{check_keys, connect, create, table};
+use sqlite_redis_tests::{Server, eventually, text};
+
+const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT UNIQUE";
+
+/// What is committed: each in another way.
+fn work() -> [String; 9] {
+    let rows = |from: i64, to: i64| {
+        format!(
+            "WITH RECURSIVE n(n) AS (VALUES ({from}) UNION ALL SELECT n + 1 FROM n WHERE n < {to}) \
+             SELECT n, n, 's' || n FROM n"
+        )
+    };
+    [
+        "INSERT INTO t (n, s) VALUES (1, 'new')".to_owned(),
+        "INSERT INTO t VALUES (1000, 1, 'new')".to_owned(),
+        "BEGIN; INSERT INTO t (n, s) VALUES (1, 'new'); COMMIT".to_owned(),
+        format!("INSERT INTO t {}", rows(1000, 1110)),
+        format!("BEGIN; INSERT INTO t {}; DELETE FROM t WHERE id = 1; COMMIT", rows(1000, 1110)),
+        "UPDATE t SET n = n + 1 WHERE id = 1".to_owned(),
+        "UPDATE t SET n = n + 1".to_owned(),
+        "DELETE FROM t WHERE id = 1".to_owned(),
+        "DELETE FROM t".to_owned(),
+    ]
+}
+
+struct Scene {
+    server: Server,
+    here: Connection,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let server = Server::start();
+        let here = table(&server, COLUMNS);
+        Scene { server, here }
+    }
+
+    fn fill(&self) {
+        let fill = "DELETE FROM t; WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 120) \
+                    INSERT INTO t SELECT n, n, 'old ' || n FROM n";
+        self.here.execute_batch(fill).unwrap();
+    }
+
+    /// Runs a statement while the commit, or the reply to it, is held and something is done to it.
+    /// Returns what the client says, and the rows before it, after it, and when all is as before and
+    /// the commit arrives at last.
+    fn late(&self, sql: &str, fault: Fault, meanwhile: impl FnOnce(&Proxy)) -> (rusqlite::Result<()>, [String; 3]) {
+        self.fill();
+        let before = self.rows();
+        let one = connect();
+        let proxy = Proxy::to(&self.server);
+        create(&one, &proxy.url(), "t", COLUMNS).unwrap();
+        proxy.next("EXEC", fault);
+        let (said, one) = std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let said = one.execute_batch(sql);
+                if !one.is_autocommit() {
+                    one.execute_batch("ROLLBACK").unwrap();
+                }
+                // When it is closed, it removes its mark.
+                (said, one)
+            });
+            proxy.wait_for_held(1);
+            meanwhile(&proxy);
+            client.join().unwrap()
+        });
+        let then = self.rows();
+        self.fill();
+        proxy.let_go();
+        eventually("the late commit has arrived", || {
+            self.server.redis_cli(&["CLIENT", "LIST"]).lines().all(|client| client.contains(" multi=-1 "))
+        });
+        check_keys(&self.server, "t");
+        drop(one);
+        (said, [before, then, self.rows()])
+    }
+
+    fn rows(&self) -> String {
+        text(&self.here, "SELECT ifnull(group_concat(id || ':' || n || ':' || s), 'none') FROM t")
+    }
+}
+
+#[test]
+fn a_commit_that_arrives_after_the_client_has_given_up_is_refused() {
+    let scene = Scene::new();
+    for sql in work() {
+        let (said, [before, then, after]) = scene.late(&sql, Fault::HoldRequest, |proxy| {
+            proxy.answer("MULTI", "-ERR not now\r\n");
+            proxy.cut_clients();
+        });
+        let error = said.expect_err(&sql).to_string();
+        assert!(error.contains("not now"), "{sql}: {error}");
+        assert_eq!(then, before, "{sql}");
+        assert_eq!(after, before, "{sql}: the client has said that it failed");
+    }
+}
+
+#[test]
+fn a_commit_whose_connection_is_cut_is_made_once() {
+    let scene = Scene::new();
+    for fault in [Fault::HoldRequest, Fault::HoldReply] {
+        for sql in work() {
+            let (said, [before, then, after]) = scene.late(&sql, fault, Proxy::cut_clients);
+            said.expect(&sql);
+            assert_ne!(then, before, "{sql}");
+            assert_eq!(after, before, "{sql}: it was made twice");
+        }
+    }
+}
