@@ -1,0 +1,109 @@
+//! Large commits to virtual tables in a Redis Cluster: what they rest on is compared by a script there
+//! too, and a slot that moves meanwhile leaves nothing half done.
+
+use redis::cmd;
+use rusqlite::Connection;
+use sqlite_redis_tests::cluster::Cluster;
+use sqlite_redis_tests::vtab::connect;
+use sqlite_redis_tests::{code, eventually, number, text};
+
+const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT UNIQUE";
+
+fn tables(cluster: &Cluster, names: &[&str]) -> Connection {
+    let one = connect();
+    for name in names {
+        let table = format!("CREATE VIRTUAL TABLE {name} USING redis('{}', '{{vt}}', {COLUMNS})", cluster.url());
+        one.execute_batch(&table).unwrap();
+    }
+    one
+}
+
+fn fill(connection: &Connection, table: &str, rows: i64) {
+    let rows = format!("WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < {rows})");
+    connection.execute_batch(&format!("{rows} INSERT INTO {table} SELECT n, n % 7, 's' || n FROM n")).unwrap();
+}
+
+#[test]
+fn a_large_commit_in_a_cluster_watches_few_keys_and_sees_what_others_do() {
+    let cluster = Cluster::new();
+    let owner = &cluster.nodes[cluster.owner("vt")];
+    let (one, two) = (tables(&cluster, &["t", "u"]), tables(&cluster, &["t", "u"]));
+    for table in ["t", "u"] {
+        fill(&one, table, 1000);
+    }
+    for (sql, watches) in [
+        ("UPDATE t SET n = n + 10", 2),
+        ("BEGIN; UPDATE t SET s = 't' || s; UPDATE u SET s = 'u' || s; COMMIT", 3),
+        ("BEGIN; SELECT sum(n) FROM t; DELETE FROM u WHERE id > 500; COMMIT", 3),
+    ] {
+        // A thousand keys go into one command for each table; the mark has one of its own.
+        let before = owner.calls("watch");
+        one.execute_batch(sql).unwrap();
+        assert_eq!(owner.calls("watch") - before, watches, "{sql}");
+    }
+    let sums = "SELECT (SELECT sum(n) FROM t WHERE s LIKE 'ts%') || ' ' || (SELECT count(*) FROM u WHERE s LIKE 'us%')";
+    assert_eq!(text(&two, sums), format!("{} 500", number(&two, "SELECT sum(id % 7 + 10) FROM t")));
+    // What another client has changed of one table refuses what was to be written to both.
+    for other in ["UPDATE t SET n = -1 WHERE id = 700", "DELETE FROM u WHERE id = 400"] {
+        one.execute_batch("BEGIN; UPDATE t SET n = 0; UPDATE u SET n = 0").unwrap();
+        two.execute_batch(other).unwrap();
+        let before = text(&two, "SELECT (SELECT sum(n) FROM t) || ' ' || (SELECT sum(n) FROM u)");
+        assert_eq!(code(one.execute_batch("COMMIT")) & 0xff, 5, "{other}");
+        assert_eq!(text(&two, "SELECT (SELECT sum(n) FROM t) || ' ' || (SELECT sum(n) FROM u)"), before, "{other}");
+    }
+}
+
+#[test]
+fn a_large_commit_waits_for_a_slot_that_moves() {
+    let cluster = Cluster::new();
+    let from = cluster.owner("vt");
+    let to = cluster.primaries().into_iter().find(|node| *node != from).unwrap();
+    let slot = cluster.slot("vt");
+    let (one, two) = (tables(&cluster, &["t"]), tables(&cluster, &["t"]));
+    fill(&one, "t", 300);
+    one.execute_batch("BEGIN; UPDATE t SET n = n + 10, s = 'later ' || s; DELETE FROM t WHERE id > 200").unwrap();
+    cluster.begin_to_move(slot, from, to);
+    for n in [5, 70, 250] {
+        cluster.move_key(&format!("{{vt}}.main.t:{n}"), from, to);
+    }
+    let refused = || cluster.nodes[from].redis_cli(&["INFO", "errorstats"]).contains("errorstat_TRYAGAIN");
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(move || one.execute_batch("COMMIT"));
+        eventually("the node has refused to write a part", refused);
+        assert_eq!(number(&two, "SELECT count(*) FROM t WHERE s LIKE 'later%'"), 0);
+        cluster.finish_to_move(slot, from, to);
+        commit.join().unwrap().unwrap();
+    });
+    assert_eq!(number(&two, "SELECT count(*) FROM t WHERE s LIKE 'later%' AND n > 9"), 200);
+    assert_eq!(number(&two, "SELECT count(*) FROM t WHERE n = 13 AND id < 201"), 29);
+    assert_eq!(number(&two, "SELECT count(*) FROM t"), 200);
+}
+
+/// What `scripted.rs` relies on, also for a slot that begins to move behind the last look.
+#[test]
+fn a_transaction_with_a_key_that_is_not_there_is_refused_while_its_slot_moves() {
+    let cluster = Cluster::new();
+    let from = cluster.owner("vt");
+    let to = cluster.primaries().into_iter().find(|node| *node != from).unwrap();
+    let slot = cluster.slot("vt");
+    let mut redis = cluster.nodes[from].redis();
+    let set = |redis: &mut redis::Connection| cmd("SADD").arg("{vt}.there").arg(1).exec(redis);
+    set(&mut redis).unwrap();
+    let empty = "redis.call('SREM', KEYS[1], 1) return redis.call('SADD', KEYS[1], 2)";
+    // It is as the module says: a script loses a key that it has emptied.
+    cluster.begin_to_move(slot, from, to);
+    cmd("EVAL").arg(empty).arg(1).arg("{vt}.there").exec(&mut redis).unwrap_err();
+    cluster.finish_to_move(slot, from, to);
+    cluster.begin_to_move(slot, to, from);
+    cluster.finish_to_move(slot, to, from);
+    set(&mut redis).unwrap();
+    for nothing in ["{vt}.there", "{vt}.nothing"] {
+        cmd("MULTI").exec(&mut redis).unwrap();
+        cmd("EVAL").arg("").arg(1).arg(nothing).exec(&mut redis).unwrap();
+        cmd("SREM").arg("{vt}.there").arg(2).exec(&mut redis).unwrap();
+        if nothing.ends_with("nothing") {
+            cluster.begin_to_move(slot, from, to);
+        }
+        assert_eq!(cmd("EXEC").exec(&mut redis).is_err(), nothing.ends_with("nothing"), "{nothing}");
+    }
+}
