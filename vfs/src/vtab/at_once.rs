@@ -45,7 +45,9 @@ impl Watch<'_> {
     /// have been asked. Otherwise the script asks.
     fn execute(&mut self, keys: &Keys, changes: &[Cmd]) -> Result<bool> {
         let mut request = Request::default();
-        if changes.iter().all(|change| matches!(words(change).next(), Some(b"SADD" | b"SREM" | b"ZADD"))) {
+        let of_script = |change: &Cmd| matches!(words(change).next(), Some(b"SADD" | b"SREM" | b"ZADD"));
+        let scripted = changes.iter().all(of_script);
+        if scripted {
             let mut script = Scripted::default();
             changes.iter().for_each(|change| Sink::push(&mut script, change));
             script.write(keys, &mut request);
@@ -58,12 +60,9 @@ impl Watch<'_> {
         replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
         match checked(done)? {
             Reply::Nil => Ok(false),
+            Reply::Array(results) if scripted => scripted::changed(results).map(|changed| changed.is_none()),
             Reply::Array(results) => {
-                for result in results {
-                    if let said @ Reply::Array(_) = checked(result)? {
-                        scripted::changed(&said)?;
-                    }
-                }
+                results.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
                 Ok(true)
             }
             other => Err(bad_reply("EXEC", &other).into()),

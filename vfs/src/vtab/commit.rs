@@ -3,7 +3,9 @@
 //! 1. One round trip watches every key that the decision rests on, reads what is there now, and
 //!    opens the transaction: `WATCH`, reads, `MULTI`.
 //! 2. What was read is compared with what the transaction saw. Different: `SQLITE_BUSY`.
-//! 3. One round trip writes: rows, indexes, a mark, `EXEC`. Refused: `SQLITE_BUSY`.
+//! 3. One round trip writes: rows, indexes, a mark, `EXEC`. Refused: `SQLITE_BUSY`. What is written
+//!    is in a script, which looks at the types of all keys first; many new rows alone are plain
+//!    commands, and types were asked in the first step.
 //!
 //! The mark is a key of this connection with the number of its commit and a time to live. It is
 //! written in the same transaction, so after a lost reply it tells whether that happened. If it
@@ -205,25 +207,9 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
     for part in &parts {
         part.checked.refused(part.table).map_err(not_sent)?;
     }
-    let Some(first) = parts.first() else { return Ok(true) };
-    let mut request = Request::default();
-    let mut set_mark = cmd("SET");
-    set_mark.arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS);
     // A script writes many new rows half as fast; all that it would look at has been asked.
     let plain = parts.iter().all(|part| part.checked.only_new && part.checked.claims.is_empty());
-    if plain {
-        parts.iter().for_each(|part| part.write(&mut request));
-        request.push(&set_mark);
-    } else {
-        let mut all = Scripted::default();
-        for part in &parts {
-            all.rest_on(&part.checked.claims);
-            part.write(&mut all);
-        }
-        Sink::push(&mut all, &set_mark);
-        all.write(&first.keys, &mut request);
-    }
-    request.push(&cmd("EXEC"));
+    let request = writes(mark, &parts, plain);
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
     let exec = replies.pop().unwrap_or_default();
@@ -234,26 +220,44 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
     match checked(exec).map_err(not_sent)? {
         Reply::Nil if parts.iter().any(|part| part.checked.together) => Ok(false),
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
-        Reply::Array(results) if !plain => {
-            for reply in results {
-                let reply = checked(reply).map_err(not_sent)?;
-                if let Reply::Array(_) = reply
-                    && let Some(key) = scripted::changed(&reply).map_err(not_sent)?
-                {
-                    return Err(not_sent(Cause::Conflict(format!("`{}`", shown(&key))).into()));
-                }
-            }
-            Ok(true)
-        }
-        Reply::Array(results) => {
-            let refused = results.into_iter().find_map(|result| checked(result).err());
-            refused.map_or(Ok(true), |error| {
-                let reason = format!("a part of the transaction was refused, the rest was written: {}", error.cause);
-                Err(not_sent(Cause::Damaged(reason).into()))
-            })
-        }
+        Reply::Array(results) => written(results, plain).map(|()| true).map_err(not_sent),
         other => Err(not_sent(bad_reply("EXEC", &other).into())),
     }
+}
+
+/// All that is written, up to `EXEC`.
+fn writes(mark: Mark, parts: &[Part<'_>], plain: bool) -> Request {
+    let mut request = Request::default();
+    let Some(first) = parts.first() else { return request };
+    let mut set_mark = cmd("SET");
+    set_mark.arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS);
+    if plain {
+        parts.iter().for_each(|part| part.write(&mut request));
+        request.push(&set_mark);
+    } else {
+        let mut script = Scripted::default();
+        for part in parts {
+            script.rest_on(&part.checked.claims);
+            part.write(&mut script);
+        }
+        Sink::push(&mut script, &set_mark);
+        script.write(&first.keys, &mut request);
+    }
+    request.push(&cmd("EXEC"));
+    request
+}
+
+/// Whether all has been written, as the replies to it say.
+fn written(results: Vec<Reply>, plain: bool) -> Result<()> {
+    if !plain {
+        let changed = scripted::changed(results)?;
+        return changed.map_or(Ok(()), |key| Err(Cause::Conflict(format!("`{}`", shown(&key))).into()));
+    }
+    let refused = results.into_iter().find_map(|result| checked(result).err());
+    refused.map_or(Ok(()), |error| {
+        let reason = format!("a part of the transaction was refused, the rest was written: {}", error.cause);
+        Err(Cause::Damaged(reason).into())
+    })
 }
 
 /// Watches and reads what the commit rests on, and opens the transaction.

@@ -25,6 +25,7 @@ use super::table::bulk;
 use crate::error::{Cause, Result};
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::request::Request;
+use crate::store::server::checked;
 
 static FUNCTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/functions.lua")));
 static CALL: LazyLock<String> =
@@ -145,11 +146,13 @@ impl Sink for Scripted {
     }
 }
 
-/// What the script has answered: the key that another client has changed, if there is one.
+/// What the script has answered, whose reply is the last one of its transaction: the key that another
+/// client has changed, if there is one.
 ///
 /// # Errors
 /// A key is of a wrong type, and nothing was written; or the server has refused a part.
-pub(crate) fn changed(reply: &Reply) -> Result<Option<Vec<u8>>> {
+pub(crate) fn changed(mut replies: Vec<Reply>) -> Result<Option<Vec<u8>>> {
+    let reply = checked(replies.pop().unwrap_or_default())?;
     let said = array("EVAL", reply.clone())?;
     let word = |n| said.get(n).and_then(text).unwrap_or_default();
     let key = bulk(said.get(1)).unwrap_or_default();
@@ -161,7 +164,7 @@ pub(crate) fn changed(reply: &Reply) -> Result<Option<Vec<u8>>> {
             let reason = format!("a part of the transaction was refused, the rest was written: {}", word(1));
             Err(Cause::Damaged(reason).into())
         }
-        _ => Err(bad_reply("EVAL", reply).into()),
+        _ => Err(bad_reply("EVAL", &reply).into()),
     }
 }
 
