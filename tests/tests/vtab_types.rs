@@ -7,6 +7,7 @@ use redis::cmd;
 use rusqlite::Connection;
 use sqlite_redis_tests::Server;
 use sqlite_redis_tests::cluster::Cluster;
+use sqlite_redis_tests::proxy::{Fault, Proxy};
 use sqlite_redis_tests::vtab::connect;
 
 const COLUMNS: &str = "id INTEGER PRIMARY KEY, i INT INDEXED, s TEXT UNIQUE, x INT INDEXED, f REAL, UNIQUE (f, x)";
@@ -220,5 +221,38 @@ fn a_key_under_a_name_that_is_never_used_does_no_harm() {
             }
         }
         server.redis_cli(&["DEL", "p.main.t.index.nothing"]);
+    }
+}
+
+#[test]
+fn a_key_whose_type_changes_behind_the_look_is_seen_too() {
+    let server = Server::start();
+    let here = Filled::on(&server, &server.url(), "p");
+    for sql in &work() {
+        let keys = here.concerned(sql);
+        // Many new rows alone are no script's: their types are those of the look. And what was taken
+        // from the counter is given back.
+        if sql.contains("1110") && !sql.contains("DELETE") || sql == FROM_COUNTER {
+            continue;
+        }
+        for key in keys.iter().filter(|key| key.contains("index")) {
+            let proxy = Proxy::to(&server);
+            let through = Filled::on(&server, &proxy.url(), "p");
+            proxy.next("EXEC", Fault::HoldRequest);
+            std::thread::scope(|scope| {
+                let commit = scope.spawn(move || through.run(sql).unwrap_err().to_string());
+                proxy.wait_for_held(1);
+                here.tell(&["RENAME", key, "aside"]);
+                here.tell(&["XADD", key, "1-1", "a", "b"]);
+                let before = digest(&server);
+                proxy.let_go();
+                let error = commit.join().unwrap();
+                // What is watched or asked once more has been changed.
+                assert!(error.contains(&format!("`{key}`")) || error.contains("another client"), "{key}: {error}");
+                assert_eq!(digest(&server), before, "{sql}, with a stream at {key}: {error}");
+            });
+            here.tell(&["DEL", key]);
+            here.tell(&["RENAME", "aside", key]);
+        }
     }
 }
