@@ -492,6 +492,8 @@ pub(crate) fn server_cause(error: &ServerError) -> Cause {
         "OOM" => Cause::ServerFull(message),
         "NOAUTH" | "WRONGPASS" => Cause::Authentication(message),
         "WRONGTYPE" => Cause::Damaged(format!("its key holds something else ({message})")),
+        // What a script did that it may not, for which Redis has no code of its own.
+        _ if message.contains("user executing the script can't run") => Cause::Permission(message),
         _ => Cause::Server(message),
     }
 }

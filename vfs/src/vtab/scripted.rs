@@ -30,8 +30,18 @@ use crate::store::server::checked;
 static FUNCTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/functions.lua")));
 static CALL: LazyLock<String> =
     LazyLock::new(|| format!("{}\nreturn functions[ARGV[1]](KEYS[1], unpack(ARGV, 2))", *FUNCTIONS));
-static COMMIT: LazyLock<String> =
-    LazyLock::new(|| format!("{}\n{}", *FUNCTIONS, script(include_str!("scripts/commit.lua"))));
+static TYPES: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/types.lua")));
+static QUESTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/questions.lua")));
+static WRITES: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/writes.lua")));
+
+/// The script of a commit. The server has a digest made of it each time, so it is of what is needed
+/// only.
+fn commit(has_questions: bool, has_calls: bool) -> String {
+    // A name that is not known is an error in Lua.
+    let functions = if has_calls { FUNCTIONS.as_str() } else { "local functions" };
+    let questions = if has_questions { QUESTIONS.as_str() } else { "" };
+    [functions, &TYPES, questions, &WRITES].join("\n")
+}
 
 /// Lua without comment lines and indentation, which nobody reads on the wire.
 fn script(source: &str) -> String {
@@ -42,10 +52,19 @@ fn script(source: &str) -> String {
 /// Bytes in one argument of the script.
 const PIECE: usize = 1 << 20;
 
-/// The kinds of commands that the script may write with, and how many arguments each takes behind its
-/// key; each with the one that undoes it.
-const PAIRS: [[(&str, usize); 2]; 4] =
-    [[("HSET", 2), ("HDEL", 1)], [("SET", 1), ("DEL", 0)], [("SADD", 1), ("SREM", 1)], [("ZADD", 2), ("ZREM", 1)]];
+/// What a kind of command takes behind its key to do nothing, and what undoes it where that can't be.
+fn in_vain(name: &[u8]) -> (&'static [&'static str], Option<&'static [&'static str]>) {
+    match name {
+        b"HSET" => (&["HSET", "1", "1"], Some(&["HDEL", "1"])),
+        b"HDEL" => (&["HDEL", "1"], None),
+        b"SADD" => (&["SADD", "1"], Some(&["SREM", "1"])),
+        b"SREM" => (&["SREM", "1"], None),
+        b"ZADD" => (&["ZADD", "XX", "1", "1"], None),
+        b"ZREM" | b"settle" => (&["ZREM", "1"], None),
+        // `DEL` comes first always.
+        _ => (&["SET", "1", "XX"], None),
+    }
+}
 
 /// Where the commands of a commit go.
 pub(crate) trait Sink {
@@ -89,8 +108,10 @@ pub(crate) struct Scripted {
     writes: Pieces,
     /// All that it reads and writes.
     keys: HashSet<Vec<u8>>,
-    /// Commands that it writes with.
+    /// Commands and functions that it writes with.
     kinds: BTreeSet<Vec<u8>>,
+    /// Whether there are functions among them.
+    calls: bool,
 }
 
 impl Scripted {
@@ -107,21 +128,22 @@ impl Scripted {
     /// Adds all to an open transaction.
     pub(crate) fn write(self, keys: &Keys, request: &mut Request) {
         let nothing = keys.nothing();
-        for pair in PAIRS {
-            // Functions write with `SET`, `DEL` and `ZREM`.
-            if pair.iter().any(|(name, _)| self.kinds.contains(name.as_bytes()) || *name == "SET" || *name == "ZREM") {
-                for (name, arguments) in pair {
-                    request.push(cmd(name).arg(&nothing).arg(vec![1; arguments]));
-                }
-            }
+        let on_nothing = |words: &[&str]| cmd(words[0]).arg(&nothing).arg(&words[1..]).to_owned();
+        request.push(&on_nothing(&["DEL"]));
+        for kind in &self.kinds {
+            let (command, undo) = in_vain(kind);
+            request.push(&on_nothing(command));
+            undo.into_iter().for_each(|undo| request.push(&on_nothing(undo)));
         }
-        for chunk in Vec::from_iter(self.keys).chunks(CHUNK) {
+        let keys = Vec::from_iter(self.keys);
+        let (some, rest) = keys.split_at(keys.len().min(CHUNK));
+        for chunk in rest.chunks(CHUNK) {
             request.push(cmd("EVAL").arg("").arg(chunk.len()).arg(chunk));
         }
         let (questions, writes) = (self.questions.done(), self.writes.done());
         let mut eval = cmd("EVAL");
-        eval.arg(COMMIT.as_str()).arg(1).arg(&nothing).arg(questions.len()).arg(questions).arg(writes);
-        request.push(&eval);
+        eval.arg(commit(!questions.is_empty(), self.calls)).arg(1 + some.len()).arg(&nothing).arg(some);
+        request.push(eval.arg(questions.len()).arg(questions).arg(writes));
     }
 }
 
@@ -137,12 +159,13 @@ impl Sink for Scripted {
         if !self.kinds.contains(name) {
             self.kinds.insert(name.to_vec());
         }
-        self.call(command);
+        self.keys.extend(keys_of(command));
+        write_command(self.writes.item(), command);
     }
 
     fn call(&mut self, call: &Cmd) {
-        self.keys.extend(keys_of(call));
-        write_command(self.writes.item(), call);
+        self.calls = true;
+        self.push(call);
     }
 }
 
