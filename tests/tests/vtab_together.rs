@@ -432,10 +432,10 @@ fn a_commit_that_changes_many_rows_watches_few_keys() {
         "BEGIN; SELECT sum(n) FROM t; UPDATE t SET n = 1 WHERE id = 1; COMMIT",
         "DELETE FROM t",
     ] {
-        // A thousand keys go into one command; the mark has one of its own.
+        // A thousand keys go into one command.
         let before = server.calls("watch");
         one.execute_batch(sql).unwrap();
-        assert_eq!(server.calls("watch") - before, 2, "{sql}");
+        assert_eq!(server.calls("watch") - before, 1, "{sql}");
         check_keys(&server, "t");
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Checked {
     /// New rows are watched by the sorted sets that would grow, and others may have made them grow
     /// by rows that are no conflict.
     pub together: bool,
-    /// All rows are new, and many, and no key is of a wrong type.
+    /// All rows are new, and no key is of a wrong type.
     pub only_new: bool,
     /// A value that shall be unique is in its sorted set already: that one would not grow.
     pub settled: bool,
@@ -87,15 +87,9 @@ impl Asked {
 }
 
 /// Whether a table's new rows are to be watched together.
-pub(super) fn is_together(table: &Table, singly: bool) -> bool {
+fn is_together(table: &Table, singly: bool) -> bool {
     let writes = table.writes.borrow();
     !singly && writes.pending.values().filter(|pending| pending.base == Base::Absent).nth(SINGLY).is_some()
-}
-
-/// Whether all that a table's transaction has done is to add rows, which are watched together.
-pub(super) fn is_only_new(table: &Table, singly: bool) -> bool {
-    let writes = table.writes.borrow();
-    is_together(table, singly) && writes.pending.values().all(|pending| pending.base == Base::Absent)
 }
 
 /// Whether the keys that a table's rows are watched by, each by itself, are too many for that.
@@ -104,6 +98,13 @@ fn is_large(table: &Table, singly: bool) -> bool {
     let writes = table.writes.borrow();
     let each = writes.pending.values().filter(|pending| !(together && pending.base == Base::Absent)).map(|_| ());
     each.chain(writes.watched().map(|_| ())).nth(SINGLY).is_some()
+}
+
+/// Whether all that a table's transaction has done is to add rows: then all keys that it writes are
+/// known before it looks at any.
+fn is_only_new(table: &Table, singly: bool) -> bool {
+    let writes = table.writes.borrow();
+    !is_large(table, singly) && writes.pending.values().all(|pending| pending.base == Base::Absent)
 }
 
 /// Questions about one table, while they are put together.
@@ -120,12 +121,13 @@ struct Questions<'a> {
     growing: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
 }
 
-/// The questions about one table, and what the replies are about.
+/// The questions about one table, and what the replies are about. A key more may be watched.
 pub(super) fn questions(
     table: &Table,
     keys: &Keys,
     assumed: &[String],
     singly: bool,
+    also: Option<Vec<u8>>,
     request: &mut Request,
 ) -> Vec<Asked> {
     let mut questions = Questions {
@@ -144,6 +146,7 @@ pub(super) fn questions(
         ],
         growing: BTreeMap::new(),
     };
+    questions.watched.extend(also);
     questions.ask_rows();
     if questions.only_new {
         questions.ask_types(assumed);
@@ -201,11 +204,12 @@ impl Questions<'_> {
     /// Asks who else has the values of a row that shall be unique.
     fn ask_unique(&mut self, rowid: i64, row: &[Value]) {
         let (table, keys) = (self.table, self.keys);
+        let grows = self.together && self.only_new;
         for unique in &table.definition.uniques {
             let sets = unique_keys(table, keys, unique, row);
             // Who adds a row to the set of a new value adds the value to the sorted set; but values of
             // rows that are changed or replaced may stay in it.
-            let member = unique.indexed_column().filter(|_| self.only_new && sets.len() == 1).and_then(|n| {
+            let member = unique.indexed_column().filter(|_| grows && sets.len() == 1).and_then(|n| {
                 let column = &table.definition.columns[n];
                 trace(keys, &column.name, column.affinity, &row[n]).member
             });
@@ -267,9 +271,16 @@ fn odd_one(table: &Table, command: &Cmd, right: &str) -> Result<(Vec<u8>, String
     Ok((keys.swap_remove(at), types.into_iter().nth(at).unwrap_or_default()))
 }
 
-pub(super) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Vec<Reply>) -> Result<Checked> {
+pub(super) fn answers(
+    table: &Table,
+    keys: &Keys,
+    asked: Vec<Asked>,
+    singly: bool,
+    replies: Vec<Reply>,
+) -> Result<Checked> {
     let writes = table.writes.borrow();
-    let mut found = Checked::default();
+    let (together, only_new) = (is_together(table, singly), is_only_new(table, singly));
+    let mut found = Checked { together, only_new, ..Checked::default() };
     for (Asked { command, about, unwatched }, reply) in asked.into_iter().zip(replies) {
         if let (Expect::Sets, Reply::ServerError(error)) = (&about, &reply)
             && error.code() == "WRONGTYPE"

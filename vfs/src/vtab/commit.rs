@@ -3,9 +3,10 @@
 //! 1. One round trip watches every key that the decision rests on, reads what is there now, and
 //!    opens the transaction: `WATCH`, reads, `MULTI`.
 //! 2. What was read is compared with what the transaction saw. Different: `SQLITE_BUSY`.
-//! 3. One round trip writes: rows, indexes, a mark, `EXEC`. Refused: `SQLITE_BUSY`. What is written
-//!    is in a script, which looks at the types of all keys first; many new rows alone are plain
-//!    commands, and types were asked in the first step.
+//! 3. One round trip writes: rows, indexes, a mark, `EXEC`. Refused: `SQLITE_BUSY`. Redis does not
+//!    undo the rest of a transaction when a key is of a wrong type. So what is written is in a script,
+//!    which looks at the types of all keys first; new rows alone are plain commands: the keys that
+//!    they write are known in the first step, which asks for their types.
 //!
 //! The mark is a key of this connection with the number of its commit and a time to live. It is
 //! written in the same transaction, so after a lost reply it tells whether that happened. If it
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::apply::Part;
-use super::check::{answers, is_only_new, is_together, questions};
+use super::check::{answers, questions};
 use super::keys::{Keys, shown};
 use super::place::checked_reply;
 use super::scripted::{self, Scripted, Sink, eval, words};
@@ -56,8 +57,8 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     for command in before {
         request.push(command);
     }
-    let expected = questions(table, &keys, assumed, true, &mut request);
-    request.push(cmd("WATCH").arg(keys.commit(table.session.client()?)));
+    let mark = keys.commit(table.session.client()?);
+    let expected = questions(table, &keys, assumed, true, Some(mark), &mut request);
     request.push(&cmd("MULTI"));
     let server = table.place.server()?;
     let (mut replies, connection) = converse(&server, &request)?;
@@ -65,11 +66,10 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     let each = replies.into_iter().zip(before);
     let replies = each.map(|(reply, command)| checked_reply(reply, || words(command).map(<[u8]>::to_vec).collect()));
     let replies: Vec<Reply> = replies.collect::<Result<_>>()?;
-    let [rest @ .., watched, opened] = rest.as_slice() else { return Ok((replies, None)) };
+    let [rest @ .., opened] = rest.as_slice() else { return Ok((replies, None)) };
     // A connection that is dropped takes its transaction along.
-    checked(watched.clone())?;
     checked(opened.clone())?;
-    let found = answers(table, &keys, expected, rest.to_vec())?;
+    let found = answers(table, &keys, expected, true, rest.to_vec())?;
     let fits = found.conflict.is_none()
         && found.taken.is_none()
         && !found.held
@@ -207,8 +207,8 @@ fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error
     for part in &parts {
         part.checked.refused(part.table).map_err(not_sent)?;
     }
-    // A script writes many new rows half as fast; all that it would look at has been asked.
-    let plain = parts.iter().all(|part| part.checked.only_new && part.checked.claims.is_empty());
+    // A script takes the server twice as long, and all that it would look at has been asked.
+    let plain = parts.iter().all(|part| part.checked.only_new);
     let request = writes(mark, &parts, plain);
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
@@ -279,24 +279,21 @@ fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Pa
     while Instant::now() < deadline {
         let mut request = Request::default();
         let mut expected = Vec::new();
-        for (table, assumed) in group.iter().zip(&assumed) {
-            expected.push(questions(table, &table.keys(), assumed, singly, &mut request));
-        }
         // Should this try get lost and arrive late: the mark has been changed.
-        request.push(cmd("WATCH").arg(first.keys().commit(mark.client)));
+        let mut mark = Some(first.keys().commit(mark.client));
+        for (table, assumed) in group.iter().zip(&assumed) {
+            expected.push(questions(table, &table.keys(), assumed, singly, mark.take(), &mut request));
+        }
         request.push(&cmd("MULTI"));
         let (mut replies, connection) = converse(&server, &request)?;
         // Without MULTI, the connection goes, and with it what it watches.
         let opened = replies.pop().unwrap_or_default();
-        checked(replies.pop().unwrap_or_default())?;
         let mut parts = Vec::new();
         let mut replies = replies.into_iter();
         for (table, expected) in group.iter().zip(expected) {
             let replies = replies.by_ref().take(expected.len()).collect();
             let keys = table.keys();
-            let mut checked = answers(table, &keys, expected, replies)?;
-            checked.together = is_together(table, singly);
-            checked.only_new = is_only_new(table, singly);
+            let checked = answers(table, &keys, expected, singly, replies)?;
             parts.push(Part { table, keys, checked });
         }
         checked(opened)?;

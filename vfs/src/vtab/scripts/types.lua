@@ -10,6 +10,12 @@ local types = {
   settle = 'zset', raise = 'string', give_back = 'string',
 }
 local questions, known, sets = tonumber(ARGV[1]), {}, {}
+-- Of one argument, what is in it is kept: most commits have no more writes.
+local at, items
+local function items_of(n)
+  if n ~= at then at, items = n, cmsgpack.unpack(ARGV[n]) end
+  return items
+end
 local function wrong_key(key, right)
   local found = redis.call('TYPE', key).ok
   if found ~= 'none' and found ~= right then return {'wrong', key, found, right} end
@@ -25,7 +31,7 @@ local function wrong_set()
   return reply
 end
 for n = questions + 2, #ARGV do
-  for _, command in ipairs(cmsgpack.unpack(ARGV[n])) do
+  for _, command in ipairs(items_of(n)) do
     local right, key = types[command[1]], command[2]
     if right and not known[key] then
       known[key] = true

@@ -1,7 +1,7 @@
 -- The last part of a commit.
 local why
 for n = questions + 2, #ARGV do
-  for _, command in ipairs(cmsgpack.unpack(ARGV[n])) do
+  for _, command in ipairs(items_of(n)) do
     local call = functions and functions[command[1]]
     if call then
       local done, error = pcall(call, unpack(command, 2))
