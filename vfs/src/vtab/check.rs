@@ -197,7 +197,7 @@ impl Questions<'_> {
         }
         for chunk in absent.chunks(CHUNK) {
             let asked = Asked::new(cmd("EXISTS").arg(chunk), Expect::Absent);
-            self.asked.push(Asked { unwatched: self.large || self.together && !self.only_new, ..asked });
+            self.asked.push(Asked { unwatched: self.large || self.together, ..asked });
         }
     }
 

@@ -5,9 +5,9 @@
 -- commands and calls of functions.
 -- Returns {} when all is written; {'wrong', key, its type, the right one} or {'changed', key} when
 -- nothing is; {'refused', why} when the server refused a write, of which it does not undo the others.
+-- Hashes are rows: they are watched, or there are questions about them.
 local types = {
-  HSET = 'hash', HDEL = 'hash', SADD = 'set', SREM = 'set', ZADD = 'zset', ZREM = 'zset',
-  settle = 'zset', raise = 'string', give_back = 'string',
+  SADD = 'set', SREM = 'set', ZADD = 'zset', ZREM = 'zset', settle = 'zset', raise = 'string', give_back = 'string',
 }
 local questions, known, sets = tonumber(ARGV[1]), {}, {}
 -- Of one argument, what is in it is kept: most commits have no more writes.
