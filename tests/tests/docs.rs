@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlite_redis::Options;
 use sqlite_redis::admin::Admin;
-use sqlite_redis_tests::{Server, check_integrity, code, hosts, number};
+use sqlite_redis_tests::{Server, check_integrity, code, hosts, number, vtab};
 
 /// The lines of the documents that begin with `ACL SETUSER`.
 fn access_rules() -> Vec<Vec<String>> {
@@ -18,7 +18,7 @@ fn access_rules() -> Vec<Vec<String>> {
 fn server_with_users() -> Server {
     let server = Server::start();
     let rules = access_rules();
-    assert_eq!(rules.len(), 3);
+    assert_eq!(rules.len(), 4);
     for rule in rules {
         redis::cmd(&rule[0]).arg(&rule[1..]).exec(&mut server.redis()).unwrap();
     }
@@ -103,6 +103,40 @@ fn the_documented_access_rules_let_an_operator_administer() {
     assert_eq!(info.page_count, 2);
     assert!(info.redis_bytes > 100, "it was allowed to ask: {info:?}");
     assert!(admin.remove("copy").unwrap());
+    assert_eq!(refused(&server), Vec::<String>::new());
+}
+
+#[test]
+fn the_documented_access_rules_let_virtual_tables_do_everything() {
+    let server = server_with_users();
+    let url = format!("{}?user=tables&pass=secret", server.url());
+    let db = vtab::connect();
+    let columns = "id INTEGER PRIMARY KEY, name TEXT UNIQUE, price REAL INDEXED";
+    let define = |table: &str| format!("CREATE VIRTUAL TABLE {table} USING redis('{url}', shop, {columns})");
+    db.execute_batch(&define("item")).unwrap();
+    db.execute_batch(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
+         INSERT INTO item SELECT i, 'item ' || i, i / 2.0 FROM n;
+         INSERT INTO item (name, price) VALUES ('one more', 7);
+         REPLACE INTO item VALUES (1, 'item 2', 3);
+         UPDATE item SET price = price + 1;
+         UPDATE item SET id = 9000 WHERE id = 700;
+         DELETE FROM item WHERE id BETWEEN 100 AND 400 OR name = 'item 5';
+         BEGIN; DELETE FROM item WHERE id > 1000; ROLLBACK;",
+    )
+    .unwrap();
+    for query in [
+        "SELECT count(*) FROM item WHERE price BETWEEN 20 AND 900",
+        "SELECT count(*) FROM item WHERE name LIKE 'item 4%' OR name IS NULL",
+        "SELECT CAST(max(price) AS INTEGER) FROM item",
+        "SELECT id FROM item ORDER BY name LIMIT 3 OFFSET 5",
+        "SELECT redis_drop_index('item', 'price') + redis_create_index('item', 'price')",
+    ] {
+        assert!(number(&db, query) > 0, "{query}");
+    }
+    db.execute_batch("ALTER TABLE item RENAME TO goods").unwrap();
+    assert_eq!(number(&db, "SELECT count(*) FROM goods"), 1198);
+    assert!(number(&db, "SELECT redis_drop_data('goods')") > 0);
     assert_eq!(refused(&server), Vec::<String>::new());
 }
 
