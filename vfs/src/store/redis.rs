@@ -25,9 +25,10 @@ const NEWS: usize = 16;
 
 static RENEW: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/renew.lua")));
 
-/// Lua without the comment lines, which nobody reads on the wire.
-pub(super) fn script(source: &str) -> String {
-    source.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n")
+/// Lua without comment lines and indentation, which nobody reads on the wire.
+pub(crate) fn script(source: &str) -> String {
+    let lines = source.lines().map(str::trim_start).filter(|line| !line.starts_with("--") && !line.is_empty());
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What is asked again and again.
@@ -146,13 +147,6 @@ impl RedisStore {
     pub(super) fn xrange(&self, first: Version, last: Version) -> Cmd {
         let mut command = cmd("XRANGE");
         command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(BATCH);
-        command
-    }
-
-    /// The log from a version on.
-    pub(super) fn xrange_from(&self, first: Version) -> Cmd {
-        let mut command = cmd("XRANGE");
-        command.arg(&self.keys.log).arg(format!("{first}-0")).arg("+").arg("COUNT").arg(BATCH);
         command
     }
 }

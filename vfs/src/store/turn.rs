@@ -131,7 +131,7 @@ impl RedisWriter {
         request.push(cmd("LREM").arg(&keys.queue).arg(0).arg(&self.token));
         request.push(cmd("GET").arg(&keys.lock));
         if self.asks_news() {
-            request.push(&self.store.xrange_from(self.known.next()));
+            request.push(&self.store.xrange(self.known.next(), Version(u64::MAX)));
             request.push(&self.store.hmget(&self.pages));
         }
         request.append(&self.watching());

@@ -24,6 +24,7 @@ use super::place::wrong_type;
 use super::table::bulk;
 use crate::error::{Cause, Result};
 use crate::store::protocol::{array, bad_reply, text};
+use crate::store::redis::script;
 use crate::store::request::Request;
 use crate::store::server::checked;
 
@@ -41,12 +42,6 @@ fn commit(has_questions: bool, has_calls: bool) -> String {
     let functions = if has_calls { FUNCTIONS.as_str() } else { "local functions" };
     let questions = if has_questions { QUESTIONS.as_str() } else { "" };
     [functions, &TYPES, questions, &WRITES].join("\n")
-}
-
-/// Lua without comment lines and indentation, which nobody reads on the wire.
-fn script(source: &str) -> String {
-    let lines = source.lines().map(str::trim_start).filter(|line| !line.starts_with("--") && !line.is_empty());
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Bytes in one argument of the script.
