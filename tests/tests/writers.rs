@@ -318,6 +318,28 @@ fn a_long_transaction_keeps_its_lease() {
 }
 
 #[test]
+fn a_server_that_hangs_costs_no_lease_on_another() {
+    let (hanging, _) = table();
+    let (server, _) = table();
+    let life = Duration::from_secs(1);
+    let there = hanging.options("shop").lease(life).open().unwrap();
+    let here = server.options("shop").lease(life).open().unwrap();
+    let other = server.open("shop");
+    other.busy_timeout(Duration::ZERO).unwrap();
+    there.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+    here.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+    hanging.signal("STOP");
+    let before = server.calls("pexpire");
+    for renewals in [3, 6, 9] {
+        eventually("it is renewed", || server.calls("pexpire") >= before + renewals);
+        assert_eq!(code(other.execute("INSERT INTO t VALUES (2)", [])), BUSY);
+    }
+    hanging.signal("CONT");
+    here.execute_batch("COMMIT").unwrap();
+    assert_eq!(rows(&other), BTreeSet::from([1]));
+}
+
+#[test]
 fn a_reader_keeps_its_snapshot_through_1000_commits() {
     let (server, connection) = table();
     connection.execute_batch("INSERT INTO t VALUES (-1)").unwrap();

@@ -37,6 +37,7 @@ pub(crate) struct Database {
     lingering: Arc<Lingering>,
     /// How long a lease lingers there.
     linger: Duration,
+    /// Of this database alone, so that a server that hangs holds up nobody else's lease.
     renewer: Arc<Renewer>,
     server: Option<Arc<Server>>,
     redis: Option<RedisStore>,
@@ -45,7 +46,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    pub(crate) fn new(server: Arc<Server>, renewer: Arc<Renewer>, config: &Config, name: &str) -> Self {
+    pub(crate) fn new(server: Arc<Server>, config: &Config, name: &str) -> Self {
         let redis = RedisStore::new(server.clone(), config, name);
         Database {
             place: place(config, name),
@@ -59,7 +60,7 @@ impl Database {
             lease_life: config.lease,
             lingering: Arc::default(),
             linger: config.linger,
-            renewer,
+            renewer: Arc::default(),
             server: Some(server),
             redis: Some(redis),
             generation: fork::generation(),

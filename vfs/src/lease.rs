@@ -22,7 +22,7 @@ pub(crate) fn token() -> Result<String> {
     Ok(format!("{}/{}/{:016x}", *HOST, std::process::id(), unique()?))
 }
 
-/// Renews the leases of this process. One thread, which runs while there are any.
+/// Renews the leases of a database in this process. One thread, which runs while there are any.
 #[derive(Default)]
 pub(crate) struct Renewer {
     state: Mutex<State>,
@@ -32,8 +32,8 @@ pub(crate) struct Renewer {
 #[derive(Default)]
 struct State {
     leases: HashMap<String, Renewed>,
-    /// Where leases may linger.
-    lingering: Vec<Arc<Lingering>>,
+    /// Where one may linger.
+    lingering: Option<Arc<Lingering>>,
     running: bool,
     /// When the thread looks next, unless it is woken.
     wakes_at: Option<Instant>,
@@ -58,9 +58,7 @@ impl Renewer {
     /// Sees to it that what lingers there is given back in time.
     fn watch(self: &Arc<Self>, lingering: &Arc<Lingering>, due: Instant) {
         let mut state = self.state.lock();
-        if !state.lingering.iter().any(|known| Arc::ptr_eq(known, lingering)) {
-            state.lingering.push(lingering.clone());
-        }
+        state.lingering = Some(lingering.clone());
         self.see_to(state, due);
     }
 
@@ -88,30 +86,21 @@ impl Renewer {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
-            let mut next = None;
-            let mut over = Vec::new();
-            state.lingering.retain(|lingering| {
-                let due = lingering.due();
-                match due {
-                    Some(due) if due <= now => over.push(lingering.clone()),
-                    Some(due) => next = Some(next.map_or(due, |next| due.min(next))),
-                    None => {}
-                }
-                due.is_some_and(|due| due > now)
-            });
+            let over = state.lingering.take_if(|lingering| lingering.due().is_none_or(|due| due <= now));
             let due: Vec<_> = state
                 .leases
                 .iter()
                 .filter(|(_, held)| held.due <= now)
                 .map(|(token, held)| (token.clone(), held.store.clone(), held.life))
                 .collect();
-            if due.is_empty() && over.is_empty() {
-                let next = state.leases.values().map(|held| held.due).chain(next).min();
+            if due.is_empty() && over.is_none() {
+                let lingers_until = state.lingering.as_ref().and_then(|lingering| lingering.due());
+                let next = state.leases.values().map(|held| held.due).chain(lingers_until).min();
                 let wakes_at = next.unwrap_or(now + IDLE);
                 state.wakes_at = Some(wakes_at);
                 let timed_out;
                 (state, timed_out) = self.wake.wait_until(state, wakes_at);
-                if timed_out.timed_out() && state.leases.is_empty() && state.lingering.is_empty() && next.is_none() {
+                if timed_out.timed_out() && next.is_none() && state.leases.is_empty() && state.lingering.is_none() {
                     state.running = false;
                     return;
                 }
@@ -119,7 +108,7 @@ impl Renewer {
             }
             // The server may be slow to answer; nobody waits for that with the lock held.
             drop(state);
-            for lingering in over {
+            if let Some(lingering) = over {
                 lingering.end_if_due(now);
             }
             let renewed: Vec<_> = due

@@ -1,4 +1,4 @@
-//! What one process shares: servers, databases, the lease thread. A forked child starts over.
+//! What one process shares: servers and databases. A forked child starts over.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -14,7 +14,6 @@ use crate::database::Database;
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
 use crate::journal::SuperJournals;
-use crate::lease::Renewer;
 use crate::store::keys::Keys;
 use crate::store::server::Server;
 use crate::sync::Mutex;
@@ -37,7 +36,6 @@ pub(crate) struct Process {
     generation: fork::Generation,
     servers: Mutex<HashMap<String, Arc<Server>>>,
     databases: Mutex<LruCache<String, Arc<Database>>>,
-    renewer: Arc<Renewer>,
     pub super_journals: SuperJournals,
     /// What is known about virtual tables, by server and keys.
     known: Mutex<HashMap<String, Arc<Mutex<Known>>>>,
@@ -49,7 +47,6 @@ impl Process {
             generation: fork::generation(),
             servers: Mutex::default(),
             databases: Mutex::new(LruCache::new(WARM_DATABASES)),
-            renewer: Arc::default(),
             super_journals: SuperJournals::default(),
             known: Mutex::default(),
         }
@@ -92,7 +89,7 @@ impl Process {
             return database.clone();
         }
         let server = self.server(config, &Keys::new(&config.prefix, name).hash);
-        let database = Arc::new(Database::new(server, self.renewer.clone(), config, name));
+        let database = Arc::new(Database::new(server, config, name));
         databases.put(key, database.clone());
         database
     }
