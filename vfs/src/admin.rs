@@ -343,12 +343,12 @@ impl Import<'_> {
         let entry = Commit { base, snapshot, pages: Vec::new(), undo: Undo::Barrier };
         let mut publish = Request::default();
         let log_mark = LogMark { begins: version, bytes: 0 };
-        publish.push(metadata(cmd("HSET").arg(staging), &Snapshot::EMPTY, &snapshot, FORMAT, log_mark));
+        publish.push(cmd("HSET").arg(staging).arg(metadata(&Snapshot::EMPTY, &snapshot, FORMAT, log_mark)));
         publish.push(cmd("PERSIST").arg(staging));
         publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.staged));
         publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));
         let store = RedisStore::new(self.server.clone(), &self.admin.config, keys::database_name(&self.name)?);
-        publish.push(&store.xadd(&entry, None));
+        store.xadd(&entry, None, &mut publish);
         publish.push(&cmd("EXEC"));
         let mut replies = match link.exchange(&publish) {
             Ok(replies) => replies,

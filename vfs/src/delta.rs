@@ -10,6 +10,9 @@ use crate::store::PageNo;
 /// Unchanged bytes between two runs that cost more as a run of their own than as a copy.
 const GAP: usize = 4;
 
+/// Bytes that the undo data of a small commit has.
+const FEW: usize = 1 << 10;
+
 /// Appends the delta that turns `new` back into `old` (pages of one size).
 pub(crate) fn encode(old: &[u8], new: &[u8], out: &mut Vec<u8>) {
     debug_assert_eq!(old.len(), new.len());
@@ -21,30 +24,35 @@ pub(crate) fn encode(old: &[u8], new: &[u8], out: &mut Vec<u8>) {
         put_varint(out, (end - start) as u64);
         out.extend_from_slice(&old[start..end]);
         end_of_last = end;
-        at = end;
+        at = old.len().min(end + GAP);
     }
 }
 
 /// First place from `at` where the pages differ; whole words are compared first.
-fn next_difference(old: &[u8], new: &[u8], mut at: usize) -> Option<usize> {
-    const WORD: usize = 32;
-    while at + WORD <= old.len() && old[at..at + WORD] == new[at..at + WORD] {
-        at += WORD;
-    }
+fn next_difference(old: &[u8], new: &[u8], at: usize) -> Option<usize> {
+    let at = at + same::<32>(&old[at..], &new[at..]);
+    let at = at + same::<8>(&old[at..], &new[at..]);
     (at..old.len()).find(|&i| old[i] != new[i])
+}
+
+/// Bytes of the words in front that are the same.
+fn same<const WORD: usize>(old: &[u8], new: &[u8]) -> usize {
+    let words = old.as_chunks::<WORD>().0.iter().zip(new.as_chunks::<WORD>().0);
+    WORD * words.take_while(|(old, new)| old == new).count()
 }
 
 /// End of the run that starts at `start`: followed by at least `GAP` equal bytes, or the page's end.
 fn end_of_run(old: &[u8], new: &[u8], start: usize) -> usize {
+    let differ = |i: &usize| old[*i] != new[*i];
     let mut end = start + 1;
-    let mut at = end;
-    while at < old.len() && at - end < GAP {
-        if old[at] != new[at] {
-            end = at + 1;
+    // So many equal bytes behind the end have an equal one as their last: most others need not be looked at.
+    loop {
+        let behind = end..old.len().min(end + GAP);
+        match behind.rev().find(differ) {
+            Some(last) => end = last + 1,
+            None => return end,
         }
-        at += 1;
     }
-    end
 }
 
 /// Puts back what a delta holds. `None` when the delta does not fit the page; the page is then
@@ -73,7 +81,7 @@ pub(crate) struct UndoBuilder {
 impl UndoBuilder {
     /// It may have so many bytes.
     pub(crate) fn new(most: u64) -> Self {
-        UndoBuilder { bytes: Some(Vec::new()), scratch: Vec::new(), most }
+        UndoBuilder { bytes: Some(Vec::with_capacity(FEW)), scratch: Vec::with_capacity(FEW), most }
     }
 
     pub(crate) fn page(&mut self, page: PageNo, old: &[u8], new: &[u8]) {

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 
 use crate::error::{Cause, Result};
 use crate::store::keys::Keys;
@@ -12,15 +12,10 @@ use crate::store::redis::RedisStore;
 use crate::store::request::Request;
 use crate::store::server::{Sending, checked};
 use crate::store::stage::Stage;
-use crate::store::{Commit, FORMAT, PageNo, STAGED_FORMAT, Snapshot, Undo, Version, keys};
+use crate::store::{Commit, FORMAT, STAGED_FORMAT, Snapshot, Undo, Version, keys};
 
 /// Pages in one `HSET` or `HDEL`.
 const BATCH: usize = 256;
-
-/// Arguments of a commit's first `HSET` that are no pages, and bytes of most names and numbers: so much
-/// room is made at once.
-const MOST_METADATA: usize = 14;
-const MOST_NAME: usize = 24;
 
 /// Bytes of undo data in one log entry at most, whatever `log_bytes` allows: a server takes no
 /// value larger than its `proto-max-bulk-len`, by default 512 MB.
@@ -70,7 +65,7 @@ impl RedisStore {
         commit: &Commit<'_>,
         log_mark: LogMark,
         stage: Option<&Stage>,
-        request: &mut Sending<'_, '_>,
+        sending: &mut Sending<'_, '_>,
     ) {
         let Commit { base, snapshot, .. } = commit;
         let share = most_undo(self.log_bytes);
@@ -81,9 +76,10 @@ impl RedisStore {
         let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
         let (log_mark, trim) = log_mark.add(snapshot.version, deltas.map_or(0, <[u8]>::len) as u64, share);
         match stage {
-            Some(stage) => self.publish(commit, log_mark, stage, request),
-            None => self.pages(commit, log_mark, request),
+            Some(stage) => self.publish(commit, log_mark, stage, sending.piece()),
+            None => self.pages(commit, log_mark, sending),
         }
+        let request = sending.piece();
         if *base == Snapshot::EMPTY {
             // What an earlier database of this name left, or its versions would be in the way.
             request.push(cmd("DEL").arg(&self.keys.log));
@@ -91,55 +87,48 @@ impl RedisStore {
         if let Some(first) = trim {
             request.push(cmd("XTRIM").arg(&self.keys.log).arg("MINID").arg(format!("{first}-0")));
         }
-        request.push(&self.xadd(commit, deltas));
+        self.xadd(commit, deltas, request);
         request.push(&cmd("EXEC"));
     }
 
     /// Pages and metadata into the hash, removed pages out of it.
-    fn pages(&self, commit: &Commit<'_>, log_mark: LogMark, request: &mut Sending<'_, '_>) {
-        let mut hset = self.hset(&commit.pages);
-        metadata(&mut hset, &commit.base, &commit.snapshot, FORMAT, log_mark);
-        for (n, batch) in commit.pages.chunks(BATCH).enumerate() {
-            if n > 0 {
-                request.push(&hset);
-                hset = self.hset(batch);
+    fn pages(&self, commit: &Commit<'_>, log_mark: LogMark, sending: &mut Sending<'_, '_>) {
+        let mut metadata = metadata(&commit.base, &commit.snapshot, FORMAT, log_mark);
+        let (first, rest) = commit.pages.split_at(commit.pages.len().min(BATCH));
+        for batch in std::iter::once(first).chain(rest.chunks(BATCH)) {
+            let metadata = std::mem::take(&mut metadata);
+            let mut hset = sending.piece().begin(2 + 2 * metadata.len() + 2 * batch.len());
+            hset.word("HSET").word(&self.keys.hash);
+            for (field, value) in metadata {
+                hset.word(field).word(value);
             }
-            for (page, bytes) in batch {
-                hset.arg(keys::page(*page)).arg(pack(bytes, self.compress).as_ref());
+            for &(page, bytes) in batch {
+                hset.word(keys::page(page)).page(&pack(bytes, self.compress));
             }
         }
-        request.push(&hset);
         let removed: Vec<_> = commit.removed().collect();
         for batch in removed.chunks(BATCH) {
-            let mut hdel = cmd("HDEL");
-            hdel.arg(&self.keys.hash);
+            let mut hdel = sending.piece().begin(2 + batch.len());
+            hdel.word("HDEL").word(&self.keys.hash);
             for &page in batch {
-                hdel.arg(keys::page(page));
+                hdel.word(keys::page(page));
             }
-            request.push(&hdel);
         }
-    }
-
-    /// An `HSET` with room for some pages.
-    fn hset(&self, pages: &[(PageNo, &[u8])]) -> Cmd {
-        let pages = &pages[..pages.len().min(BATCH)];
-        let bytes: usize = pages.iter().map(|(_, bytes)| bytes.len() + MOST_NAME).sum();
-        let mut hset = Cmd::with_capacity(2 * pages.len() + MOST_METADATA, bytes + MOST_METADATA * MOST_NAME);
-        hset.arg("HSET").arg(&self.keys.hash);
-        hset
     }
 
     /// Staged pages become the hash if they are all of them, or else go before those of the hash.
-    fn publish(&self, commit: &Commit<'_>, log_mark: LogMark, stage: &Stage, request: &mut Sending<'_, '_>) {
+    fn publish(&self, commit: &Commit<'_>, log_mark: LogMark, stage: &Stage, request: &mut Request) {
         let Commit { base, snapshot, .. } = commit;
         let Keys { hash, staged, .. } = &*self.keys;
         let whole = stage.pages == snapshot.page_count;
         let place = if whole {
-            request.push(metadata(cmd("HSET").arg(&stage.key), &Snapshot::EMPTY, snapshot, FORMAT, log_mark));
+            let metadata = metadata(&Snapshot::EMPTY, snapshot, FORMAT, log_mark);
+            request.push(cmd("HSET").arg(&stage.key).arg(&metadata));
             request.push(cmd("UNLINK").arg(hash).arg(staged));
             hash
         } else {
-            request.push(metadata(cmd("HSET").arg(hash), base, snapshot, STAGED_FORMAT, log_mark));
+            let metadata = metadata(base, snapshot, STAGED_FORMAT, log_mark);
+            request.push(cmd("HSET").arg(hash).arg(&metadata));
             let mut hset = cmd("HSET");
             hset.arg(&stage.key).arg(keys::COMMIT).arg(snapshot.commit.to_string());
             // The pages above it that the base had are still to be removed.
@@ -151,19 +140,20 @@ impl RedisStore {
         request.push(cmd("RENAME").arg(&stage.key).arg(place));
     }
 
-    pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>) -> Cmd {
-        let mut command = Cmd::with_capacity(20, 20 * MOST_NAME + deltas.map_or(0, <[u8]>::len));
-        command.arg("XADD").arg(&self.keys.log).arg("MAXLEN").arg("~").arg(self.log_commits);
-        command.arg(format!("{}-0", commit.snapshot.version));
-        command.arg(keys::log::COMMIT).arg(commit.snapshot.commit.to_string());
-        command.arg(keys::log::BASE).arg(commit.base.commit.to_string());
-        command.arg(keys::log::TIME).arg(now_ms());
-        command.arg(keys::log::PAGE_SIZE).arg(commit.base.page_size);
-        command.arg(keys::log::PAGE_COUNT).arg(commit.base.page_count);
+    /// Adds the entry of a commit to the log.
+    pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>, request: &mut Request) {
+        let Commit { base, snapshot, .. } = commit;
+        let mut xadd = request.begin(if deltas.is_some() { 18 } else { 16 });
+        xadd.word("XADD").word(&self.keys.log).word("MAXLEN").word("~").number(self.log_commits);
+        xadd.word(format!("{}-0", snapshot.version));
+        xadd.word(keys::log::COMMIT).word(snapshot.commit.to_string());
+        xadd.word(keys::log::BASE).word(base.commit.to_string());
+        xadd.word(keys::log::TIME).number(now_ms());
+        xadd.word(keys::log::PAGE_SIZE).number(base.page_size.into());
+        xadd.word(keys::log::PAGE_COUNT).number(base.page_count.into());
         if let Some(deltas) = deltas {
-            command.arg(keys::log::UNDO).arg(deltas);
+            xadd.word(keys::log::UNDO).word(deltas);
         }
-        command
     }
 
     /// The results of an `EXEC` that was carried out. The last is the log's: if only that failed,
@@ -192,28 +182,28 @@ impl RedisStore {
     }
 }
 
-/// Has an `HSET` set the fields of a hash that are not pages, save those that it has of `base` already.
-pub(crate) fn metadata<'a>(
-    hset: &'a mut Cmd,
+/// The fields of a hash that are not pages, save those that it has of `base` already.
+pub(crate) fn metadata(
     base: &Snapshot,
     snapshot: &Snapshot,
     format: u32,
     log_mark: LogMark,
-) -> &'a mut Cmd {
-    hset.arg(keys::VERSION).arg(snapshot.version.0);
-    hset.arg(keys::COMMIT).arg(snapshot.commit.to_string());
+) -> Vec<(&'static str, String)> {
+    let mut fields = Vec::with_capacity(6);
+    fields.push((keys::VERSION, snapshot.version.to_string()));
+    fields.push((keys::COMMIT, snapshot.commit.to_string()));
     if snapshot.page_size != base.page_size {
-        hset.arg(keys::PAGE_SIZE).arg(snapshot.page_size);
+        fields.push((keys::PAGE_SIZE, snapshot.page_size.to_string()));
     }
     if snapshot.page_count != base.page_count {
-        hset.arg(keys::PAGE_COUNT).arg(snapshot.page_count);
+        fields.push((keys::PAGE_COUNT, snapshot.page_count.to_string()));
     }
     // Nothing is committed over a version whose pages are staged, so that of the base is `FORMAT`.
     if *base == Snapshot::EMPTY || format != FORMAT {
-        hset.arg(keys::FORMAT).arg(format);
+        fields.push((keys::FORMAT, format.to_string()));
     }
-    hset.arg(keys::LOG_MARK).arg(format!("{} {}", log_mark.begins, log_mark.bytes));
-    hset
+    fields.push((keys::LOG_MARK, format!("{} {}", log_mark.begins, log_mark.bytes)));
+    fields
 }
 
 fn now_ms() -> u64 {

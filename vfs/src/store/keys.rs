@@ -32,7 +32,7 @@ pub(crate) mod log {
 
 /// The hash field of a page.
 pub(crate) fn page(page: PageNo) -> String {
-    format!("page{page}")
+    ["page", itoa::Buffer::new().format(page.get())].concat()
 }
 
 /// The name of a database as users give it, checked; a `/` in front is dropped. All of them are,

@@ -46,33 +46,60 @@ fn with<C, T>(
     work(context)
 }
 
-/// The value of a page's field.
-pub(crate) fn pack(page: &[u8], compress: bool) -> Cow<'_, [u8]> {
+/// The value of a page's field: these bytes in a row.
+pub(crate) struct Packed<'page> {
+    before: Cow<'page, [u8]>,
+    after: &'page [u8],
+    trailer: Option<[u8; TRAILER]>,
+}
+
+impl<'page> From<Cow<'page, [u8]>> for Packed<'page> {
+    fn from(before: Cow<'page, [u8]>) -> Self {
+        Packed { before, after: &[], trailer: None }
+    }
+}
+
+impl Packed<'_> {
+    fn parts(&self) -> [&[u8]; 3] {
+        [&self.before, self.after, self.trailer.as_ref().map_or(&[], <[u8; TRAILER]>::as_slice)]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.parts().map(<[u8]>::len).iter().sum()
+    }
+
+    pub(crate) fn write_to(&self, out: &mut Vec<u8>) {
+        self.parts().iter().for_each(|part| out.extend_from_slice(part));
+    }
+
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        self.parts().concat()
+    }
+}
+
+/// Packs a page.
+pub(crate) fn pack(page: &[u8], compress: bool) -> Packed<'_> {
     if compress {
         let packed = COMPRESSOR.with(|it| with(it, || Compressor::new(LEVEL), |it| it.compress(page)));
         // Where there is no memory for a context, the page itself will do.
         if let Ok(packed) = packed
             && packed.len() + LEAST_SAVED <= page.len()
         {
-            return Cow::Owned(packed);
+            return Cow::<[u8]>::Owned(packed).into();
         }
     }
-    without_zeros(page).map_or(Cow::Borrowed(page), Cow::Owned)
+    without_zeros(page).unwrap_or_else(|| Cow::Borrowed(page).into())
 }
 
 /// A page without its longest run of zeros, if that is long enough.
-fn without_zeros(page: &[u8]) -> Option<Vec<u8>> {
+fn without_zeros(page: &[u8]) -> Option<Packed<'_>> {
     let run = longest_run(page, LEAST_SAVED + TRAILER)?;
     let (start, length) = (u16::try_from(run.start).ok()?, u16::try_from(run.len() - 1).ok()?);
     if page.starts_with(&FRAME) {
         return None;
     }
-    let mut packed = Vec::with_capacity(page.len() - run.len() + TRAILER);
-    packed.extend_from_slice(&page[..run.start]);
-    packed.extend_from_slice(&page[run.end..]);
-    packed.extend_from_slice(&start.to_le_bytes());
-    packed.extend_from_slice(&length.to_le_bytes());
-    Some(packed)
+    let ([a, b], [c, d]) = (start.to_le_bytes(), length.to_le_bytes());
+    Some(Packed { before: Cow::Borrowed(&page[..run.start]), after: &page[run.end..], trailer: Some([a, b, c, d]) })
 }
 
 /// The first of the longest runs of zeros, of those that have so many.
@@ -142,7 +169,7 @@ mod tests {
     #[test]
     fn a_page_that_would_not_shrink_stays_as_it_is() {
         let noise: Vec<u8> = (0..512).map(|_| rand::random()).collect();
-        assert_eq!(pack(&noise, true), Cow::Borrowed(&noise[..]));
+        assert_eq!(pack(&noise, true).to_vec(), noise);
         assert!(pack(&[7; 512], true).len() < 48);
         assert_eq!(pack(&[7; 512], false).len(), 512);
     }
@@ -168,28 +195,28 @@ mod tests {
             assert_eq!(longest_run(&page, 12), longest, "{runs:?}");
             let saved = longest.map_or(0, |run| run.len() - TRAILER);
             assert_eq!(pack(&page, false).len(), 512 - saved);
-            assert_eq!(unpack(pack(&page, false).into_owned(), 512).unwrap(), page);
+            assert_eq!(unpack(pack(&page, false).to_vec(), 512).unwrap(), page);
         }
         for size in [65536, 32768] {
             let mut page = vec![0; size];
             assert_eq!(pack(&page, false).len(), TRAILER);
-            assert_eq!(unpack(pack(&page, false).into_owned(), size).unwrap(), page);
+            assert_eq!(unpack(pack(&page, false).to_vec(), size).unwrap(), page);
             page[..4].copy_from_slice(&FRAME);
-            assert_eq!(pack(&page, false), page, "it would be taken for a frame");
-            assert_eq!(unpack(pack(&page, true).into_owned(), size).unwrap(), page);
+            assert_eq!(pack(&page, false).to_vec(), page, "it would be taken for a frame");
+            assert_eq!(unpack(pack(&page, true).to_vec(), size).unwrap(), page);
         }
     }
 
     #[test]
     fn fields_that_are_no_page_are_refused() {
-        let packed = pack(&[7; 512], true).into_owned();
+        let packed = pack(&[7; 512], true).to_vec();
         assert_eq!(unpack(packed.clone(), 1024), None, "a frame of another page size");
         assert_eq!(unpack(packed[..packed.len() - 1].to_vec(), 512), None, "cut off");
         assert_eq!(unpack(Vec::new(), 512), None);
         assert_eq!(unpack(vec![7; 511], 512), None);
         assert_eq!(unpack(vec![7; 513], 512), None);
         assert_eq!(unpack(vec![0; 500], 512), None);
-        let packed = pack(&[0; 512], false).into_owned();
+        let packed = pack(&[0; 512], false).to_vec();
         assert_eq!(unpack(packed.clone(), 1024), None, "of another page size");
         assert_eq!(unpack([&[7][..], &packed].concat(), 512), None, "more than a page");
         assert_eq!(unpack(vec![9, 0, 0xff, 1], 512), None, "a run behind the end");
@@ -201,7 +228,7 @@ mod tests {
             let mut page = vec![0; 512];
             let at = at.min(512 - text.len());
             page[at..at + text.len()].copy_from_slice(&text);
-            prop_assert_eq!(unpack(pack(&page, compress).into_owned(), 512), Some(page));
+            prop_assert_eq!(unpack(pack(&page, compress).to_vec(), 512), Some(page));
         }
 
         #[test]

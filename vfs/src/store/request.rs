@@ -1,8 +1,11 @@
 //! Commands packed for one exchange.
 
-use std::io::Write;
-
 use redis::Cmd;
+
+use crate::store::packing::Packed;
+
+/// Bytes that are kept for what is sent next: enough for most commits.
+const LITTLE: usize = 64 << 10;
 
 /// See the [module](self).
 #[derive(Clone, Default)]
@@ -13,9 +16,23 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// One that has room for a small commit.
+    /// One with room for a few commands.
     pub(super) fn with_room() -> Self {
-        Request { bytes: Vec::with_capacity(16 << 10), ends: Vec::with_capacity(16) }
+        Request { bytes: Vec::with_capacity(2 << 10), ends: Vec::with_capacity(16) }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// An empty one, with its room if that is no more than [`LITTLE`].
+    pub(super) fn emptied(mut self) -> Self {
+        if self.bytes.capacity() > LITTLE {
+            return Request::default();
+        }
+        self.clear();
+        self
     }
 
     pub(crate) fn push(&mut self, command: &Cmd) {
@@ -23,14 +40,19 @@ impl Request {
         self.ends.push(self.bytes.len());
     }
 
+    /// Begins a command of so many words, which follow.
+    pub(super) fn begin(&mut self, words: usize) -> Words<'_> {
+        write_length(&mut self.bytes, b'*', words);
+        Words { request: self, left: words }
+    }
+
     pub(crate) fn push_numbered(&mut self, command: &Numbered, number: i64) {
-        let mut digits = Vec::with_capacity(20);
-        // Writing to memory can't fail.
-        let _ = write!(digits, "{number}");
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(number);
         self.bytes.extend_from_slice(&command.before);
-        let _ = write!(self.bytes, "${}\r\n", command.key.len() + digits.len());
+        write_length(&mut self.bytes, b'$', command.key.len() + digits.len());
         self.bytes.extend_from_slice(&command.key);
-        self.bytes.extend_from_slice(&digits);
+        self.bytes.extend_from_slice(digits.as_bytes());
         self.bytes.extend_from_slice(b"\r\n");
         self.bytes.extend_from_slice(&command.after);
         self.ends.push(self.bytes.len());
@@ -72,6 +94,40 @@ impl Request {
     }
 }
 
+/// A command that is being added to a request: its words are copied once.
+pub(crate) struct Words<'a> {
+    request: &'a mut Request,
+    left: usize,
+}
+
+impl Words<'_> {
+    pub(super) fn word(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
+        self.left -= 1;
+        write_argument(&mut self.request.bytes, word.as_ref());
+        self
+    }
+
+    pub(super) fn number(&mut self, number: u64) -> &mut Self {
+        self.word(itoa::Buffer::new().format(number))
+    }
+
+    pub(super) fn page(&mut self, page: &Packed<'_>) -> &mut Self {
+        self.left -= 1;
+        let bytes = &mut self.request.bytes;
+        write_length(bytes, b'$', page.len());
+        page.write_to(bytes);
+        bytes.extend_from_slice(b"\r\n");
+        self
+    }
+}
+
+impl Drop for Words<'_> {
+    fn drop(&mut self) {
+        debug_assert_eq!(self.left, 0, "words of a command are missing");
+        self.request.ends.push(self.request.bytes.len());
+    }
+}
+
 /// Takes a line off.
 fn line_of<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = rest.windows(2).position(|two| two == b"\r\n")?;
@@ -95,14 +151,21 @@ impl Numbered {
             count += 1;
             write_argument(&mut after, argument);
         }
-        let mut before = format!("*{count}\r\n").into_bytes();
+        let mut before = Vec::new();
+        write_length(&mut before, b'*', count);
         write_argument(&mut before, command.as_bytes());
         Numbered { before, key, after }
     }
 }
 
+fn write_length(packed: &mut Vec<u8>, kind: u8, length: usize) {
+    packed.push(kind);
+    packed.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    packed.extend_from_slice(b"\r\n");
+}
+
 fn write_argument(packed: &mut Vec<u8>, argument: &[u8]) {
-    packed.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+    write_length(packed, b'$', argument.len());
     packed.extend_from_slice(argument);
     packed.extend_from_slice(b"\r\n");
 }
@@ -110,6 +173,19 @@ fn write_argument(packed: &mut Vec<u8>, argument: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::packing::pack;
+
+    #[test]
+    fn commands_are_packed_like_the_librarys() {
+        let page = [&[7; 100][..], &[0; 300], &[9; 112]].concat();
+        let packed = pack(&page, false);
+        let mut request = Request::default();
+        request.begin(5).word("HSET").word("").number(0).number(u64::MAX).page(&packed);
+        let mut expected = redis::cmd("HSET");
+        expected.arg("").arg(0).arg(u64::MAX).arg(packed.to_vec());
+        assert_eq!(request.bytes, expected.get_packed_command());
+        assert_eq!(request.words(0).count(), 5);
+    }
 
     #[test]
     fn numbered_commands_are_packed_like_others() {

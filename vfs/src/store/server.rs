@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use redis::{Cmd, RedisError, ServerError, Value, cmd};
+use redis::{RedisError, ServerError, Value, cmd};
 
 use crate::config::Config;
 use crate::error::{Cause, Result};
@@ -63,6 +63,8 @@ pub(crate) struct Server {
 pub(crate) struct Kept {
     connection: Wire,
     generation: u64,
+    /// For what is sent next.
+    room: Request,
 }
 
 impl Server {
@@ -304,15 +306,12 @@ pub(crate) struct Sending<'link, 'server> {
 }
 
 impl Sending<'_, '_> {
-    pub(crate) fn push(&mut self, command: &Cmd) {
-        self.piece.push(command);
+    /// Where the next command goes.
+    pub(crate) fn piece(&mut self) -> &mut Request {
         if self.piece.bytes.len() >= PIECE {
             self.flush();
         }
-    }
-
-    pub(crate) fn append(&mut self, commands: &Request) {
-        self.piece.append(commands);
+        &mut self.piece
     }
 
     fn flush(&mut self) {
@@ -320,14 +319,16 @@ impl Sending<'_, '_> {
             self.sent = self.link.send(&self.piece);
         }
         self.commands += self.piece.ends.len();
-        self.piece.ends.clear();
-        self.piece.bytes.clear();
+        self.piece.clear();
     }
 
     /// The replies to all of them.
     pub(crate) fn finish(mut self) -> Result<Vec<Value>> {
         self.flush();
         self.sent?;
+        if let Some(kept) = &mut self.link.kept {
+            kept.room = self.piece.emptied();
+        }
         self.link.receive(self.commands)
     }
 }
@@ -343,7 +344,7 @@ pub(crate) struct Link<'a> {
 impl<'server> Link<'server> {
     /// A new connection.
     fn of(server: &'server Server, connection: Wire) -> Self {
-        let kept = Kept { connection, generation: server.route.generation() };
+        let kept = Kept { connection, generation: server.route.generation(), room: Request::default() };
         Link { server, kept: Some(kept), fresh: true }
     }
 
@@ -356,7 +357,8 @@ impl<'server> Link<'server> {
 
     /// Begins to send commands that are too many to be put together first.
     pub(crate) fn sending(&mut self) -> Sending<'_, 'server> {
-        Sending { link: self, piece: Request::with_room(), sent: Ok(()), commands: 0 }
+        let piece = self.kept.as_mut().map(|kept| std::mem::take(&mut kept.room)).unwrap_or_default();
+        Sending { link: self, piece, sent: Ok(()), commands: 0 }
     }
 
     /// Sends commands, whose replies are still to be received.

@@ -68,7 +68,7 @@ impl Stage {
             hset.arg(&self.key);
             let mut count = 0;
             for (page, bytes) in pages.by_ref().take(BATCH) {
-                hset.arg(keys::page(page)).arg(pack(bytes, self.compress).as_ref());
+                hset.arg(keys::page(page)).arg(pack(bytes, self.compress).to_vec());
                 count += 1;
             }
             let mut request = Request::one(&hset);

@@ -32,8 +32,8 @@ static ASK: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/ask
 
 impl RedisStore {
     pub(super) fn release_command(&self, token: &str) -> Result<Cmd> {
-        let mut command = cmd("EVAL");
-        command.arg(RELEASE.as_str()).arg(1).arg(&self.keys.lock);
+        let mut command = Cmd::with_capacity(8, RELEASE.len() + 512);
+        command.arg("EVAL").arg(RELEASE.as_str()).arg(1).arg(&self.keys.lock);
         command.arg(token).arg(format!("{:016x}", unique()?)).arg(HANDOVER.as_millis() as u64);
         command.arg(&self.keys.queue).arg(&self.keys.turn);
         Ok(command)
@@ -120,13 +120,13 @@ impl RedisWriter {
     /// holder then; the log and pages, if they are asked for; what [`watching`](super::writer::watching) asks.
     fn stand_in_line(&mut self, patience: Duration) -> Result<(String, Vec<Value>)> {
         let keys = self.store.keys.clone();
-        let mut request = Request::default();
-        let mut ask = cmd("EVAL");
-        ask.arg(ASK.as_str()).arg(3).arg(&keys.lock).arg(&keys.queue).arg(&keys.turn);
+        let mut request = Request::with_room();
         let life = self.life + patience;
         let pass = lease::token()?;
-        ask.arg(&self.token).arg(&pass).arg(HANDOVER.as_millis() as u64).arg(life.as_millis() as u64);
-        request.push(&ask);
+        let mut ask = request.begin(10);
+        ask.word("EVAL").word(&*ASK).number(3).word(&keys.lock).word(&keys.queue).word(&keys.turn);
+        ask.word(&self.token).word(&pass).number(HANDOVER.as_millis() as u64).number(life.as_millis() as u64);
+        drop(ask);
         request.push(cmd("BLPOP").arg(&keys.turn).arg(patience.as_secs_f64()));
         request.push(cmd("LREM").arg(&keys.queue).arg(0).arg(&self.token));
         request.push(cmd("GET").arg(&keys.lock));

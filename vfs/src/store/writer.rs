@@ -125,11 +125,12 @@ impl RedisWriter {
 
     fn try_begin(&mut self) -> Result<Result<Snapshot, String>> {
         fault::at(Point::BeforeLease)?;
-        let mut request = Request::default();
+        let mut request = Request::with_room();
         let taking = !self.leased;
         if taking {
-            let life = self.life.as_millis() as u64;
-            request.push(cmd("SET").arg(&self.store.keys.lock).arg(&self.token).arg("NX").arg("PX").arg(life));
+            let mut set = request.begin(6);
+            set.word("SET").word(&self.store.keys.lock).word(&self.token).word("NX");
+            set.word("PX").number(self.life.as_millis() as u64);
         }
         request.append(&self.watching());
         let mut link = self.link()?;
@@ -267,8 +268,9 @@ impl RedisWriter {
         if link.is_replaced() {
             return Err(Cause::Moving("its server has been replaced".into()).into());
         }
-        let mut request = link.sending();
-        self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut request);
+        let mut sending = link.sending();
+        self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
+        let request = sending.piece();
         let waits = wait::commands(ending.wait);
         lease.iter().chain(&waits).for_each(|command| request.push(command));
         let mut watching = 0;
@@ -276,7 +278,7 @@ impl RedisWriter {
             watching = self.watching().ends.len();
             request.append(&self.watching());
         }
-        let replies = request.finish();
+        let replies = sending.finish();
         let connection = link.detach();
         self.open = false;
         let mut replies = match replies.and_then(|replies| fault::at(Point::AfterExec).map(|()| replies)) {
