@@ -73,7 +73,8 @@ fn a_writer_killed_at_any_time_loses_nothing_acknowledged_and_does_not_block_oth
     let (server, connection) = table();
     let mut acknowledged = BTreeSet::new();
     for round in 0..12 {
-        let first = (round + 1) * 1000;
+        // More apart than a writer comes before it is killed.
+        let first = (round + 1) * 1_000_000;
         let Some(mut writer) = start(INSERT_FOR_EVER, &server.url(), first) else { return };
         for _ in 0..1 + rand::random_range(0..20) {
             acknowledged.insert(writer.hear().unwrap().parse().unwrap());

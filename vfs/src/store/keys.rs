@@ -66,7 +66,8 @@ pub(crate) fn is_side_file(name: &str) -> bool {
 /// Super-journals are called `<database>-mj` and 9 hexadecimal digits (the third of them is `9`
 /// by SQLite's counting), as in `sqlite3_filename_journal`'s kin `vdbeCommit`.
 pub(crate) fn is_super_journal(name: &str) -> bool {
-    name.rsplit_once("-mj").is_some_and(|(_, end)| end.len() == 9 && end.bytes().all(|b| b.is_ascii_hexdigit()))
+    let end = name.as_bytes().last_chunk::<12>();
+    end.is_some_and(|end| end.starts_with(b"-mj") && end[3..].iter().all(u8::is_ascii_hexdigit))
 }
 
 /// The keys of one database. They share the hash tag `{name}`, so one cluster slot.

@@ -479,6 +479,9 @@ fn message(error: &ServerError) -> String {
     }
 }
 
+/// What servers say when a script does what its user may not, for which there is no code.
+const IN_SCRIPTS: [&str; 2] = ["user executing the script can't run", "ACL failure in script"];
+
 /// What an error reply of the server means.
 pub(crate) fn server_cause(error: &ServerError) -> Cause {
     let message = message(error);
@@ -494,8 +497,7 @@ pub(crate) fn server_cause(error: &ServerError) -> Cause {
         "OOM" => Cause::ServerFull(message),
         "NOAUTH" | "WRONGPASS" => Cause::Authentication(message),
         "WRONGTYPE" => Cause::Damaged(format!("its key holds something else ({message})")),
-        // What a script did that it may not, for which Redis has no code of its own.
-        _ if message.contains("user executing the script can't run") => Cause::Permission(message),
+        _ if IN_SCRIPTS.iter().any(|said| message.contains(said)) => Cause::Permission(message),
         _ => Cause::Server(message),
     }
 }
@@ -513,6 +515,19 @@ mod tests {
             assert!(check_policy(Some(&format!("maxmemory_policy:{policy}\r\n"))).is_ok());
         }
         assert!(check_policy(None).is_ok(), "not allowed to ask");
+    }
+
+    #[test]
+    fn what_a_script_may_not_do_is_a_matter_of_access_rules_on_every_server() {
+        for said in [
+            // Redis 7.0; Valkey 8.0, also when the script passes it on.
+            "-ERR The user executing the script can't run this command or subcommand\r\n",
+            "-NOPERM ACL failure in script: User some has no permissions to run the 'sdiff' command\r\n",
+            "-ERR ACL failure in script: User some has no permissions to run the 'sdiff' command\r\n",
+        ] {
+            let error = checked(redis::parse_redis_value(said.as_bytes()).unwrap()).unwrap_err();
+            assert!(matches!(error.cause, Cause::Permission(_)), "{said}");
+        }
     }
 
     #[test]
