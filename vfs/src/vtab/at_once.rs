@@ -6,7 +6,7 @@ use redis::{Cmd, Value as Reply, cmd};
 use super::commit::{CHUNK, PATIENCE};
 use super::keys::Keys;
 use super::place::checked_reply;
-use super::scripted::{self, Scripted, Sink, words};
+use super::scripted::{self, Scripted, words};
 use super::table::Table;
 use crate::error::{Cause, Result};
 use crate::store::protocol::bad_reply;
@@ -49,7 +49,7 @@ impl Watch<'_> {
         let scripted = changes.iter().all(of_script);
         if scripted {
             let mut script = Scripted::default();
-            changes.iter().for_each(|change| Sink::push(&mut script, change));
+            changes.iter().for_each(|change| script.push(change));
             script.write(keys, &mut request);
         } else {
             changes.iter().for_each(|change| request.push(change));

@@ -61,24 +61,6 @@ fn in_vain(name: &[u8]) -> (&'static [&'static str], Option<&'static [&'static s
     }
 }
 
-/// Where the commands of a commit go.
-pub(crate) trait Sink {
-    fn push(&mut self, command: &Cmd);
-
-    /// Adds the call of a function of `functions.lua`: its name, a key, other arguments.
-    fn call(&mut self, call: &Cmd);
-}
-
-impl Sink for Request {
-    fn push(&mut self, command: &Cmd) {
-        Request::push(self, command);
-    }
-
-    fn call(&mut self, call: &Cmd) {
-        Request::push(self, &eval(call));
-    }
-}
-
 /// A command that calls a function.
 pub(crate) fn eval(call: &Cmd) -> Cmd {
     let mut words = words(call);
@@ -120,6 +102,17 @@ impl Scripted {
         }
     }
 
+    /// Adds a command, or the call of a function of `functions.lua`: its name, a key, other arguments.
+    pub(crate) fn push(&mut self, command: &Cmd) {
+        let name = words(command).next().unwrap_or_default();
+        if !self.kinds.contains(name) {
+            self.kinds.insert(name.to_vec());
+        }
+        self.calls |= name.first().is_some_and(u8::is_ascii_lowercase);
+        self.keys.extend(keys_of(command));
+        write_command(self.writes.item(), command);
+    }
+
     /// Adds all to an open transaction.
     pub(crate) fn write(self, keys: &Keys, request: &mut Request) {
         let nothing = keys.nothing();
@@ -144,24 +137,8 @@ impl Scripted {
 
 /// The keys of a command that a commit asks or writes with.
 fn keys_of(command: &Cmd) -> impl Iterator<Item = Vec<u8>> {
-    let of_keys_only = matches!(words(command).next(), Some(b"DEL" | b"EXISTS"));
+    let of_keys_only = matches!(words(command).next(), Some(b"DEL" | b"EXISTS" | b"SUNION"));
     words(command).skip(1).take(if of_keys_only { usize::MAX } else { 1 }).map(<[u8]>::to_vec)
-}
-
-impl Sink for Scripted {
-    fn push(&mut self, command: &Cmd) {
-        let name = words(command).next().unwrap_or_default();
-        if !self.kinds.contains(name) {
-            self.kinds.insert(name.to_vec());
-        }
-        self.keys.extend(keys_of(command));
-        write_command(self.writes.item(), command);
-    }
-
-    fn call(&mut self, call: &Cmd) {
-        self.calls = true;
-        self.push(call);
-    }
 }
 
 /// What the script has answered, whose reply is the last one of its transaction: the key that another
