@@ -11,6 +11,7 @@ use super::table::Table;
 use crate::error::{Cause, Result};
 use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
+use crate::store::script::By;
 use crate::store::server::{Link, checked};
 
 /// How often it is tried. From the second time on, nobody writes who waits when asked to.
@@ -50,7 +51,7 @@ impl Watch<'_> {
         if scripted {
             let mut script = Scripted::default();
             changes.iter().for_each(|change| script.push(change));
-            script.write(keys, &mut request);
+            script.write(keys, By::Text, &mut request);
         } else {
             changes.iter().for_each(|change| request.push(change));
         }

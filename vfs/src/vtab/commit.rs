@@ -5,7 +5,8 @@
 //! 2. What was read is compared with what the transaction saw. Different: `SQLITE_BUSY`.
 //! 3. One round trip writes: rows, indexes, a mark, `EXEC`. Refused: `SQLITE_BUSY`. Redis does not
 //!    undo the rest of a transaction when a key is of a wrong type. So what is written is in a script,
-//!    which looks at the types of all keys first.
+//!    which looks at the types of all keys first. It is called by its digest where the server is known to
+//!    have it; one that does not writes nothing, and the commit is tried again with its text.
 //!
 //! The mark is a key of this connection with the number of its commit and a time to live. It is
 //! written in the same transaction, so after a lost reply it tells whether that happened. If it
@@ -23,12 +24,13 @@ use super::apply::Part;
 use super::check::{answers, questions};
 use super::keys::{Keys, shown};
 use super::place::checked_reply;
-use super::scripted::{self, Scripted, eval, words};
+use super::scripted::{self, COMMIT, Scripted, eval, words};
 use super::table::{Mark, Session, Table, count};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
+use crate::store::script::By;
 use crate::store::server::{Kept, Server, checked};
 
 /// Arguments in one command.
@@ -140,9 +142,14 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(5);
     let mut lost = None;
+    let mut by_text = false;
     loop {
-        let error = match attempt(mark, group) {
-            Ok(()) => return Ok(()),
+        let error = match attempt(mark, group, by_text) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                by_text = true;
+                continue;
+            }
             Err((error, sent)) => {
                 if sent {
                     lost = Some(error.to_string());
@@ -193,30 +200,48 @@ fn decided(mark: Mark, table: &Table) -> Result<bool> {
     Ok(count(&reply) > 0)
 }
 
-/// One try. With a failure comes whether the `EXEC` may have reached the server.
-fn attempt(mark: Mark, group: &[Rc<Table>]) -> Result<(), (Error, bool)> {
+/// One try; `false` when it is to be made again with the text of the script. With a failure comes
+/// whether the `EXEC` may have reached the server.
+fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Error, bool)> {
     let not_sent = |error: Error| (error, false);
     let (parts, connection, server) = prepared(mark, group).map_err(not_sent)?;
     for part in &parts {
         part.checked.refused(part.table).map_err(not_sent)?;
     }
-    let request = writes(mark, &parts);
+    let scripts = server.scripts();
+    let by = if by_text { By::Text } else { scripts.way_to(&COMMIT) };
+    let request = writes(mark, &parts, by);
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
     let exec = replies.pop().unwrap_or_default();
+    if by == By::Digest && is_error(replies.last(), "NOPERM") {
+        scripts.refused(&COMMIT);
+        return Ok(false);
+    }
     // A command that was refused while it was queued says why; EXEC only says that one was.
     for reply in replies {
         checked(reply).map_err(not_sent)?;
     }
     match checked(exec).map_err(not_sent)? {
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
-        Reply::Array(results) => written(results).map_err(not_sent),
+        Reply::Array(results) if by == By::Digest && is_error(results.last(), "NOSCRIPT") => {
+            scripts.gone(&COMMIT);
+            Ok(false)
+        }
+        Reply::Array(results) => {
+            scripts.given(&COMMIT);
+            written(results).map(|()| true).map_err(not_sent)
+        }
         other => Err(not_sent(bad_reply("EXEC", &other).into())),
     }
 }
 
+fn is_error(reply: Option<&Reply>, code: &str) -> bool {
+    matches!(reply, Some(Reply::ServerError(error)) if error.code() == code)
+}
+
 /// All that is written, up to `EXEC`.
-fn writes(mark: Mark, parts: &[Part<'_>]) -> Request {
+fn writes(mark: Mark, parts: &[Part<'_>], by: By) -> Request {
     let mut request = Request::default();
     let Some(first) = parts.first() else { return request };
     let mut script = Scripted::default();
@@ -225,7 +250,7 @@ fn writes(mark: Mark, parts: &[Part<'_>]) -> Request {
         part.write(&mut script);
     }
     script.push(cmd("SET").arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS));
-    script.write(&first.keys, &mut request);
+    script.write(&first.keys, by, &mut request);
     request.push(&cmd("EXEC"));
     request
 }

@@ -26,23 +26,18 @@ use crate::error::{Cause, Result};
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::redis::script;
 use crate::store::request::Request;
+use crate::store::script::{By, Script};
 use crate::store::server::checked;
 
 static FUNCTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/functions.lua")));
 static CALL: LazyLock<String> =
     LazyLock::new(|| format!("{}\nreturn functions[ARGV[1]](KEYS[1], unpack(ARGV, 2))", *FUNCTIONS));
-static TYPES: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/types.lua")));
-static QUESTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/questions.lua")));
-static WRITES: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/writes.lua")));
-
-/// The script of a commit. The server has a digest made of it each time, so it is of what is needed
-/// only.
-fn commit(has_questions: bool, has_calls: bool) -> String {
-    // A name that is not known is an error in Lua.
-    let functions = if has_calls { FUNCTIONS.as_str() } else { "local functions" };
-    let questions = if has_questions { QUESTIONS.as_str() } else { "" };
-    [functions, &TYPES, questions, &WRITES].join("\n")
-}
+/// The script of a commit.
+pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
+    let rest =
+        [include_str!("scripts/types.lua"), include_str!("scripts/questions.lua"), include_str!("scripts/writes.lua")];
+    Script::new([FUNCTIONS.clone(), rest.map(script).join("\n")].join("\n"))
+});
 
 /// Bytes in one argument of the script.
 const PIECE: usize = 1 << 20;
@@ -87,8 +82,6 @@ pub(crate) struct Scripted {
     keys: HashSet<Vec<u8>>,
     /// Commands and functions that it writes with.
     kinds: BTreeSet<Vec<u8>>,
-    /// Whether there are functions among them.
-    calls: bool,
 }
 
 impl Scripted {
@@ -108,13 +101,12 @@ impl Scripted {
         if !self.kinds.contains(name) {
             self.kinds.insert(name.to_vec());
         }
-        self.calls |= name.first().is_some_and(u8::is_ascii_lowercase);
         self.keys.extend(keys_of(command));
         write_command(self.writes.item(), command);
     }
 
     /// Adds all to an open transaction.
-    pub(crate) fn write(self, keys: &Keys, request: &mut Request) {
+    pub(crate) fn write(self, keys: &Keys, by: By, request: &mut Request) {
         let nothing = keys.nothing();
         let on_nothing = |words: &[&str]| cmd(words[0]).arg(&nothing).arg(&words[1..]).to_owned();
         request.push(&on_nothing(&["DEL"]));
@@ -129,9 +121,9 @@ impl Scripted {
             request.push(cmd("EVAL").arg("").arg(chunk.len()).arg(chunk));
         }
         let (questions, writes) = (self.questions.done(), self.writes.done());
-        let mut eval = cmd("EVAL");
-        eval.arg(commit(!questions.is_empty(), self.calls)).arg(1 + some.len()).arg(&nothing).arg(some);
-        request.push(eval.arg(questions.len()).arg(questions).arg(writes));
+        let mut call = COMMIT.command(by);
+        call.arg(1 + some.len()).arg(&nothing).arg(some);
+        request.push(call.arg(questions.len()).arg(questions).arg(writes));
     }
 }
 

@@ -1,4 +1,4 @@
--- The second part of a commit, if there are questions: nothing is written if a reply is another now.
+-- The second part of a commit: nothing is written if a reply is another now.
 local function is_same(name, now, before)
   if type(now) ~= 'table' then return now == before end
   if now.err or #now ~= #before then return false end

@@ -2,7 +2,7 @@
 local why
 for n = questions + 2, #ARGV do
   for _, command in ipairs(items_of(n)) do
-    local call = functions and functions[command[1]]
+    local call = functions[command[1]]
     if call then
       local done, error = pcall(call, unpack(command, 2))
       if not done then why = why or tostring(type(error) == 'table' and error.err or error) end
