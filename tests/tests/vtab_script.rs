@@ -162,3 +162,21 @@ fn who_may_not_call_a_script_by_its_digest_calls_it_by_its_text() {
     let log = server.redis_cli(&["ACL", "LOG"]);
     assert_eq!(log.lines().filter(|line| *line == "evalsha").count(), 1, "{log}");
 }
+
+#[test]
+fn a_commit_with_more_keys_than_a_command_takes_is_one_commit() {
+    let server = Server::start();
+    let one = table(&server, "a INT INDEXED, b INT INDEXED, c INT INDEXED");
+    let insert = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 17000) \
+                  INSERT INTO t (rowid, a, b, c) SELECT n, n, n, n FROM n";
+    // Sets come first, in the order of the columns; that of the last row is beyond.
+    let wrong = "p.main.t.index:c:17000";
+    server.redis_cli(&["XADD", wrong, "1-1", "a", "b"]);
+    let error = one.execute_batch(insert).unwrap_err().to_string();
+    assert!(error.contains(&format!("`{wrong}`")), "{error}");
+    // The names of indexes, and the key of a wrong type.
+    assert_eq!(server.redis_cli(&["DBSIZE"]), "2");
+    server.redis_cli(&["DEL", wrong]);
+    one.execute_batch(insert).unwrap();
+    assert_eq!(check_keys(&server, "t"), 17_000);
+}

@@ -67,7 +67,7 @@ impl Changes {
             }
         }
         for (set, key, member) in self.settle {
-            script.push(cmd("settle").arg(key).arg(member).arg(set));
+            script.push(cmd("settle").arg(key).arg(set).arg(member));
         }
     }
 }
