@@ -21,6 +21,7 @@ pub(crate) mod protocol;
 pub(crate) mod redis;
 pub(crate) mod request;
 pub(crate) mod route;
+pub(crate) mod script;
 pub(crate) mod server;
 mod socket;
 pub(crate) mod stage;

@@ -10,6 +10,7 @@ use crate::error::{Cause, Result};
 use crate::store::protocol::text;
 use crate::store::request::Request;
 use crate::store::route::Route;
+use crate::store::script::Scripts;
 use crate::store::wire::Wire;
 use crate::sync::Mutex;
 
@@ -55,6 +56,7 @@ pub(crate) struct Server {
     allow_eviction: bool,
     idle: Mutex<Vec<Kept>>,
     traffic: Traffic,
+    scripts: Scripts,
     /// Generation of the route that was found to be fit.
     checked: Mutex<Option<u64>>,
 }
@@ -77,6 +79,7 @@ impl Server {
             allow_eviction: config.allow_eviction,
             idle: Mutex::default(),
             traffic: Traffic::default(),
+            scripts: Scripts::default(),
             checked: Mutex::default(),
         }
     }
@@ -88,6 +91,11 @@ impl Server {
     /// The way to it.
     pub(crate) fn route(&self) -> &Route {
         &self.route
+    }
+
+    /// The scripts that it has.
+    pub(crate) fn scripts(&self) -> &Scripts {
+        &self.scripts
     }
 
     /// A connection from the idle ones, or a new one.

@@ -12,7 +12,7 @@ use super::index::{Trace, trace, unknown_trace};
 use super::keys::{Keys, TYPES};
 use super::rivals::unique_key;
 use super::row;
-use super::scripted::Sink;
+use super::scripted::Scripted;
 use super::table::Table;
 use super::write::{Base, Pending};
 
@@ -48,11 +48,11 @@ impl Changes {
         }
     }
 
-    fn write(self, request: &mut impl Sink) {
+    fn write(self, script: &mut Scripted) {
         for (name, sets) in [("SREM", self.srem), ("SADD", self.sadd)] {
             for (key, rowids) in sets {
                 for chunk in rowids.chunks(CHUNK) {
-                    request.push(cmd(name).arg(&key).arg(chunk));
+                    script.push(cmd(name).arg(&key).arg(chunk));
                 }
             }
         }
@@ -63,18 +63,18 @@ impl Changes {
                 for (member, score) in chunk {
                     zadd.arg(score).arg(member);
                 }
-                request.push(&zadd);
+                script.push(&zadd);
             }
         }
         for (set, key, member) in self.settle {
-            request.call(cmd("settle").arg(key).arg(member).arg(set));
+            script.push(cmd("settle").arg(key).arg(set).arg(member));
         }
     }
 }
 
 impl Part<'_> {
     /// Adds what changes the keys of one table.
-    pub(crate) fn write(&self, request: &mut impl Sink) {
+    pub(crate) fn write(&self, script: &mut Scripted) {
         let writes = self.table.writes.borrow();
         let mut changes = Changes::default();
         let (mut added, mut removed, mut gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -85,7 +85,7 @@ impl Part<'_> {
             let from = pending.moved_from.and_then(|from| self.checked.rows.get(&from)).unwrap_or(before);
             self.write_indexes(&mut changes, *rowid, before, from, pending);
             if pending.row.is_some() {
-                self.write_row(request, *rowid, before, from, pending);
+                self.write_row(script, *rowid, before, from, pending);
                 added.push((*rowid, *rowid));
                 if pending.base == Base::Absent {
                     greatest = greatest.max(*rowid);
@@ -96,10 +96,10 @@ impl Part<'_> {
             }
         }
         for chunk in gone.chunks(CHUNK) {
-            request.push(cmd("DEL").arg(chunk));
+            script.push(cmd("DEL").arg(chunk));
         }
         for chunk in removed.chunks(CHUNK) {
-            request.push(cmd("ZREM").arg(self.keys.rowids()).arg(chunk));
+            script.push(cmd("ZREM").arg(self.keys.rowids()).arg(chunk));
         }
         for chunk in added.chunks(CHUNK) {
             let mut zadd = cmd("ZADD");
@@ -107,20 +107,18 @@ impl Part<'_> {
             for (score, member) in chunk {
                 zadd.arg(score).arg(member);
             }
-            request.push(&zadd);
+            script.push(&zadd);
         }
-        changes.write(request);
+        changes.write(script);
         let uniques: Vec<String> = self.own_uniques().collect();
         if !uniques.is_empty() && uniques.iter().any(|name| !self.checked.uniques.contains(name)) {
-            request.push(cmd("SADD").arg(self.keys.uniques()).arg(uniques));
+            script.push(cmd("SADD").arg(self.keys.uniques()).arg(uniques));
         }
         if let Some(unused) = writes.unused() {
-            // What a script may not do is refused when all else is done. This is refused before.
-            request.push(cmd("DEL").arg(self.keys.nothing()));
-            request.call(&give_back(&self.keys, unused));
+            script.push(&give_back(&self.keys, unused));
         }
         if greatest > self.checked.counter {
-            request.call(&raise(&self.keys, greatest));
+            script.push(&raise(&self.keys, greatest));
         }
     }
 
@@ -131,7 +129,7 @@ impl Part<'_> {
         with_keys.map(|unique| unique.name(&definition.columns))
     }
 
-    fn write_row(&self, request: &mut impl Sink, rowid: i64, before: &Hash, from: &Hash, pending: &Pending) {
+    fn write_row(&self, script: &mut Scripted, rowid: i64, before: &Hash, from: &Hash, pending: &Pending) {
         let definition = &self.table.definition;
         let Some(row) = &pending.row else { return };
         let columns = definition.columns.iter().zip(row.iter());
@@ -149,13 +147,13 @@ impl Part<'_> {
             for (name, text) in chunk {
                 hset.arg(name).arg(text);
             }
-            request.push(&hset);
+            script.push(&hset);
         }
         let ours = definition.columns.iter().map(|column| column.name.as_bytes()).chain([TYPES]);
         let stale: Vec<&[u8]> =
             ours.filter(|name| before.contains_key(*name) && !fields.iter().any(|(field, _)| field == name)).collect();
         if !stale.is_empty() {
-            request.push(cmd("HDEL").arg(self.keys.row(rowid)).arg(stale));
+            script.push(cmd("HDEL").arg(self.keys.row(rowid)).arg(stale));
         }
     }
 

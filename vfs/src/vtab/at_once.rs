@@ -6,11 +6,12 @@ use redis::{Cmd, Value as Reply, cmd};
 use super::commit::{CHUNK, PATIENCE};
 use super::keys::Keys;
 use super::place::checked_reply;
-use super::scripted::{self, Scripted, Sink, words};
+use super::scripted::{self, Scripted, words};
 use super::table::Table;
 use crate::error::{Cause, Result};
 use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
+use crate::store::script::By;
 use crate::store::server::{Link, checked};
 
 /// How often it is tried. From the second time on, nobody writes who waits when asked to.
@@ -49,8 +50,8 @@ impl Watch<'_> {
         let scripted = changes.iter().all(of_script);
         if scripted {
             let mut script = Scripted::default();
-            changes.iter().for_each(|change| Sink::push(&mut script, change));
-            script.write(keys, &mut request);
+            changes.iter().for_each(|change| script.push(change));
+            script.write(keys, By::Text, &mut request);
         } else {
             changes.iter().for_each(|change| request.push(change));
         }

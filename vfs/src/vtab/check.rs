@@ -1,12 +1,11 @@
 //! What a commit rests on: the questions about a table before it is written, the keys that are
 //! watched meanwhile, and whether the replies are what the transaction saw.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::commit::CHUNK;
-use super::index::trace;
 use super::keys::{Keys, shown};
 use super::place::{checked_reply, wrong_type};
 use super::rivals::unique_keys;
@@ -18,9 +17,9 @@ use crate::error::{Cause, Result};
 use crate::store::protocol::{array, text};
 use crate::store::request::Request;
 
-/// New rows that are watched one by one. Redis compares each key of a `WATCH` with all that the
-/// client watches already, so more of them are first watched by the sorted sets that would grow.
-const SINGLY: usize = 100;
+/// Rows that are watched. Redis compares each key of a `WATCH` with all that the client watches
+/// already; so of more rows, the script of the commit asks again what was asked about them.
+const WATCHED: usize = 100;
 /// All fields of a row.
 pub(crate) type Hash = HashMap<Vec<u8>, Vec<u8>>;
 
@@ -35,13 +34,8 @@ pub(crate) struct Checked {
     pub rows: HashMap<i64, Hash>,
     /// The rowid counter.
     pub counter: i64,
-    /// New rows are watched by the sorted sets that would grow, and others may have made them grow
-    /// by rows that are no conflict.
-    pub together: bool,
-    /// All rows are new, and no key is of a wrong type.
-    pub only_new: bool,
-    /// A value that shall be unique is in its sorted set already: that one would not grow.
-    pub settled: bool,
+    /// A row has a value that shall be unique already; whose it is, is to be asked for each.
+    pub unclear: bool,
     /// The transaction is overtaken: why.
     pub conflict: Option<String>,
     /// What asked for new rows and found one that is there.
@@ -66,10 +60,8 @@ pub(super) enum Expect {
     Seen(i64, u64),
     /// The rowids with a value that one row shall have alone.
     Unique(Vec<u8>, i64),
-    /// Scores of values in a sorted set that shall grow by them.
-    New,
-    /// Nothing, but all its keys are sets.
-    Sets,
+    /// The rowids with any of the values that new rows shall have alone.
+    Free,
 }
 
 /// A question.
@@ -86,46 +78,36 @@ impl Asked {
     }
 }
 
-/// Whether a table's new rows are to be watched together.
-fn is_together(table: &Table, singly: bool) -> bool {
+/// Whether the rows that a table's transaction rests on are too many to be watched.
+fn is_large(table: &Table) -> bool {
     let writes = table.writes.borrow();
-    !singly && writes.pending.values().filter(|pending| pending.base == Base::Absent).nth(SINGLY).is_some()
+    writes.pending.len() + writes.watched().take(WATCHED + 1).count() > WATCHED
 }
 
-/// Whether the keys that a table's rows are watched by, each by itself, are too many for that.
-fn is_large(table: &Table, singly: bool) -> bool {
-    let together = is_together(table, singly);
-    let writes = table.writes.borrow();
-    let each = writes.pending.values().filter(|pending| !(together && pending.base == Base::Absent)).map(|_| ());
-    each.chain(writes.watched().map(|_| ())).nth(SINGLY).is_some()
-}
-
-/// Whether all that a table's transaction has done is to add rows: then all keys that it writes are
-/// known before it looks at any.
-fn is_only_new(table: &Table, singly: bool) -> bool {
-    let writes = table.writes.borrow();
-    !is_large(table, singly) && writes.pending.values().all(|pending| pending.base == Base::Absent)
+/// Whether all that a table's transaction has done is to add rows.
+fn is_only_new(table: &Table) -> bool {
+    table.writes.borrow().pending.values().all(|pending| pending.base == Base::Absent)
 }
 
 /// Questions about one table, while they are put together.
 struct Questions<'a> {
     table: &'a Table,
     keys: &'a Keys,
-    /// See [`is_together`], [`is_only_new`], [`is_large`].
-    together: bool,
-    only_new: bool,
+    /// See [`is_large`].
     large: bool,
+    /// Unique values are asked about many at once: those of new rows alone are most likely free.
+    together: bool,
     watched: Vec<Vec<u8>>,
     asked: Vec<Asked>,
-    /// New values by the sorted set that shall grow by them.
-    growing: BTreeMap<Vec<u8>, Vec<Vec<u8>>>,
+    /// Sets that shall be empty.
+    free: Vec<Vec<u8>>,
 }
 
-/// The questions about one table, and what the replies are about. A key more may be watched.
+/// The questions about one table, and what the replies are about; after [`Checked::unclear`], about
+/// each unique value `singly`. A key more may be watched.
 pub(super) fn questions(
     table: &Table,
     keys: &Keys,
-    assumed: &[String],
     singly: bool,
     also: Option<Vec<u8>>,
     request: &mut Request,
@@ -133,9 +115,8 @@ pub(super) fn questions(
     let mut questions = Questions {
         table,
         keys,
-        together: is_together(table, singly),
-        only_new: is_only_new(table, singly),
-        large: is_large(table, singly),
+        large: is_large(table),
+        together: !singly && is_large(table) && is_only_new(table),
         watched: vec![keys.hold(), keys.indices(), keys.building(), keys.uniques()],
         asked: vec![
             Asked::new(cmd("EXISTS").arg(keys.hold()), Expect::Hold),
@@ -144,13 +125,10 @@ pub(super) fn questions(
             Asked::new(cmd("SMEMBERS").arg(keys.building()), Expect::Indices),
             Asked::new(cmd("SMEMBERS").arg(keys.uniques()), Expect::Uniques),
         ],
-        growing: BTreeMap::new(),
+        free: Vec::new(),
     };
     questions.watched.extend(also);
     questions.ask_rows();
-    if questions.only_new {
-        questions.ask_types(assumed);
-    }
     let watches = questions.watched.chunks(CHUNK).map(|chunk| Asked::new(cmd("WATCH").arg(chunk), Expect::Nothing));
     let all: Vec<Asked> = watches.chain(questions.asked).collect();
     all.iter().for_each(|asked| request.push(&asked.command));
@@ -168,8 +146,7 @@ impl Questions<'_> {
         let writes = table.writes.borrow();
         let mut absent = Vec::new();
         for (rowid, pending) in &writes.pending {
-            let is_new = self.together && pending.base == Base::Absent;
-            if !is_new && !self.large {
+            if !self.large {
                 self.watched.push(keys.row(*rowid));
             }
             match pending.base {
@@ -186,64 +163,29 @@ impl Questions<'_> {
             }
             self.ask(&table.fetch_command(keys, rowid), Expect::Seen(rowid, digest));
         }
-        if self.together {
-            self.watched.push(keys.rowids());
-        }
-        for (sorted_set, members) in std::mem::take(&mut self.growing) {
-            for chunk in members.chunks(CHUNK) {
-                self.asked.push(Asked::new(cmd("ZMSCORE").arg(&sorted_set).arg(chunk), Expect::New));
-            }
-            self.watched.push(sorted_set);
-        }
         for chunk in absent.chunks(CHUNK) {
-            let asked = Asked::new(cmd("EXISTS").arg(chunk), Expect::Absent);
-            self.asked.push(Asked { unwatched: self.large || self.together, ..asked });
+            self.ask(cmd("EXISTS").arg(chunk), Expect::Absent);
+        }
+        for chunk in std::mem::take(&mut self.free).chunks(CHUNK) {
+            self.ask(cmd("SUNION").arg(chunk), Expect::Free);
         }
     }
 
     /// Asks who else has the values of a row that shall be unique.
     fn ask_unique(&mut self, rowid: i64, row: &[Value]) {
         let (table, keys) = (self.table, self.keys);
-        let grows = self.together && self.only_new;
         for unique in &table.definition.uniques {
             let sets = unique_keys(table, keys, unique, row);
-            // Who adds a row to the set of a new value adds the value to the sorted set; but values of
-            // rows that are changed or replaced may stay in it.
-            let member = unique.indexed_column().filter(|_| grows && sets.len() == 1).and_then(|n| {
-                let column = &table.definition.columns[n];
-                trace(keys, &column.name, column.affinity, &row[n]).member
-            });
-            match member {
-                Some((sorted_set, _, member)) => self.growing.entry(sorted_set).or_default().push(member),
-                None if self.large => {}
-                None => self.watched.extend(sets.iter().cloned()),
+            if self.together {
+                self.free.extend(sets);
+                continue;
+            }
+            if !self.large {
+                self.watched.extend(sets.iter().cloned());
             }
             for key in sets {
                 self.ask(cmd("SMEMBERS").arg(&key), Expect::Unique(key.clone(), rowid));
             }
-        }
-    }
-
-    /// Asks for the types of keys that no script looks at: a wrong one in the middle of a transaction
-    /// would leave the rest of it done.
-    fn ask_types(&mut self, assumed: &[String]) {
-        let (table, keys) = (self.table, self.keys);
-        let mut sets = BTreeSet::new();
-        self.asked.push(Asked::new(cmd("ZCARD").arg(keys.rowids()), Expect::Nothing));
-        for name in assumed {
-            self.asked.push(Asked::new(cmd("ZCARD").arg(keys.values(name)), Expect::Nothing));
-            self.asked.push(Asked::new(cmd("ZCARD").arg(keys.others(name)), Expect::Nothing));
-            sets.insert(keys.nulls(name));
-        }
-        for row in table.writes.borrow().pending.values().filter_map(|pending| pending.row.as_deref()) {
-            for (column, value) in table.definition.columns.iter().zip(row) {
-                if assumed.contains(&column.name) {
-                    sets.insert(trace(keys, &column.name, column.affinity, value).set);
-                }
-            }
-        }
-        for chunk in Vec::from_iter(sets).chunks(CHUNK) {
-            self.asked.push(Asked::new(cmd("SDIFF").arg(keys.nothing()).arg(chunk), Expect::Sets));
         }
     }
 }
@@ -271,18 +213,11 @@ fn odd_one(table: &Table, command: &Cmd, right: &str) -> Result<(Vec<u8>, String
     Ok((keys.swap_remove(at), types.into_iter().nth(at).unwrap_or_default()))
 }
 
-pub(super) fn answers(
-    table: &Table,
-    keys: &Keys,
-    asked: Vec<Asked>,
-    singly: bool,
-    replies: Vec<Reply>,
-) -> Result<Checked> {
+pub(super) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Vec<Reply>) -> Result<Checked> {
     let writes = table.writes.borrow();
-    let (together, only_new) = (is_together(table, singly), is_only_new(table, singly));
-    let mut found = Checked { together, only_new, ..Checked::default() };
+    let mut found = Checked::default();
     for (Asked { command, about, unwatched }, reply) in asked.into_iter().zip(replies) {
-        if let (Expect::Sets, Reply::ServerError(error)) = (&about, &reply)
+        if let (Expect::Free, Reply::ServerError(error)) = (&about, &reply)
             && error.code() == "WRONGTYPE"
         {
             let (key, found) = odd_one(table, &command, "set")?;
@@ -293,7 +228,7 @@ pub(super) fn answers(
             found.claims.push((command.clone(), reply.clone()));
         }
         match about {
-            Expect::Nothing | Expect::Sets => {}
+            Expect::Nothing => {}
             Expect::Counter => found.counter = table.counter_of(&reply)?,
             Expect::Hold => found.held = count(&reply) > 0,
             Expect::Indices => found.indices.extend(names(reply)?),
@@ -316,9 +251,7 @@ pub(super) fn answers(
                     found.conflict = Some(format!("the row `{}`", shown(&keys.row(rowid))));
                 }
             }
-            Expect::New => {
-                found.settled |= !array("ZMSCORE", reply)?.iter().all(|score| matches!(score, Reply::Nil));
-            }
+            Expect::Free => found.unclear |= !array("SUNION", reply)?.is_empty(),
             Expect::Unique(key, rowid) => {
                 let rival = rowids(reply)?.into_iter().find(|other| {
                     let known = writes.pending.contains_key(other) || writes.tolerated.contains(&(key.clone(), *other));

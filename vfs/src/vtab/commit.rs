@@ -5,8 +5,8 @@
 //! 2. What was read is compared with what the transaction saw. Different: `SQLITE_BUSY`.
 //! 3. One round trip writes: rows, indexes, a mark, `EXEC`. Refused: `SQLITE_BUSY`. Redis does not
 //!    undo the rest of a transaction when a key is of a wrong type. So what is written is in a script,
-//!    which looks at the types of all keys first; new rows alone are plain commands: the keys that
-//!    they write are known in the first step, which asks for their types.
+//!    which looks at the types of all keys first. It is called by its digest where the server is known to
+//!    have it; one that does not writes nothing, and the commit is tried again with its text.
 //!
 //! The mark is a key of this connection with the number of its commit and a time to live. It is
 //! written in the same transaction, so after a lost reply it tells whether that happened. If it
@@ -24,12 +24,13 @@ use super::apply::Part;
 use super::check::{answers, questions};
 use super::keys::{Keys, shown};
 use super::place::checked_reply;
-use super::scripted::{self, Scripted, Sink, eval, words};
+use super::scripted::{self, COMMIT, Scripted, eval, words};
 use super::table::{Mark, Session, Table, count};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
+use crate::store::script::By;
 use crate::store::server::{Kept, Server, checked};
 
 /// Arguments in one command.
@@ -58,7 +59,7 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
         request.push(command);
     }
     let mark = keys.commit(table.session.client()?);
-    let expected = questions(table, &keys, assumed, true, Some(mark), &mut request);
+    let expected = questions(table, &keys, true, Some(mark), &mut request);
     request.push(&cmd("MULTI"));
     let server = table.place.server()?;
     let (mut replies, connection) = converse(&server, &request)?;
@@ -69,7 +70,7 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     let [rest @ .., opened] = rest.as_slice() else { return Ok((replies, None)) };
     // A connection that is dropped takes its transaction along.
     checked(opened.clone())?;
-    let found = answers(table, &keys, expected, true, rest.to_vec())?;
+    let found = answers(table, &keys, expected, rest.to_vec())?;
     let fits = found.conflict.is_none()
         && found.taken.is_none()
         && !found.held
@@ -141,12 +142,12 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(5);
     let mut lost = None;
-    let mut singly = false;
+    let mut by_text = false;
     loop {
-        let error = match attempt(mark, group, singly) {
+        let error = match attempt(mark, group, by_text) {
             Ok(true) => return Ok(()),
             Ok(false) => {
-                singly = true;
+                by_text = true;
                 continue;
             }
             Err((error, sent)) => {
@@ -199,70 +200,70 @@ fn decided(mark: Mark, table: &Table) -> Result<bool> {
     Ok(count(&reply) > 0)
 }
 
-/// One try; `false` when it is to be made again, with each row watched by itself. With a failure
-/// comes whether the `EXEC` may have reached the server.
-fn attempt(mark: Mark, group: &[Rc<Table>], singly: bool) -> Result<bool, (Error, bool)> {
+/// One try; `false` when it is to be made again with the text of the script. With a failure comes
+/// whether the `EXEC` may have reached the server.
+fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Error, bool)> {
     let not_sent = |error: Error| (error, false);
-    let (parts, connection, server) = prepared(mark, group, singly).map_err(not_sent)?;
+    let (parts, connection, server) = prepared(mark, group).map_err(not_sent)?;
     for part in &parts {
         part.checked.refused(part.table).map_err(not_sent)?;
     }
-    // A script takes the server twice as long, and all that it would look at has been asked.
-    let plain = parts.iter().all(|part| part.checked.only_new);
-    let request = writes(mark, &parts, plain);
+    let scripts = server.scripts();
+    let by = if by_text { By::Text } else { scripts.way_to(&COMMIT) };
+    let request = writes(mark, &parts, by);
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
     let exec = replies.pop().unwrap_or_default();
+    if by == By::Digest && is_error(replies.last(), "NOPERM") {
+        scripts.refused(&COMMIT);
+        return Ok(false);
+    }
     // A command that was refused while it was queued says why; EXEC only says that one was.
     for reply in replies {
         checked(reply).map_err(not_sent)?;
     }
     match checked(exec).map_err(not_sent)? {
-        Reply::Nil if parts.iter().any(|part| part.checked.together) => Ok(false),
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
-        Reply::Array(results) => written(results, plain).map(|()| true).map_err(not_sent),
+        Reply::Array(results) if by == By::Digest && is_error(results.last(), "NOSCRIPT") => {
+            scripts.gone(&COMMIT);
+            Ok(false)
+        }
+        Reply::Array(results) => {
+            scripts.given(&COMMIT);
+            written(results).map(|()| true).map_err(not_sent)
+        }
         other => Err(not_sent(bad_reply("EXEC", &other).into())),
     }
 }
 
+fn is_error(reply: Option<&Reply>, code: &str) -> bool {
+    matches!(reply, Some(Reply::ServerError(error)) if error.code() == code)
+}
+
 /// All that is written, up to `EXEC`.
-fn writes(mark: Mark, parts: &[Part<'_>], plain: bool) -> Request {
+fn writes(mark: Mark, parts: &[Part<'_>], by: By) -> Request {
     let mut request = Request::default();
     let Some(first) = parts.first() else { return request };
-    let mut set_mark = cmd("SET");
-    set_mark.arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS);
-    if plain {
-        parts.iter().for_each(|part| part.write(&mut request));
-        request.push(&set_mark);
-    } else {
-        let mut script = Scripted::default();
-        for part in parts {
-            script.rest_on(&part.checked.claims);
-            part.write(&mut script);
-        }
-        Sink::push(&mut script, &set_mark);
-        script.write(&first.keys, &mut request);
+    let mut script = Scripted::default();
+    for part in parts {
+        script.rest_on(&part.checked.claims);
+        part.write(&mut script);
     }
+    script.push(cmd("SET").arg(first.keys.commit(mark.client)).arg(mark.number).arg("EX").arg(MARK_SECONDS));
+    script.write(&first.keys, by, &mut request);
     request.push(&cmd("EXEC"));
     request
 }
 
 /// Whether all has been written, as the replies to it say.
-fn written(results: Vec<Reply>, plain: bool) -> Result<()> {
-    if !plain {
-        let changed = scripted::changed(results)?;
-        return changed.map_or(Ok(()), |key| Err(Cause::Conflict(format!("`{}`", shown(&key))).into()));
-    }
-    let refused = results.into_iter().find_map(|result| checked(result).err());
-    refused.map_or(Ok(()), |error| {
-        let reason = format!("a part of the transaction was refused, the rest was written: {}", error.cause);
-        Err(Cause::Damaged(reason).into())
-    })
+fn written(results: Vec<Reply>) -> Result<()> {
+    let changed = scripted::changed(results)?;
+    changed.map_or(Ok(()), |key| Err(Cause::Conflict(format!("`{}`", shown(&key))).into()))
 }
 
 /// Watches and reads what the commit rests on, and opens the transaction.
 #[allow(clippy::type_complexity)]
-fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
+fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
     let Some(first) = group.first() else { return Err(Cause::Internal("a commit of no table".into()).into()) };
     let server = first.place.server()?;
     let lost = || Error::from(Cause::ConnectionLost("it is closed".into()));
@@ -275,14 +276,15 @@ fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Pa
     }
     let mut assumed: Vec<Vec<String>> = group.iter().map(|table| table.known().indices).collect();
     let (deadline, mut pause) = (Instant::now() + PATIENCE, Duration::from_millis(1));
+    let mut singly = false;
     // Twice, as a rule: the second time, the indexes are known.
     while Instant::now() < deadline {
         let mut request = Request::default();
         let mut expected = Vec::new();
         // Should this try get lost and arrive late: the mark has been changed.
         let mut mark = Some(first.keys().commit(mark.client));
-        for (table, assumed) in group.iter().zip(&assumed) {
-            expected.push(questions(table, &table.keys(), assumed, singly, mark.take(), &mut request));
+        for table in group {
+            expected.push(questions(table, &table.keys(), singly, mark.take(), &mut request));
         }
         request.push(&cmd("MULTI"));
         let (mut replies, connection) = converse(&server, &request)?;
@@ -293,7 +295,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Pa
         for (table, expected) in group.iter().zip(expected) {
             let replies = replies.by_ref().take(expected.len()).collect();
             let keys = table.keys();
-            let checked = answers(table, &keys, expected, singly, replies)?;
+            let checked = answers(table, &keys, expected, replies)?;
             parts.push(Part { table, keys, checked });
         }
         checked(opened)?;
@@ -302,7 +304,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>], mut singly: bool) -> Result<(Vec<Pa
         if parts.iter().any(|part| part.checked.held) {
             sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
-        } else if parts.iter().any(|part| part.checked.settled) {
+        } else if parts.iter().any(|part| part.checked.unclear) {
             singly = true;
         } else if fits {
             return Ok((parts, connection.ok_or_else(lost)?, server));

@@ -13,7 +13,7 @@
 //! keys is never there: a node of a Cluster refuses the transaction for it while the slot is on its
 //! way to another node, where a script would miss a key as soon as it has emptied it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use redis::{Arg, Cmd, Value as Reply, cmd};
@@ -26,58 +26,35 @@ use crate::error::{Cause, Result};
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::redis::script;
 use crate::store::request::Request;
+use crate::store::script::{By, Script};
 use crate::store::server::checked;
 
 static FUNCTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/functions.lua")));
 static CALL: LazyLock<String> =
     LazyLock::new(|| format!("{}\nreturn functions[ARGV[1]](KEYS[1], unpack(ARGV, 2))", *FUNCTIONS));
-static TYPES: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/types.lua")));
-static QUESTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/questions.lua")));
-static WRITES: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/writes.lua")));
-
-/// The script of a commit. The server has a digest made of it each time, so it is of what is needed
-/// only.
-fn commit(has_questions: bool, has_calls: bool) -> String {
-    // A name that is not known is an error in Lua.
-    let functions = if has_calls { FUNCTIONS.as_str() } else { "local functions" };
-    let questions = if has_questions { QUESTIONS.as_str() } else { "" };
-    [functions, &TYPES, questions, &WRITES].join("\n")
-}
+/// The script of a commit.
+pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
+    let rest =
+        [include_str!("scripts/types.lua"), include_str!("scripts/questions.lua"), include_str!("scripts/writes.lua")];
+    Script::new([FUNCTIONS.clone(), rest.map(script).join("\n")].join("\n"))
+});
 
 /// Bytes in one argument of the script.
 const PIECE: usize = 1 << 20;
+/// Keys in the command that calls the script. Redis 6.2 takes a million arguments.
+const KEYS: usize = 50_000;
 
-/// What a kind of command takes behind its key to do nothing, and what undoes it where that can't be.
-fn in_vain(name: &[u8]) -> (&'static [&'static str], Option<&'static [&'static str]>) {
-    match name {
-        b"HSET" => (&["HSET", "1", "1"], Some(&["HDEL", "1"])),
-        b"HDEL" => (&["HDEL", "1"], None),
-        b"SADD" => (&["SADD", "1"], Some(&["SREM", "1"])),
-        b"SREM" => (&["SREM", "1"], None),
-        b"ZADD" => (&["ZADD", "XX", "1", "1"], None),
-        b"ZREM" | b"settle" => (&["ZREM", "1"], None),
-        // `DEL` comes first always.
-        _ => (&["SET", "1", "XX"], None),
-    }
-}
-
-/// Where the commands of a commit go.
-pub(crate) trait Sink {
-    fn push(&mut self, command: &Cmd);
-
-    /// Adds the call of a function of `functions.lua`: its name, a key, other arguments.
-    fn call(&mut self, call: &Cmd);
-}
-
-impl Sink for Request {
-    fn push(&mut self, command: &Cmd) {
-        Request::push(self, command);
-    }
-
-    fn call(&mut self, call: &Cmd) {
-        Request::push(self, &eval(call));
-    }
-}
+/// What does nothing to a key that is not there, and the kinds of writes that it stands for. What can't do
+/// nothing is undone by the next.
+const IN_VAIN: [(&[&[u8]], &[&str]); 7] = [
+    (&[b"HSET"], &["HSET", "1", "1"]),
+    (&[b"HSET", b"HDEL"], &["HDEL", "1"]),
+    (&[b"SADD"], &["SADD", "1"]),
+    (&[b"SADD", b"SREM"], &["SREM", "1"]),
+    (&[b"ZADD"], &["ZADD", "XX", "1", "1"]),
+    (&[b"ZREM", b"settle"], &["ZREM", "1"]),
+    (&[b"SET", b"raise", b"give_back"], &["SET", "1", "XX"]),
+];
 
 /// A command that calls a function.
 pub(crate) fn eval(call: &Cmd) -> Cmd {
@@ -96,71 +73,99 @@ pub(super) fn words(command: &Cmd) -> impl Iterator<Item = &[u8]> {
 /// A question that a commit rests on, with the reply that it had.
 pub(crate) type Claim = (Cmd, Reply);
 
+/// What a key has to be.
+#[derive(Clone, Copy)]
+enum Kind {
+    Set,
+    SortedSet,
+    String,
+    /// A row, or of any type.
+    Other,
+}
+
+/// What the `n`th word of a command is to be, counted from its name; nothing if it is no key.
+fn kind_of(name: &[u8], n: usize) -> Option<Kind> {
+    match (name, n) {
+        (b"DEL" | b"EXISTS", _) => Some(Kind::Other),
+        (b"SUNION", _) | (b"SADD" | b"SREM" | b"SMEMBERS", 1) | (b"settle", 2) => Some(Kind::Set),
+        (b"ZADD" | b"ZREM" | b"settle", 1) => Some(Kind::SortedSet),
+        (b"raise" | b"give_back", 1) => Some(Kind::String),
+        (_, 1) => Some(Kind::Other),
+        _ => None,
+    }
+}
+
 /// The arguments of the script.
 #[derive(Default)]
 pub(crate) struct Scripted {
     questions: Pieces,
     writes: Pieces,
-    /// All that it reads and writes.
-    keys: HashSet<Vec<u8>>,
+    /// All that it reads and writes, by kind, with numbers from 0.
+    keys: [HashMap<Vec<u8>, u32>; 4],
     /// Commands and functions that it writes with.
     kinds: BTreeSet<Vec<u8>>,
-    /// Whether there are functions among them.
-    calls: bool,
 }
 
 impl Scripted {
     pub(crate) fn rest_on(&mut self, claims: &[Claim]) {
         for (command, reply) in claims {
-            self.keys.extend(keys_of(command));
-            let question = self.questions.item();
-            question.extend_from_slice(&[0x92]);
-            write_command(question, command);
-            write_reply(question, reply);
+            let piece = self.questions.piece();
+            piece.write_command(command, &mut self.keys);
+            piece.write_reply(reply);
+            piece.items += 1;
         }
     }
 
-    /// Adds all to an open transaction.
-    pub(crate) fn write(self, keys: &Keys, request: &mut Request) {
-        let nothing = keys.nothing();
-        let on_nothing = |words: &[&str]| cmd(words[0]).arg(&nothing).arg(&words[1..]).to_owned();
-        request.push(&on_nothing(&["DEL"]));
-        for kind in &self.kinds {
-            let (command, undo) = in_vain(kind);
-            request.push(&on_nothing(command));
-            undo.into_iter().for_each(|undo| request.push(&on_nothing(undo)));
-        }
-        let keys = Vec::from_iter(self.keys);
-        let (some, rest) = keys.split_at(keys.len().min(CHUNK));
-        for chunk in rest.chunks(CHUNK) {
-            request.push(cmd("EVAL").arg("").arg(chunk.len()).arg(chunk));
-        }
-        let (questions, writes) = (self.questions.done(), self.writes.done());
-        let mut eval = cmd("EVAL");
-        eval.arg(commit(!questions.is_empty(), self.calls)).arg(1 + some.len()).arg(&nothing).arg(some);
-        request.push(eval.arg(questions.len()).arg(questions).arg(writes));
-    }
-}
-
-/// The keys of a command that a commit asks or writes with.
-fn keys_of(command: &Cmd) -> impl Iterator<Item = Vec<u8>> {
-    let of_keys_only = matches!(words(command).next(), Some(b"DEL" | b"EXISTS"));
-    words(command).skip(1).take(if of_keys_only { usize::MAX } else { 1 }).map(<[u8]>::to_vec)
-}
-
-impl Sink for Scripted {
-    fn push(&mut self, command: &Cmd) {
+    /// Adds a command, or the call of a function of `functions.lua`: its name, a key, other arguments.
+    pub(crate) fn push(&mut self, command: &Cmd) {
         let name = words(command).next().unwrap_or_default();
         if !self.kinds.contains(name) {
             self.kinds.insert(name.to_vec());
         }
-        self.keys.extend(keys_of(command));
-        write_command(self.writes.item(), command);
+        self.writes.piece().write_command(command, &mut self.keys);
     }
 
-    fn call(&mut self, call: &Cmd) {
-        self.calls = true;
-        self.push(call);
+    /// Adds all to an open transaction.
+    pub(crate) fn write(self, keys: &Keys, by: By, request: &mut Request) {
+        let nothing = keys.nothing();
+        request.push(cmd("DEL").arg(&nothing));
+        for (kinds, words) in IN_VAIN {
+            if kinds.iter().any(|kind| self.kinds.contains(*kind)) {
+                request.push(cmd(words[0]).arg(&nothing).arg(&words[1..]));
+            }
+        }
+        // The numbers of the first of each kind, counted from 1 as Lua does.
+        let mut firsts = [0; 4];
+        let mut all = vec![nothing];
+        for (first, keys) in firsts.iter_mut().zip(self.keys) {
+            let count = all.len();
+            *first = count as u32 + 1;
+            all.resize(count + keys.len(), Vec::new());
+            keys.into_iter().for_each(|(key, n)| all[count + n as usize] = key);
+        }
+        let (some, more) = all.split_at(all.len().min(KEYS));
+        let mut others = Pieces::default();
+        for chunk in more.chunks(CHUNK) {
+            // For the server to know of them, too.
+            request.push(cmd("EVAL").arg("").arg(chunk.len()).arg(chunk));
+            for key in chunk {
+                let piece = others.piece();
+                write_bytes(&mut piece.bytes, key);
+                piece.items += 1;
+            }
+        }
+        let last_keys = 1 + others.0.len() as u32;
+        let last_question = last_keys + self.questions.0.len() as u32;
+        let mut numbers = Vec::new();
+        for number in [firsts[1] - 1, firsts[2] - 1, firsts[3] - 1, last_keys, last_question] {
+            write_number(&mut numbers, number);
+        }
+        let mut call = COMMIT.command(by);
+        call.arg(some.len()).arg(some).arg(numbers);
+        for piece in [others, self.questions, self.writes].into_iter().flat_map(|pieces| pieces.0) {
+            call.arg(piece.done(firsts));
+        }
+        request.push(&call);
     }
 }
 
@@ -188,65 +193,106 @@ pub(crate) fn changed(mut replies: Vec<Reply>) -> Result<Option<Vec<u8>>> {
 
 /// Arrays in MessagePack, of about [`PIECE`] bytes each.
 #[derive(Default)]
-struct Pieces {
-    full: Vec<Vec<u8>>,
-    items: Vec<u8>,
-    count: u32,
-}
+struct Pieces(Vec<Piece>);
 
 impl Pieces {
-    /// Where to write one more item.
-    fn item(&mut self) -> &mut Vec<u8> {
-        if self.items.len() > PIECE {
-            self.close();
+    /// The one that has room.
+    fn piece(&mut self) -> &mut Piece {
+        if self.0.last().is_none_or(|piece| piece.bytes.len() > PIECE) {
+            self.0.push(Piece::default());
         }
-        self.count += 1;
-        &mut self.items
-    }
-
-    fn close(&mut self) {
-        let mut piece = array_of(self.count);
-        piece.append(&mut self.items);
-        self.full.push(piece);
-        self.count = 0;
-    }
-
-    fn done(mut self) -> Vec<Vec<u8>> {
-        if self.count > 0 {
-            self.close();
-        }
-        self.full
+        let last = self.0.len() - 1;
+        &mut self.0[last]
     }
 }
 
-fn array_of(count: u32) -> Vec<u8> {
-    [&[0xdd], count.to_be_bytes().as_slice()].concat()
+/// Items of an array in MessagePack.
+#[derive(Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    items: u32,
+    /// Where keys stand: kind and number in four bytes.
+    keys: Vec<(usize, Kind)>,
+}
+
+impl Piece {
+    /// The count of its words, its name, numbers of keys, other words.
+    fn write_command(&mut self, command: &Cmd, keys: &mut [HashMap<Vec<u8>, u32>; 4]) {
+        let count = words(command).count() as u32;
+        self.items += count + 1;
+        write_number(&mut self.bytes, count);
+        let mut name: &[u8] = b"";
+        for (n, word) in words(command).enumerate() {
+            match if n == 0 { None } else { kind_of(name, n) } {
+                Some(kind) => self.write_key(word, kind, &mut keys[kind as usize]),
+                None => write_bytes(&mut self.bytes, word),
+            }
+            if n == 0 {
+                name = word;
+            }
+        }
+    }
+
+    fn write_key(&mut self, key: &[u8], kind: Kind, keys: &mut HashMap<Vec<u8>, u32>) {
+        let next = keys.len() as u32;
+        let number = match keys.get(key) {
+            Some(number) => *number,
+            None => *keys.entry(key.to_vec()).or_insert(next),
+        };
+        self.bytes.push(0xce);
+        self.keys.push((self.bytes.len(), kind));
+        self.bytes.extend_from_slice(&number.to_be_bytes());
+    }
+
+    /// A reply as a script gets it: false for nil.
+    fn write_reply(&mut self, reply: &Reply) {
+        match reply {
+            Reply::Int(number) => {
+                self.bytes.push(0xd3);
+                self.bytes.extend_from_slice(&number.to_be_bytes());
+            }
+            Reply::Array(items) => {
+                self.bytes.extend_from_slice(&array_of(items.len() as u32));
+                items.iter().for_each(|item| self.write_reply(item));
+            }
+            Reply::BulkString(bytes) => write_bytes(&mut self.bytes, bytes),
+            _ => self.bytes.push(0xc2),
+        }
+    }
+
+    /// The array, once it is known which number the first key of each kind has.
+    fn done(mut self, firsts: [u32; 4]) -> Vec<u8> {
+        for (at, kind) in self.keys {
+            if let Some(four) = self.bytes[at..].first_chunk_mut::<4>() {
+                *four = (u32::from_be_bytes(*four) + firsts[kind as usize]).to_be_bytes();
+            }
+        }
+        [array_of(self.items).as_slice(), &self.bytes].concat()
+    }
+}
+
+fn array_of(count: u32) -> [u8; 5] {
+    let [a, b, c, d] = count.to_be_bytes();
+    [0xdd, a, b, c, d]
+}
+
+fn write_number(packed: &mut Vec<u8>, number: u32) {
+    match u8::try_from(number) {
+        Ok(small @ 0..0x80) => packed.push(small),
+        _ => {
+            packed.push(0xce);
+            packed.extend_from_slice(&number.to_be_bytes());
+        }
+    }
 }
 
 fn write_bytes(packed: &mut Vec<u8>, bytes: &[u8]) {
-    packed.push(0xdb);
-    // A value of Redis has 512 MB at most.
-    packed.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-    packed.extend_from_slice(bytes);
-}
-
-fn write_command(packed: &mut Vec<u8>, command: &Cmd) {
-    packed.extend(array_of(words(command).count() as u32));
-    words(command).for_each(|word| write_bytes(packed, word));
-}
-
-/// A reply as a script gets it: false for nil.
-fn write_reply(packed: &mut Vec<u8>, reply: &Reply) {
-    match reply {
-        Reply::Int(number) => {
-            packed.push(0xd3);
-            packed.extend_from_slice(&number.to_be_bytes());
-        }
-        Reply::Array(items) => {
-            packed.extend(array_of(items.len() as u32));
-            items.iter().for_each(|item| write_reply(packed, item));
-        }
-        Reply::BulkString(bytes) => write_bytes(packed, bytes),
-        _ => packed.push(0xc2),
+    if bytes.len() < 32 {
+        packed.push(0xa0 | bytes.len() as u8);
+    } else {
+        packed.push(0xdb);
+        // A value of Redis has 512 MB at most.
+        packed.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
     }
+    packed.extend_from_slice(bytes);
 }

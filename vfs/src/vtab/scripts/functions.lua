@@ -24,7 +24,7 @@ end
 
 -- Takes a value out of its index if no row has it any more: `set` is that of its rowids.
 -- Returns 1 if it was taken out.
-function functions.settle(values, member, set)
+function functions.settle(values, set, member)
   if redis.call('EXISTS', set) == 1 then return 0 end
   return redis.call('ZREM', values, member)
 end

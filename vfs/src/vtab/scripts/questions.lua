@@ -1,4 +1,13 @@
--- The second part of a commit, if there are questions: nothing is written if a reply is another now.
+-- The second part of a commit: nothing is written if a reply is another now.
+-- Puts keys in the place of their numbers, in the command that begins at `at`. Returns where it ends.
+local function with_keys(items, at)
+  local last, n = at + items[at], at + 2
+  repeat
+    items[n] = keys[items[n]]
+    n = n + 1
+  until n > last or type(items[n]) ~= 'number'
+  return last
+end
 local function is_same(name, now, before)
   if type(now) ~= 'table' then return now == before end
   if now.err or #now ~= #before then return false end
@@ -15,9 +24,13 @@ local function is_same(name, now, before)
   end
   return true
 end
-for n = 2, questions + 1 do
-  for _, question in ipairs(cmsgpack.unpack(ARGV[n])) do
-    local command, before = question[1], question[2]
-    if not is_same(command[1], redis.pcall(unpack(command)), before) then return {'changed', command[2]} end
+for n = last_keys + 1, last_question do
+  local items, at = cmsgpack.unpack(ARGV[n]), 1
+  while items[at] do
+    local last = with_keys(items, at)
+    if not is_same(items[at + 1], call(unpack(items, at + 1, last)), items[last + 1]) then
+      return {'changed', items[at + 2]}
+    end
+    at = last + 2
   end
 end

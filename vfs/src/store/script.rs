@@ -1,0 +1,95 @@
+//! Scripts that are called again and again: by their text once, and then by the digest of it, under
+//! which the server keeps them. So the text neither travels nor is digested for each call.
+//!
+//! A server forgets what it was given when it restarts, and when it is told to; one that takes over
+//! was never given it. `NOSCRIPT` says so, and means that nothing was done.
+
+use std::collections::HashMap;
+
+use redis::{Cmd, cmd};
+
+use crate::sync::Mutex;
+
+/// The text of a script, and its digest.
+pub(crate) struct Script {
+    text: String,
+    digest: String,
+}
+
+impl Script {
+    pub(crate) fn new(text: String) -> Self {
+        let digest = redis::Script::new(&text).get_hash().to_owned();
+        Script { text, digest }
+    }
+
+    /// The command that calls it, up to the number of keys.
+    pub(crate) fn command(&self, by: By) -> Cmd {
+        match by {
+            By::Text => cmd("EVAL").arg(&self.text).to_owned(),
+            By::Digest => cmd("EVALSHA").arg(&self.digest).to_owned(),
+        }
+    }
+}
+
+/// How a script is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    Text,
+    Digest,
+}
+
+/// What is known of a server's scripts.
+#[derive(Default)]
+pub(crate) struct Scripts {
+    /// By digest: whether it may be called by that.
+    given: Mutex<HashMap<&'static str, bool>>,
+}
+
+impl Scripts {
+    /// How to call one.
+    pub(crate) fn way_to(&self, script: &'static Script) -> By {
+        match self.given.lock().get(script.digest.as_str()) {
+            Some(true) => By::Digest,
+            Some(false) | None => By::Text,
+        }
+    }
+
+    /// The server was given the text.
+    pub(crate) fn given(&self, script: &'static Script) {
+        self.given.lock().entry(&script.digest).or_insert(true);
+    }
+
+    /// It does not have it any more.
+    pub(crate) fn gone(&self, script: &'static Script) {
+        self.given.lock().remove(script.digest.as_str());
+    }
+
+    /// Access rules forbid to call it by its digest.
+    pub(crate) fn refused(&self, script: &'static Script) {
+        self.given.lock().insert(&script.digest, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    #[test]
+    fn a_script_is_called_by_its_digest_where_it_was_given_and_may_be() {
+        static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return 1".into()));
+        let scripts = Scripts::default();
+        assert_eq!(scripts.way_to(&SCRIPT), By::Text);
+        scripts.given(&SCRIPT);
+        assert_eq!(scripts.way_to(&SCRIPT), By::Digest);
+        scripts.gone(&SCRIPT);
+        assert_eq!(scripts.way_to(&SCRIPT), By::Text);
+        scripts.refused(&SCRIPT);
+        scripts.given(&SCRIPT);
+        assert_eq!(scripts.way_to(&SCRIPT), By::Text);
+        // As redis-cli says: SCRIPT LOAD "return 1".
+        let command = SCRIPT.command(By::Digest).get_packed_command();
+        assert!(String::from_utf8_lossy(&command).contains("e0e1f9fabfc9d4800c877a703b823ac0578ff8db"));
+    }
+}
