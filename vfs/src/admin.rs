@@ -217,8 +217,8 @@ impl Admin {
         let keys = self.keys(name)?;
         check_shape(page_size.into(), page_count.into())?;
         let server = self.server(&keys);
-        server.check()?;
-        let exists = checked(server.ask(&Request::one(cmd("EXISTS").arg(&keys.hash)))?.pop().unwrap_or_default())?;
+        let exists = server.ask_checked(&Request::one(cmd("EXISTS").arg(&keys.hash)))?.pop();
+        let exists = checked(exists.unwrap_or_default())?;
         if count(&exists) > 0 && !overwrite {
             return Err(Cause::Exists.into());
         }

@@ -107,11 +107,17 @@ impl Database {
     /// Refuses servers and keys that can't serve; reads the current snapshot.
     pub(crate) fn open(&self) -> Result<Reader> {
         let asked = Instant::now();
-        let fetched = match &self.redis {
-            Some(redis) => redis.open(&[PageNo::FIRST])?,
-            None => self.store().fetch(&[PageNo::FIRST])?,
+        let last = if self.cache.head().0 == Snapshot::EMPTY { OPENING } else { 1 };
+        let likely: Vec<PageNo> = PageNo::range(2, last).collect();
+        let (fetched, others) = match &self.redis {
+            Some(redis) => redis.open(&[PageNo::FIRST], &likely)?,
+            None => (self.store().fetch(&[PageNo::FIRST])?, None),
         };
         let (snapshot, epoch) = self.adopt(asked, fetched)?;
+        if let Some(others) = others {
+            let pages = likely.into_iter().zip(others.pages).filter_map(|(page, bytes)| Some((page, bytes?)));
+            self.cache.insert(epoch, others.at.version, &[others.at], pages);
+        }
         Ok(Reader::new(snapshot, epoch))
     }
 
@@ -366,6 +372,10 @@ fn refuses_lease(cause: &Cause) -> bool {
 
 /// How long a transaction that will write stands in line before SQLite's busy handler has its say.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The last of the pages that are fetched when nothing is known of a database. It is all of a small one, and
+/// most tables and indexes begin there, because they were made first, or by `VACUUM`.
+const OPENING: u32 = 16;
 
 /// Changed pages that are fetched anew at once.
 const REFRESHED: usize = 8;

@@ -3,6 +3,7 @@
 //! What SQLite calls, and what becomes of it:
 //!
 //! ```text
+//! xOpen                   server and keys are looked at, the first pages come along (1 round trip)
 //! xLock(SHARED)           a transaction begins; nothing is sent
 //! xRead, xFileSize        the first one takes the snapshot (1 round trip), then pages; with it the
 //!                         lease, where a statement that writes is running

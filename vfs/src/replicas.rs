@@ -88,7 +88,7 @@ impl Replicas {
 /// or busy with its data, is left alone for a while.
 fn look_at(source: &Source, redis: &RedisStore, primary: &Server, replica: &Server) -> Result<()> {
     let unfit = |reason: String| Cause::UnfitReplica { server: source.name.clone(), reason }.into();
-    match redis.open(&[]).and_then(|_| Ok((role(primary)?, role(replica)?))) {
+    match redis.open(&[], &[]).and_then(|_| Ok((role(primary)?, role(replica)?))) {
         Ok((Some(primary), Some(replica))) => stranger(&primary, &replica).map_or(Ok(()), |reason| Err(unfit(reason))),
         // Access rules forbid to ask.
         Ok(_) => Ok(()),

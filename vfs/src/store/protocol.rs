@@ -128,10 +128,11 @@ pub(crate) fn news(value: Value) -> Result<Vec<LogEntry>> {
     if matches!(value, Value::Nil) {
         return Ok(Vec::new());
     }
-    let refused = bad_reply("XREAD", &value);
-    let Ok([Value::Array(stream)]) = <[Value; 1]>::try_from(array("XREAD", value)?) else { return Err(refused.into()) };
-    let Ok([_key, entries]) = <[Value; 2]>::try_from(stream) else { return Err(refused.into()) };
-    log_entries(entries)
+    let mut streams = array("XREAD", value)?;
+    match streams.as_mut_slice() {
+        [Value::Array(stream)] if stream.len() == 2 => log_entries(stream.pop().unwrap_or_default()),
+        _ => Err(bad_reply("XREAD", &Value::Array(streams)).into()),
+    }
 }
 
 fn log_entry(item: &Value) -> Option<LogEntry> {

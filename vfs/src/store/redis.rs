@@ -77,14 +77,17 @@ impl RedisStore {
         }
     }
 
-    /// Refuses servers and keys that can't serve; fetches pages like [`Store::fetch`].
-    pub(crate) fn open(&self, pages: &[PageNo]) -> Result<Fetched> {
-        self.server.check()?;
+    /// Refuses servers and keys that can't serve; fetches pages like [`Store::fetch`]. Others that are
+    /// `likely` to be needed come in the same trip, if nothing is wrong with them.
+    pub(crate) fn open(&self, pages: &[PageNo], likely: &[PageNo]) -> Result<(Fetched, Option<Fetched>)> {
         let mut request = Request::default();
         request.push(cmd("TYPE").arg(&self.keys.hash));
         request.push(cmd("TYPE").arg(&self.keys.log));
         request.push(&self.hmget(pages));
-        let mut replies = self.server.ask(&request)?.into_iter();
+        if !likely.is_empty() {
+            request.push(&self.hmget(likely));
+        }
+        let mut replies = self.server.ask_checked(&request)?.into_iter();
         for (key, expected) in [(&self.keys.hash, "hash"), (&self.keys.log, "stream")] {
             let reply = checked(replies.next().unwrap_or_default())?;
             match text(&reply) {
@@ -93,7 +96,12 @@ impl RedisStore {
                 None => return Err(bad_reply("TYPE", &reply).into()),
             }
         }
-        self.whole(read(replies.next().unwrap_or_default(), pages)?, pages)
+        let fetched = self.whole(read(replies.next().unwrap_or_default(), pages)?, pages)?;
+        let others = match replies.next().map(|reply| read(reply, likely)) {
+            Some(Ok(Read::Whole(others))) => Some(others),
+            Some(Ok(Read::Staged(..)) | Err(_)) | None => None,
+        };
+        Ok((fetched, others))
     }
 
     /// Pages where some may be staged: both places in one trip. The staged ones are asked for

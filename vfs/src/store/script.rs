@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use redis::{Cmd, cmd};
+use redis::{Cmd, Value, cmd};
 
 use crate::sync::Mutex;
 
@@ -54,19 +54,27 @@ impl Scripts {
         }
     }
 
-    /// The server was given the text.
-    pub(crate) fn given(&self, script: &'static Script) {
-        self.given.lock().entry(&script.digest).or_insert(true);
-    }
-
-    /// It does not have it any more.
-    pub(crate) fn gone(&self, script: &'static Script) {
-        self.given.lock().remove(script.digest.as_str());
-    }
-
-    /// Access rules forbid to call it by its digest.
-    pub(crate) fn refused(&self, script: &'static Script) {
-        self.given.lock().insert(&script.digest, false);
+    /// Whether a call was carried out, as the reply to it says, or may have been. If not, it is to be made
+    /// again, and goes by the text.
+    pub(crate) fn is_called(&self, script: &'static Script, by: By, reply: &Value) -> bool {
+        let mut given = self.given.lock();
+        match (by, reply) {
+            // The server does not have it any more.
+            (By::Digest, Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
+                given.remove(script.digest.as_str());
+                false
+            }
+            // Access rules forbid to call it by its digest.
+            (By::Digest, Value::ServerError(error)) if error.code() == "NOPERM" => {
+                given.insert(&script.digest, false);
+                false
+            }
+            (By::Text, Value::ServerError(_)) | (By::Digest, _) => true,
+            (By::Text, _) => {
+                given.entry(&script.digest).or_insert(true);
+                true
+            }
+        }
     }
 }
 
@@ -79,14 +87,21 @@ mod tests {
     #[test]
     fn a_script_is_called_by_its_digest_where_it_was_given_and_may_be() {
         static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return 1".into()));
+        let error = |line: &[u8]| redis::parse_redis_value(line).unwrap();
+        let busy = error(b"-BUSY Redis is busy running a script.\r\n");
         let scripts = Scripts::default();
         assert_eq!(scripts.way_to(&SCRIPT), By::Text);
-        scripts.given(&SCRIPT);
-        assert_eq!(scripts.way_to(&SCRIPT), By::Digest);
-        scripts.gone(&SCRIPT);
+        assert!(scripts.is_called(&SCRIPT, By::Text, &busy), "not known to be not called");
         assert_eq!(scripts.way_to(&SCRIPT), By::Text);
-        scripts.refused(&SCRIPT);
-        scripts.given(&SCRIPT);
+        assert!(scripts.is_called(&SCRIPT, By::Text, &Value::Int(1)));
+        assert_eq!(scripts.way_to(&SCRIPT), By::Digest);
+        assert!(scripts.is_called(&SCRIPT, By::Digest, &Value::Int(1)));
+        assert!(scripts.is_called(&SCRIPT, By::Digest, &busy));
+        assert_eq!(scripts.way_to(&SCRIPT), By::Digest);
+        assert!(!scripts.is_called(&SCRIPT, By::Digest, &error(b"-NOSCRIPT No matching script.\r\n")));
+        assert_eq!(scripts.way_to(&SCRIPT), By::Text);
+        assert!(!scripts.is_called(&SCRIPT, By::Digest, &error(b"-NOPERM no permissions\r\n")));
+        assert!(scripts.is_called(&SCRIPT, By::Text, &Value::Int(1)));
         assert_eq!(scripts.way_to(&SCRIPT), By::Text);
         // As redis-cli says: SCRIPT LOAD "return 1".
         let command = SCRIPT.command(By::Digest).get_packed_command();

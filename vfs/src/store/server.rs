@@ -221,24 +221,25 @@ impl Server {
         Ok(self.route.all()?.into_iter().map(|connection| Link::of(self, connection)).collect())
     }
 
-    /// Refuses servers that can't keep a database safely. Asks once for each server.
-    pub(crate) fn check(&self) -> Result<()> {
-        let mut checked = self.checked.lock();
-        if *checked == Some(self.route.generation()) {
-            return Ok(());
+    /// The same as [`Server::ask`], but refuses servers that can't keep a database safely. What that takes
+    /// is asked once for each server, in the same trip.
+    pub(crate) fn ask_checked(&self, request: &Request) -> Result<Vec<Value>> {
+        if *self.checked.lock() == Some(self.route.generation()) {
+            return self.ask(request);
         }
-        let mut request = Request::default();
-        request.push(redis::cmd("INFO").arg("server"));
-        request.push(redis::cmd("INFO").arg("memory"));
-        let mut replies = self.ask(&request)?.into_iter();
+        let mut first = Request::default();
+        first.push(cmd("INFO").arg("server"));
+        first.push(cmd("INFO").arg("memory"));
+        first.append(request);
+        let mut replies = self.ask(&first)?.into_iter();
         let server = info(replies.next())?;
         let memory = info(replies.next())?;
         check_version(server.as_deref())?;
         if !self.allow_eviction {
             check_policy(memory.as_deref())?;
         }
-        *checked = Some(self.route.generation());
-        Ok(())
+        *self.checked.lock() = Some(self.route.generation());
+        Ok(replies.collect())
     }
 }
 

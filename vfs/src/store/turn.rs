@@ -19,6 +19,7 @@ use crate::process::unique;
 use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{Read, RedisStore, read, script};
 use crate::store::request::Request;
+use crate::store::script::{By, Script};
 use crate::store::server::checked;
 use crate::store::writer::RedisWriter;
 use crate::store::{News, Snapshot, Version};
@@ -26,22 +27,24 @@ use crate::store::{News, Snapshot, Version};
 /// Life of a lease while it is passed on, or lingers. Whoever dies then costs others no more than this.
 pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
 
-static RELEASE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/release.lua")));
-static KEEP: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/keep.lua")));
+pub(super) static RELEASE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(script(include_str!("scripts/release.lua"))));
+pub(super) static KEEP: LazyLock<Script> = LazyLock::new(|| Script::new(script(include_str!("scripts/keep.lua"))));
+// Who stands in line waits behind it, so it goes by its text: nobody may wait in vain for a turn.
 static ASK: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/ask.lua")));
 
 impl RedisStore {
-    pub(super) fn release_command(&self, token: &str) -> Result<Cmd> {
-        let mut command = Cmd::with_capacity(8, RELEASE.len() + 512);
-        command.arg("EVAL").arg(RELEASE.as_str()).arg(1).arg(&self.keys.lock);
+    pub(super) fn release_command(&self, token: &str, by: By) -> Result<Cmd> {
+        let mut command = RELEASE.command(by);
+        command.arg(1).arg(&self.keys.lock);
         command.arg(token).arg(format!("{:016x}", unique()?)).arg(HANDOVER.as_millis() as u64);
         command.arg(&self.keys.queue).arg(&self.keys.turn);
         Ok(command)
     }
 
-    pub(super) fn keep_command(&self, token: &str, life: Duration) -> Cmd {
-        let mut command = cmd("EVAL");
-        command.arg(KEEP.as_str()).arg(1).arg(&self.keys.lock);
+    pub(super) fn keep_command(&self, token: &str, life: Duration, by: By) -> Cmd {
+        let mut command = KEEP.command(by);
+        command.arg(1).arg(&self.keys.lock);
         command.arg(token).arg(life.as_millis() as u64).arg(&self.keys.queue);
         command
     }

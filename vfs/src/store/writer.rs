@@ -15,8 +15,10 @@ use crate::store::commit::LogMark;
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::redis::{RedisStore, snapshot};
 use crate::store::request::Request;
+use crate::store::script::By;
 use crate::store::server::{Kept, Link, Server, checked};
 use crate::store::stage::Stage;
+use crate::store::turn::{KEEP, RELEASE};
 use crate::store::{
     After, Bid, Commit, Ending, Lingers, LogEntry, News, PageNo, Snapshot, Store, Version, Writer, keys, wait,
 };
@@ -255,10 +257,16 @@ impl RedisWriter {
         fault::at(Point::BeforeExec)?;
         // Staged pages are moved to their place under the lease. Nothing may fail once pages are on
         // their way.
-        let lease = match ending.lease {
-            After::Release if self.stage.is_none() => Some(self.store.release_command(&self.token)?),
-            After::Linger(Some(life)) if self.stage.is_none() => Some(self.store.keep_command(&self.token, life)),
-            After::Linger(None) if self.stage.is_none() => Some(self.store.waiting_command()),
+        let script = match ending.lease {
+            After::Release if self.stage.is_none() => Some(&*RELEASE),
+            After::Linger(Some(_)) if self.stage.is_none() => Some(&*KEEP),
+            _ => None,
+        };
+        let script = script.map(|script| (script, self.server.scripts().way_to(script)));
+        let lease = match (ending.lease, script) {
+            (After::Release, Some((_, by))) => Some(self.store.release_command(&self.token, by)?),
+            (After::Linger(Some(life)), Some((_, by))) => Some(self.store.keep_command(&self.token, life, by)),
+            (After::Linger(None), _) if self.stage.is_none() => Some(self.store.waiting_command()),
             _ => None,
         };
         let lingers = lease.is_some() && ending.lease != After::Release;
@@ -300,7 +308,10 @@ impl RedisWriter {
             return Ok(Attempt::Lost(bad_reply("EXEC", &exec).to_string()));
         }
         let mut waiting = None;
-        if let Some(lease) = lease {
+        // Where the script was not called, the lease is still held, and then given back.
+        let scripts = self.server.scripts();
+        let called = |reply: &Value| script.is_none_or(|(script, by)| scripts.is_called(script, by, reply));
+        if let Some(lease) = lease.filter(called) {
             match checked(lease) {
                 Ok(Value::Int(count)) if lingers => waiting = Some(count),
                 // Nothing rests on how many wait; `keep.lua` tells of none where it can't be known.
@@ -517,8 +528,12 @@ impl Writer for RedisWriter {
             return Ok(());
         }
         fault::at(Point::BeforeRelease)?;
-        let release = std::mem::take(&mut self.leased).then(|| self.store.release_command(&self.token)).transpose()?;
-        self.leave(release.as_ref())?;
+        if std::mem::take(&mut self.leased) {
+            let reply = self.leave(Some(&self.store.release_command(&self.token, By::Text)?))?;
+            self.server.scripts().is_called(&RELEASE, By::Text, &reply);
+        } else {
+            self.leave(None)?;
+        }
         fault::at(Point::AfterRelease)
     }
 }

@@ -214,8 +214,8 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
     let exec = replies.pop().unwrap_or_default();
-    if by == By::Digest && is_error(replies.last(), "NOPERM") {
-        scripts.refused(&COMMIT);
+    // One that is forbidden is refused while it is queued; one that is not there, when it is called.
+    if replies.last().is_some_and(|queued| by == By::Digest && !scripts.is_called(&COMMIT, by, queued)) {
         return Ok(false);
     }
     // A command that was refused while it was queued says why; EXEC only says that one was.
@@ -224,20 +224,12 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
     }
     match checked(exec).map_err(not_sent)? {
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
-        Reply::Array(results) if by == By::Digest && is_error(results.last(), "NOSCRIPT") => {
-            scripts.gone(&COMMIT);
-            Ok(false)
-        }
-        Reply::Array(results) => {
-            scripts.given(&COMMIT);
-            written(results).map(|()| true).map_err(not_sent)
-        }
+        Reply::Array(results) => match results.last() {
+            Some(reply) if !scripts.is_called(&COMMIT, by, reply) => Ok(false),
+            _ => written(results).map(|()| true).map_err(not_sent),
+        },
         other => Err(not_sent(bad_reply("EXEC", &other).into())),
     }
-}
-
-fn is_error(reply: Option<&Reply>, code: &str) -> bool {
-    matches!(reply, Some(Reply::ServerError(error)) if error.code() == code)
 }
 
 /// All that is written, up to `EXEC`.
