@@ -113,26 +113,34 @@ impl Plain {
         Plain { socket, buffer, at: 0, end: 0, db: 0, open: true, patience, largest, reply }
     }
 
-    /// What the library's own connections say first.
+    /// What the library's own connections say first, in one round trip.
     fn log_in(&mut self, redis: &RedisConnectionInfo) -> RedisResult<()> {
+        let mut hello = Vec::new();
         if let Some(password) = redis.password() {
-            let mut auth = cmd("AUTH");
-            let reply = self.req_command(auth.arg(redis.username()).arg(password))?;
-            reply.extract_error().map_err(|error| {
+            cmd("AUTH").arg(redis.username()).arg(password).write_packed_command(&mut hello);
+        }
+        if redis.db() != 0 {
+            cmd("SELECT").arg(redis.db()).write_packed_command(&mut hello);
+        }
+        let names = [("LIB-NAME", redis.lib_name()), ("LIB-VER", redis.lib_ver())];
+        for (what, name) in names {
+            cmd("CLIENT").arg("SETINFO").arg(what).arg(name.unwrap_or_default()).write_packed_command(&mut hello);
+        }
+        let asked = usize::from(redis.password().is_some()) + usize::from(redis.db() != 0);
+        let mut replies = self.req_packed_commands(&hello, 0, asked + names.len())?.into_iter();
+        let mut done = || replies.next().unwrap_or_default().extract_error();
+        if redis.password().is_some() {
+            done().map_err(|error| {
                 let kind = redis::ErrorKind::AuthenticationFailed;
                 RedisError::from((kind, "Password authentication failed", error.to_string()))
             })?;
         }
         if redis.db() != 0 {
-            self.req_command(cmd("SELECT").arg(redis.db()))?.extract_error()?;
+            done()?;
             self.db = redis.db();
         }
-        let mut names = Vec::new();
-        for (what, name) in [("LIB-NAME", redis.lib_name()), ("LIB-VER", redis.lib_ver())] {
-            cmd("CLIENT").arg("SETINFO").arg(what).arg(name.unwrap_or_default()).write_packed_command(&mut names);
-        }
-        // Servers before 7.2 don't know it, and users may not be allowed to.
-        self.req_packed_commands(&names, 0, 2).map(|_| ())
+        // Servers before 7.2 don't know what is left, and users may not be allowed to.
+        Ok(())
     }
 
     fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
@@ -350,13 +358,46 @@ pub(crate) fn replies(data: &[u8]) -> Vec<(&[u8], Value)> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     use super::*;
 
     fn plain(socket: UnixStream) -> Plain {
         Plain::new(Socket::of(socket), Duration::from_secs(60), LARGEST)
+    }
+
+    /// What comes of logging in where the server answers when all has been asked, and with this.
+    fn logged_in(url: &str, replies: &str) -> RedisResult<i64> {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        there.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut asked = Vec::new();
+                while !asked.windows(7).any(|word| word == b"LIB-VER") {
+                    let mut more = [0; 1024];
+                    let count = there.read(&mut more).unwrap();
+                    asked.extend_from_slice(&more[..count]);
+                }
+                there.write_all(replies.as_bytes()).unwrap();
+            });
+            let mut plain = plain(here);
+            plain.log_in(redis::IntoConnectionInfo::into_connection_info(url)?.redis_settings())?;
+            Ok(plain.get_db())
+        })
+    }
+
+    #[test]
+    fn logging_in_is_one_round_trip() {
+        let unknown = "-ERR unknown subcommand\r\n-NOPERM no\r\n";
+        assert_eq!(logged_in("redis://host", unknown), Ok(0));
+        assert_eq!(logged_in("redis://:pw@host", &format!("+OK\r\n{unknown}")), Ok(0));
+        assert_eq!(logged_in("redis://ann:pw@host/3", &format!("+OK\r\n+OK\r\n{unknown}")), Ok(3));
+        let wrong = logged_in("redis://ann:pw@host/3", &format!("-WRONGPASS no\r\n-NOAUTH log in\r\n{unknown}"));
+        let wrong = wrong.unwrap_err();
+        assert!(wrong.kind() == redis::ErrorKind::AuthenticationFailed && wrong.to_string().contains("WRONGPASS"));
+        let none = logged_in("redis://host/99", &format!("-ERR DB index is out of range\r\n{unknown}"));
+        assert!(none.unwrap_err().to_string().contains("out of range"));
     }
 
     /// What is read of some bytes that come in pieces.
