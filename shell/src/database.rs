@@ -68,12 +68,10 @@ impl Server {
         // Whoever needs no Redis needs no place for it either.
         let url = given.or_else(|| server::url().ok());
         if let Some(url) = &url {
-            // SAFETY: the caller promises that no other thread runs yet.
-            unsafe { std::env::set_var("SQLITE_REDIS_URL", url) };
+            crate::ffi::set_variable("SQLITE_REDIS_URL", url);
         }
         if let Some(prefix) = &args.prefix {
-            // SAFETY: as above.
-            unsafe { std::env::set_var("SQLITE_REDIS_PREFIX", prefix) };
+            crate::ffi::set_variable("SQLITE_REDIS_PREFIX", prefix);
         }
         Server { url, prefix: args.prefix.clone(), private, talkative }
     }
@@ -192,26 +190,6 @@ impl Causes {
 
 fn newest() -> Option<String> {
     sqlite_redis::last_failure().map(|error| error.to_string())
-}
-
-/// The name of the VFS that a database is on.
-pub fn vfs_name(db: &Connection, schema: &str) -> Option<String> {
-    let schema = std::ffi::CString::new(schema).ok()?;
-    let mut name: *mut std::ffi::c_char = std::ptr::null_mut();
-    // SAFETY: the handle is that of an open connection, and this file control
-    // puts a pointer to a string, which becomes ours, into `name`.
-    let rc = unsafe {
-        ffi::sqlite3_file_control(db.handle(), schema.as_ptr(), ffi::SQLITE_FCNTL_VFSNAME, (&raw mut name).cast())
-    };
-    if rc != ffi::SQLITE_OK || name.is_null() {
-        return None;
-    }
-    // SAFETY: SQLite made a NUL-terminated string, to be freed by sqlite3_free.
-    unsafe {
-        let text = std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned();
-        ffi::sqlite3_free(name.cast());
-        Some(text)
-    }
 }
 
 /// Whether people sit at both ends.

@@ -28,6 +28,7 @@ mod input;
 mod complete;
 mod session;
 mod names;
+mod ffi;
 mod execute;
 mod timer;
 mod dot;

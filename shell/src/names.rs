@@ -1,33 +1,15 @@
 //! Names in SQL: which need quotes, and the keywords.
 
 use std::collections::HashSet;
-use std::ffi::{CString, c_char, c_int};
-use std::sync::OnceLock;
+use std::ffi::CString;
+use std::sync::LazyLock;
 
-use rusqlite::ffi;
+use crate::ffi;
 
 /// The keywords of the SQLite that is linked in, in upper case.
 pub fn keywords() -> &'static HashSet<String> {
-    static KEYWORDS: OnceLock<HashSet<String>> = OnceLock::new();
-    KEYWORDS.get_or_init(|| {
-        // SAFETY: takes no arguments and only reads a constant.
-        let count = unsafe { ffi::sqlite3_keyword_count() };
-        (0..count).filter_map(keyword).collect()
-    })
-}
-
-fn keyword(index: c_int) -> Option<String> {
-    let mut text: *const c_char = std::ptr::null();
-    let mut length: c_int = 0;
-    // SAFETY: both out-parameters are valid for the call.
-    let rc = unsafe { ffi::sqlite3_keyword_name(index, &raw mut text, &raw mut length) };
-    if rc != ffi::SQLITE_OK || text.is_null() {
-        return None;
-    }
-    // SAFETY: SQLite promises `length` bytes of a static string, without NUL
-    // at the end, when it answers SQLITE_OK.
-    let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), usize::try_from(length).ok()?) };
-    String::from_utf8(bytes.to_vec()).ok()
+    static KEYWORDS: LazyLock<HashSet<String>> = LazyLock::new(|| ffi::keywords().collect());
+    &KEYWORDS
 }
 
 /// The name as SQL can use it: in double quotes unless it is a plain word.
@@ -47,11 +29,7 @@ pub fn quoted(name: &str) -> String {
 pub fn is_complete(sql: &str) -> bool {
     // Newer versions take a comment as open until its line ends. A NUL byte ends all SQL; nothing
     // can complete it any more.
-    let Ok(text) = CString::new(format!("{sql}\n")) else {
-        return true;
-    };
-    // SAFETY: a NUL-terminated string that lives through the call.
-    unsafe { ffi::sqlite3_complete(text.as_ptr()) != 0 }
+    CString::new(format!("{sql}\n")).map_or(true, |text| ffi::is_complete(&text))
 }
 
 /// Whether there is nothing but white space and comments.

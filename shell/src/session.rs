@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use rusqlite::Connection;
+use signal_hook::consts::SIGPIPE;
 
 use crate::database::{self, Causes, Location, Server};
 use crate::execute::{self, SqlFailure};
@@ -238,7 +239,7 @@ impl Shell {
                     self.once = false;
                 } else {
                     // What SIGPIPE would do, but with the database closed.
-                    outcome.exit = Some(Some(128 + libc::SIGPIPE));
+                    outcome.exit = Some(Some(128 + SIGPIPE));
                 }
             }
             Err(error) if error.is::<AlreadyReported>() => outcome.failed = true,

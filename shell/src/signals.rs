@@ -7,12 +7,12 @@
 //! thread can't (it waits for input), this thread ends the process itself.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use rusqlite::{Connection, InterruptHandle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -114,20 +114,15 @@ fn end(signal: i32, terminal: Option<&Terminal>) {
 }
 
 /// The terminal as it was before line editing changed it.
-struct Terminal(libc::termios);
+struct Terminal(Termios);
 
 impl Terminal {
     fn remember() -> Option<Self> {
-        let mut state = std::mem::MaybeUninit::<libc::termios>::uninit();
-        // SAFETY: the pointer is valid for a termios, which the call fills
-        // whenever it answers 0.
-        unsafe {
-            (libc::tcgetattr(io::stdin().as_raw_fd(), state.as_mut_ptr()) == 0).then(|| Terminal(state.assume_init()))
-        }
+        tcgetattr(io::stdin()).ok().map(Terminal)
     }
 
     fn restore(&self) {
-        // SAFETY: reads a termios that tcgetattr filled.
-        unsafe { libc::tcsetattr(io::stdin().as_raw_fd(), libc::TCSANOW, &raw const self.0) };
+        // A terminal that is gone needs no restoring.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
     }
 }

@@ -1,7 +1,9 @@
 //! What `.timer on` prints.
 
-use std::mem::MaybeUninit;
 use std::time::Instant;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 
 /// Measures one run.
 pub struct Timer {
@@ -36,14 +38,8 @@ impl Timer {
 
 impl Used {
     fn now() -> Self {
-        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: the pointer is valid for an rusage; one of zeros is valid
-        // too, should the call fail.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-        Used { user: seconds(usage.ru_utime), system: seconds(usage.ru_stime) }
+        let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Used::default() };
+        let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+        Used { user: seconds(usage.user_time()), system: seconds(usage.system_time()) }
     }
 }

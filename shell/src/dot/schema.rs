@@ -141,7 +141,7 @@ pub fn dump(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
 /// `.vfsname ?DB?`
 pub fn vfsname(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
     let schema = arguments.first().map_or("main", String::as_str);
-    if let Some(name) = crate::database::vfs_name(&shell.db, schema) {
+    if let Some(name) = crate::ffi::vfs_name(&shell.db, schema) {
         writeln!(shell.out, "{name}")?;
     }
     Ok(Flow::Continue)
