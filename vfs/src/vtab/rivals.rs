@@ -18,6 +18,11 @@ use crate::store::request::Request;
 
 /// Rows read at once to know all that can be in the way of others.
 const READ_AT_ONCE: usize = 10_000;
+/// Rows that are read in the time of a round trip over a network. On one machine it is fewer; so small
+/// transactions ask for each of their rows all the same.
+const READ_IN_A_TRIP: u64 = 1000;
+/// Round trips for single rows before all are read, at least.
+const SINGLE: u64 = 12;
 /// Tables with more rows are never read for that.
 const READ_AT_MOST: u64 = 500_000;
 
@@ -175,7 +180,7 @@ impl Table {
             writes.was_empty = rows == 0;
             writes.greatest.get_or_insert(greatest);
             writes.asked += 1;
-            let worth = writes.asked >= 4.max(rows / READ_AT_ONCE as u64);
+            let worth = writes.asked >= SINGLE.max(rows / READ_IN_A_TRIP);
             if writes.existing.is_some() || rows > READ_AT_MOST || !worth {
                 return Ok(());
             }
