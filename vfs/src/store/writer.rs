@@ -20,7 +20,7 @@ use crate::store::server::{Kept, Link, Server, checked};
 use crate::store::stage::Stage;
 use crate::store::turn::{KEEP, RELEASE};
 use crate::store::{
-    After, Bid, Commit, Ending, Lingers, LogEntry, News, PageNo, Snapshot, Store, Version, Writer, keys, wait,
+    After, Bid, Commit, CommitId, Ending, Lingers, LogEntry, News, PageNo, Snapshot, Store, Version, Writer, keys, wait,
 };
 
 /// The holder of the write lease, and the connection that watches the hash for it.
@@ -46,6 +46,8 @@ pub(super) struct RedisWriter {
     /// goes ahead of the commit, because pages must never be sent to a server that has refused
     /// it: it would take each command by itself, past the watch.
     pub(super) open: bool,
+    /// The version that the hash was at when it was watched.
+    at: Option<(Version, CommitId)>,
     /// The log's size as it was when the hash was watched.
     log_mark: LogMark,
     /// The pages of a large commit, watched as well.
@@ -90,6 +92,7 @@ impl RedisWriter {
             connection: None,
             leased: false,
             open: false,
+            at: None,
             log_mark: LogMark::default(),
             stage: None,
         }
@@ -184,6 +187,7 @@ impl RedisWriter {
         let snapshot = metadata.and_then(|metadata| protocol::snapshot(&metadata));
         let gathered = self.stage.as_ref().map_or(Ok(()), |stage| stage.check(next()));
         let opened = checked(next());
+        self.at = snapshot.as_ref().ok().filter(|(_, staged)| !staged).map(|(at, _)| at.identity());
         // One that could not be opened is closed, and with it the watch.
         self.open = opened.is_ok();
         self.connection = connection.filter(|_| self.open);
@@ -243,7 +247,11 @@ impl RedisWriter {
     /// Makes sure that the hash is watched and is at the version the commit was made from.
     fn watch(&mut self, base: &Snapshot) -> Result<()> {
         if self.open && self.connection.is_some() {
-            return Ok(());
+            if self.at == Some(base.identity()) {
+                return Ok(());
+            }
+            // A commit that was refused has watched anew what another has made of the hash.
+            self.leave(None)?;
         }
         match self.begin()? {
             Ok(found) if found.identity() == base.identity() => Ok(()),

@@ -156,3 +156,29 @@ fn a_turn_that_was_passed_on_too_long_ago_is_none() {
     }
     assert_eq!(waiting(&server), 0);
 }
+
+#[test]
+fn a_commit_that_was_refused_is_not_made_when_it_is_tried_again() {
+    let server = TestServer::start();
+    let mut writer = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
+    let page = [7; 512];
+    let at = |version: u64| Snapshot {
+        version: Version(version),
+        commit: crate::store::CommitId(version),
+        page_size: 512,
+        page_count: 1,
+    };
+    let mut commit = |base: Snapshot, snapshot: Snapshot| {
+        let pages = vec![(crate::store::PageNo::FIRST, page.as_slice())];
+        let commit = crate::store::Commit { base, snapshot, pages, undo: crate::store::Undo::Barrier };
+        let wait = crate::config::Wait { replicas: 0, disk: false, time: LIFE };
+        writer.commit(&commit, None, crate::store::Ending { lease: crate::store::After::Linger(Some(LIFE)), wait })
+    };
+    assert!(commit(Snapshot::EMPTY, at(1)).unwrap().is_some());
+    server.redis_cli(&["DEL", "sqlite:{shop}"]);
+    // The first try has watched the hash anew, as it is without it.
+    for _ in 0..3 {
+        assert!(commit(at(1), at(2)).is_err());
+        assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}"]), "0");
+    }
+}
