@@ -26,6 +26,32 @@ assert count(db) == 101
 }
 
 #[test]
+fn the_schema_cookie_stays_that_of_the_database_whoever_writes_after_a_fork() {
+    let server = Server::start();
+    python(
+        &server,
+        "
+def cookie(db):
+    return db.execute('PRAGMA schema_version').fetchone()[0]
+before = cookie(db)
+assert count(db) == 0
+def body():
+    db.execute(\"INSERT INTO t VALUES ('child', 1)\")
+    assert cookie(open()) == before
+    db.execute('CREATE TABLE u (x)')
+    assert cookie(open()) == before + 1
+    join(child(lambda: db.execute(\"INSERT INTO t VALUES ('grandchild', 2)\")))
+    assert cookie(open()) == before + 1
+join(child(body))
+assert cookie(open()) == before + 1
+db.execute('CREATE TABLE v (x)')
+assert cookie(open()) == before + 2
+assert count(db) == 2
+",
+    );
+}
+
+#[test]
 fn a_long_scan_goes_on_in_child_and_parent() {
     let server = Server::start();
     // By another process, so that nothing is cached in this one, and pages are asked for ahead.

@@ -1,6 +1,8 @@
 //! Servers that go back to an earlier version, as after a failover that lost commits: caches
 //! notice, and go on with what the server has.
 
+use std::time::Duration;
+
 use rusqlite::Connection;
 use sqlite_redis_tests::failures::{assert_failure, code, failure};
 use sqlite_redis_tests::{Server, check_integrity, number, text};
@@ -163,4 +165,62 @@ fn a_failover_to_a_real_replica_is_followed() {
     primary.kill();
     set(&there, "kept");
     assert_eq!(value(&there), "kept");
+}
+
+#[test]
+fn the_schema_cookie_stays_that_of_the_database_when_a_connection_begins_anew() {
+    let server = Server::start();
+    let connection = server.open("shop");
+    let cookie = || number(&server.open_apart("shop", 1), "PRAGMA schema_version");
+    for _ in 0..3 {
+        server.redis_cli(&["FLUSHALL"]);
+        connection.execute_batch("CREATE TABLE t (x)").unwrap();
+        for x in 0..3 {
+            connection.execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
+            assert_eq!(cookie(), 1);
+        }
+        connection.execute_batch("CREATE TABLE u (x)").unwrap();
+        assert_eq!(cookie(), 2);
+    }
+}
+
+#[test]
+fn what_sqlite_puts_back_after_a_refused_commit_is_no_commit() {
+    let server = Server::start();
+    let (minute, ten) = (Duration::from_secs(60), Duration::from_secs(600));
+    let connection = server.options("shop").linger(minute).lease(ten).open().unwrap();
+    connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    for _ in 0..3 {
+        server.redis_cli(&["FLUSHALL"]);
+        connection.execute_batch("CREATE TABLE t (x)").unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (3)").unwrap();
+        server.redis_cli(&["FLUSHALL"]);
+        let rival = server.open_apart("shop", 1);
+        rival.execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (4)").unwrap();
+        let version = server.redis_cli(&["HGET", HASH, "version"]);
+        assert_failure(failure(&connection, "COMMIT"), code::BUSY_SNAPSHOT, "roll back and run it again");
+        assert_eq!(server.redis_cli(&["HGET", HASH, "version"]), version);
+        assert_eq!(number(&server.open_apart("shop", 2), "SELECT x FROM theirs"), 4);
+    }
+}
+
+#[test]
+fn a_lost_schema_is_forgotten_in_exclusive_mode_too() {
+    let server = Server::start();
+    let connection = server.open("shop");
+    connection
+        .execute_batch("PRAGMA locking_mode=EXCLUSIVE; CREATE TABLE lost (x); INSERT INTO lost VALUES (1)")
+        .unwrap();
+    server.redis_cli(&["FLUSHALL"]);
+    let other = server.open_apart("shop", 1);
+    other.execute_batch("CREATE TABLE kept (x); INSERT INTO kept VALUES (2)").unwrap();
+    failure(&connection, "INSERT INTO lost VALUES (3)");
+    // It rolls back once more, then begins anew.
+    failure(&connection, "INSERT INTO lost VALUES (3)");
+    let gone = connection.execute_batch("SELECT * FROM lost").unwrap_err();
+    assert_eq!(gone.to_string(), "no such table: lost");
+    assert_eq!(number(&connection, "SELECT x FROM kept"), 2);
+    connection.execute_batch("INSERT INTO kept VALUES (4)").unwrap();
+    assert_eq!(number(&other, "SELECT sum(x) FROM kept"), 6);
+    assert_eq!(number(&other, "PRAGMA schema_version"), 1);
 }

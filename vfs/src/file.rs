@@ -62,8 +62,9 @@ const VERSION_BYTES: std::ops::Range<usize> = 24..40;
 
 /// What SQLite's own page cache holds.
 struct PagerCache {
-    /// The version that its pages are of; `None` when they are of no version.
-    identity: Option<(Version, CommitId)>,
+    /// The version that its pages are of, and what its schema cookie was shown with; `None` when they
+    /// are of no version.
+    shown: Option<((Version, CommitId), u32)>,
     /// The bytes that it will compare.
     bytes: [u8; 16],
 }
@@ -138,7 +139,7 @@ impl File {
             exclusive: false,
             wait: Wait::NONE,
             journal_mode: "delete".to_owned(),
-            pager: PagerCache { identity: None, bytes: [0; 16] },
+            pager: PagerCache { shown: None, bytes: [0; 16] },
             cookie: SchemaCookie::default(),
             session: Session::new(Consistency::Strong, Duration::from_secs(1), Vec::new()),
             opened: None,
@@ -197,6 +198,7 @@ impl File {
         }
         self.session.want_newest();
         let reader = self.begin()?;
+        self.enter(&reader);
         self.txn.writing()?.catch_up(&self.database, reader)
     }
 
@@ -242,23 +244,34 @@ impl File {
     fn need_snapshot(&mut self) -> Result<()> {
         if matches!(self.txn, Txn::Begun) {
             let reader = self.first_reader()?;
-            self.cookie.enter(reader.epoch);
+            self.enter(&reader);
             self.txn = Txn::Reading(reader);
         }
         Ok(())
     }
 
+    /// What SQLite is shown from now on is of this snapshot.
+    fn enter(&mut self, reader: &Reader) {
+        self.cookie.enter(reader.epoch, reader.snapshot == Snapshot::EMPTY);
+    }
+
+    /// What SQLite has in its page cache when it has what it is shown now.
+    fn shown(&self) -> Option<((Version, CommitId), u32)> {
+        self.txn.snapshot().map(|snapshot| (snapshot.identity(), self.cookie.added()))
+    }
+
     /// Sees to it that SQLite drops its own page cache when that is of another version. It does
     /// when the 16 bytes differ from what it remembers. They nearly always do by themselves; not
-    /// when a failover replaced one version by another of the same number, or when commits left
-    /// the change counter alone. Then this one read is answered with other bytes.
+    /// when a failover replaced one version by another of the same number, when commits left the
+    /// change counter alone, or when only the schema cookie is shown with something else. Then this
+    /// one read is answered with other bytes.
     fn mind_pager(&mut self, offset: u64, buffer: &mut [u8], whole: bool) {
-        let identity = self.txn.snapshot().map(|snapshot| snapshot.identity());
         if offset == VERSION_BYTES.start as u64 && buffer.len() == VERSION_BYTES.len() {
-            if whole && self.pager.identity != identity && buffer == self.pager.bytes {
+            let shown = self.shown();
+            if whole && self.pager.shown != shown && buffer == self.pager.bytes {
                 buffer[0] ^= 0x80;
             }
-            self.pager.identity = identity;
+            self.pager.shown = shown;
         } else if offset == 0
             && let Some(bytes) = buffer.get(VERSION_BYTES)
         {
@@ -268,9 +281,7 @@ impl File {
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.look_for_fork()?;
-        // The first pages of an empty database don't come from what was shown.
-        let grown = self.txn.snapshot().is_some_and(|base| base != Snapshot::EMPTY);
-        let stored = if grown { self.cookie.to_store(offset, data) } else { None };
+        let stored = self.cookie.to_store(offset, data);
         self.txn.write(&self.database, offset, stored.as_deref().unwrap_or(data))?;
         if offset == 0
             && let Some(bytes) = data.get(VERSION_BYTES)
@@ -354,8 +365,7 @@ impl File {
         let asked = Asked { super_journal, exclusive: self.exclusive, wait: self.wait };
         let committed = self.txn.writing()?.commit(&self.database, asked)?;
         if let Committed::Version { altered } = committed {
-            let snapshot = self.txn.snapshot();
-            self.pager.identity = snapshot.filter(|_| !altered).map(|snapshot| snapshot.identity());
+            self.pager.shown = self.shown().filter(|_| !altered);
             if let Some(reader) = self.txn.reader() {
                 self.session.saw(reader.snapshot, reader.epoch);
             }

@@ -7,6 +7,10 @@
 //! then another client makes table `b`. SQLite would go on with the schema of the lost history and
 //! read one table for another. So for each history that a connection meets, it is shown the number
 //! with something added; what it writes is stored with the same taken away.
+//!
+//! What is added is the same all through a transaction, and SQLite's page cache is only good for
+//! transactions that have the same added ([`super::PagerCache`]): a page 1 that was shown with one
+//! number and stored with another would change the schema cookie of the database.
 
 use crate::cache::Epoch;
 
@@ -21,21 +25,31 @@ const STEP: u32 = 1 << 20;
 pub(super) struct SchemaCookie {
     /// The history that it was shown last.
     history: Option<Epoch>,
+    /// What that history is shown with.
+    of_history: u32,
+    /// What is added in this transaction.
     added: u32,
 }
 
 impl SchemaCookie {
-    /// A transaction begins to read this history. One that can't be told is another each time.
-    pub(super) fn enter(&mut self, history: Epoch) {
+    /// A transaction begins to read this history. One that can't be told is another each time. Where
+    /// there is no page 1 yet, SQLite begins to count by itself.
+    pub(super) fn enter(&mut self, history: Epoch, empty: bool) {
         if self.history.is_some_and(|last| last != history || last == Epoch::NONE) {
-            self.added = self.added.wrapping_add(STEP);
+            self.of_history = self.of_history.wrapping_add(STEP);
         }
         self.history = Some(history);
+        self.added = if empty { 0 } else { self.of_history };
     }
 
     /// In a forked child, histories are counted anew.
     pub(super) fn forked(&mut self) {
         self.history = self.history.map(|_| Epoch::NONE);
+    }
+
+    /// What is added in this transaction.
+    pub(super) fn added(&self) -> u32 {
+        self.added
     }
 
     /// Turns what is stored into what is shown.
