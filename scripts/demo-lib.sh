@@ -45,7 +45,7 @@ build() {
     cd "$root"
     # CI shows that it works with what its tests have built already.
     local profile=${DEMO_PROFILE:-release}
-    if [ "$profile" = release ]; then run cargo build --release --workspace --locked; else
+    if [ "$profile" = release ]; then run cargo build --release --locked; else
         cargo build --quiet --profile "$profile" --workspace --locked
     fi
     # Where cargo puts it, also with CARGO_TARGET_DIR or a configured directory.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::{Server, check_integrity};
+use crate::{Server, check_integrity, number};
 
 /// Fields of the hash that are not pages.
 const METADATA: [&str; 6] = ["version", "commit", "page_size", "page_count", "format", "log_mark"];
@@ -120,7 +120,11 @@ fn check_as_file(stored: &Stored) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("stored.db");
     write_file(stored, &path);
-    check_integrity(&Connection::open(&path).expect("a database"));
+    let db = Connection::open(&path).expect("a database");
+    check_integrity(&db);
+    // What is added for a connection that has met several histories must not be stored.
+    let cookie = number(&db, "PRAGMA schema_version");
+    assert!((0..1 << 20).contains(&cookie), "no test changes a schema so often: {cookie}");
 }
 
 /// Writes the pages to a file.
