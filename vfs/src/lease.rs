@@ -74,6 +74,8 @@ impl Renewer {
                 crate::ffi::log(&format!("leases can't be renewed: {error}"));
             }
         } else if state.wakes_at.is_some_and(|at| due < at) {
+            // The thread takes the lock at once.
+            drop(state);
             self.wake.notify_one();
         }
     }
