@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::eras::Eras;
 use super::history::{Operation, Outcome};
-use super::worker::{Role, Worker, read, transact};
+use super::worker::{Worker, read, transact};
 
 const LISTS: i64 = 6;
 
@@ -92,11 +92,8 @@ fn sights(operation: &Operation) -> Vec<Sight<'_>> {
 pub fn check(eras: &Eras, operations: &[Operation]) -> Vec<String> {
     let mut violations = Vec::new();
     for operation in operations {
-        let touched = eras.touched(operation);
-        // A replica may be behind.
-        let first = if operation.role == Role::Replica { 0 } else { *touched.start() };
         for sight in sights(operation) {
-            if !(first..=*touched.end()).any(|era| fits(&sight, eras.at_the_end_of(era, sight.list))) {
+            if !eras.shown(operation).any(|era| fits(&sight, eras.at_the_end_of(era, sight.list))) {
                 violations.push(format!(
                     "append: {} saw list {} end with {:?} at {}, which it never did",
                     sight.operation.id, sight.list, sight.tail, sight.length
@@ -114,7 +111,8 @@ fn fits(sight: &Sight<'_>, list: &[String]) -> bool {
     list.get(length.saturating_sub(sight.tail.len())..length) == Some(&sight.tail[..])
 }
 
-/// What had ended before another began comes before it: whoever begins later sees it.
+/// What had ended before another began comes before it: whoever begins later sees it, or as much later
+/// as what it is shown may be old.
 fn check_real_time(eras: &Eras, operations: &[Operation]) -> Vec<String> {
     let ended: HashMap<&str, u64> = operations
         .iter()
@@ -123,20 +121,20 @@ fn check_real_time(eras: &Eras, operations: &[Operation]) -> Vec<String> {
         .collect();
     let mut earliest = HashMap::new();
     let mut violations = Vec::new();
-    for operation in operations.iter().filter(|one| one.role != Role::Replica) {
-        let touched = eras.touched(operation);
-        if touched.start() != touched.end() {
+    for operation in operations {
+        let shown = eras.shown(operation);
+        if shown.start() != shown.end() {
             continue;
         }
         for sight in sights(operation) {
-            let place = (*touched.start(), sight.list);
+            let place = (*shown.start(), sight.list);
             let list = eras.at_the_end_of(place.0, place.1);
             let earliest = earliest.entry(place).or_insert_with(|| earliest_ends(list, &ended));
             let Ok(mut unseen) = usize::try_from(sight.length) else { continue };
             // What it appended itself it need not have seen.
             unseen += usize::from(list.get(unseen) == Some(&operation.id));
             if let Some(Some((ended, missed))) = earliest.get(unseen)
-                && *ended < operation.began
+                && *ended < operation.as_of()
             {
                 violations.push(format!("append: {} did not see {missed}, which had ended before", operation.id));
             }
@@ -161,6 +159,7 @@ fn earliest_ends<'a>(list: &'a [String], ended: &HashMap<&str, u64>) -> Vec<Opti
 mod tests {
     use super::*;
     use crate::soak::eras::{Cut, Lists};
+    use crate::soak::worker::{BOUND, Role};
 
     fn append(id: &str, began: u64, ended: u64, seen: (i64, &[&str])) -> Operation {
         Operation {
@@ -198,6 +197,22 @@ mod tests {
         assert!(violations(&dirty, &["a"]) > 0, "a saw what was never committed");
         let stale = [append("a", 0, 1, (0, &[])), append("b", 2, 3, (0, &[]))];
         assert!(violations(&stale, &["b", "a"]) > 0, "b began after a had ended and did not see it");
+    }
+
+    #[test]
+    fn what_is_read_may_be_as_old_as_the_bound() {
+        let bound = BOUND.as_nanos() as u64;
+        let done = append("a", 0, 1, (0, &[]));
+        let relaxed = |began, outcome| Operation {
+            role: Role::Relaxed,
+            outcome,
+            result: json!({"lists": [[0, [0, []]]]}),
+            ..append("b", began, began + 1, (0, &[]))
+        };
+        let check = |operation| violations(&[done.clone(), operation], &["a"]);
+        assert_eq!(check(relaxed(bound, Outcome::Read)), 0);
+        assert_eq!(check(relaxed(bound + 2, Outcome::Read)), 1, "it is older");
+        assert_eq!(check(relaxed(bound, Outcome::Acknowledged)), 1, "it wrote");
     }
 
     #[test]

@@ -49,7 +49,16 @@ impl Eras {
     /// The eras that may have answered an operation. Of one that was never seen to end, something
     /// may still be on its way.
     pub fn touched(&self, operation: &Operation) -> RangeInclusive<usize> {
-        let first = self.cuts.iter().take_while(|cut| cut.begins <= operation.began).count();
+        self.between(operation.began, operation)
+    }
+
+    /// The eras whose versions an operation may have been shown.
+    pub fn shown(&self, operation: &Operation) -> RangeInclusive<usize> {
+        self.between(operation.as_of(), operation)
+    }
+
+    fn between(&self, from: u64, operation: &Operation) -> RangeInclusive<usize> {
+        let first = self.cuts.iter().take_while(|cut| cut.begins <= from).count();
         let last = match operation.ended {
             Some(ended) => self.cuts.iter().take_while(|cut| cut.ends < ended).count(),
             None => self.cuts.len(),

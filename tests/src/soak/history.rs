@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::clock::now;
-use super::worker::Role;
+use super::worker::{BOUND, Role};
 
 /// How a transaction ended, as far as its worker was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +94,19 @@ pub struct Operation {
     pub what: Value,
     /// What came of it.
     pub result: Value,
+}
+
+impl Operation {
+    /// The earliest moment whose version it may have been shown.
+    pub fn as_of(&self) -> u64 {
+        match self.role {
+            // It may be behind by any time.
+            Role::Replica => 0,
+            // What a transaction writes is never founded on an old version.
+            Role::Relaxed if self.outcome == Outcome::Read => self.began.saturating_sub(BOUND.as_nanos() as u64),
+            Role::Primary | Role::Waiting | Role::Relaxed => self.began,
+        }
+    }
 }
 
 /// All operations of a workload, and what its workers found wrong.

@@ -104,6 +104,8 @@ impl Stage {
             }
             if workload != Workload::Set {
                 stage.start(workload, Role::Replica, plan.workers, seeds.random())?;
+                // An odd one: it reads more than others.
+                stage.start(workload, Role::Relaxed, 2 * plan.workers + 1, seeds.random())?;
             }
         }
         Ok(stage)

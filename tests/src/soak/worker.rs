@@ -8,10 +8,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
 use rustix::process::{WaitOptions, wait};
-use sqlite_redis::Options;
+use sqlite_redis::{Consistency, Options};
 
 use super::history::{Outcome, Writer};
 use super::{Workload, clock};
+
+/// How old what a [`Role::Relaxed`] reads may be.
+pub const BOUND: Duration = Duration::from_millis(300);
 
 /// `SQLITE_IOERR_FSYNC`: the outcome of a commit is unknown, or too few replicas have it.
 const OUTCOME_UNKNOWN: i32 = 1034;
@@ -27,13 +30,15 @@ pub enum Role {
     Primary,
     /// To the primary, with commits that wait for the replica.
     Waiting,
+    /// To the primary, with reads that may be [`BOUND`] old, and a lease that lingers.
+    Relaxed,
     /// To the replica, which it only reads.
     Replica,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Role; 3] = [Role::Primary, Role::Waiting, Role::Replica];
+    pub const ALL: [Role; 4] = [Role::Primary, Role::Waiting, Role::Relaxed, Role::Replica];
 
     /// The role of this name.
     pub fn named(name: &str) -> Option<Role> {
@@ -45,6 +50,7 @@ impl Role {
         match self {
             Role::Primary => "primary",
             Role::Waiting => "waiting",
+            Role::Relaxed => "relaxed",
             Role::Replica => "replica",
         }
     }
@@ -86,7 +92,9 @@ pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number:
     });
     let history = Writer::new(id, role);
     // Some keep the lease from one transaction to the next, some stage all but the smallest commits.
-    let options = options.clone().linger(Duration::from_millis(if number.is_multiple_of(2) { 5 } else { 0 }));
+    let lingers = number.is_multiple_of(2) || role == Role::Relaxed;
+    let options = options.clone().linger(Duration::from_millis(if lingers { 5 } else { 0 }));
+    let options = if role == Role::Relaxed { options.consistency(Consistency::Bounded(BOUND)) } else { options };
     let options = &if number % 3 == 1 { options.stage_bytes(32 << 10) } else { options };
     let Some(connection) = connect(options) else { return Ok(()) };
     let mut worker = Worker { connection, history, random: StdRng::seed_from_u64(seed), number, role };
