@@ -14,7 +14,7 @@ use super::history::{Outcome, Writer};
 use super::{Workload, clock};
 
 /// How old what a [`Role::Relaxed`] reads may be.
-pub const BOUND: Duration = Duration::from_millis(300);
+pub const BOUND: Duration = Duration::from_millis(50);
 
 /// `SQLITE_IOERR_FSYNC`: the outcome of a commit is unknown, or too few replicas have it.
 const OUTCOME_UNKNOWN: i32 = 1034;
