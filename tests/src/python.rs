@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::process::Command;
 
+use sqlite_redis::Options;
+
 use crate::hosts::extension;
 use crate::{Server, check_integrity, number};
 
@@ -44,13 +46,21 @@ db.execute('CREATE TABLE t (a, b)')
 /// # Panics
 /// When the script fails, or leaves something wrong.
 pub fn python(server: &Server, script: &str) {
+    python_with(server, &server.options("shop"), script);
+}
+
+/// The same, with options for `open()`.
+///
+/// # Panics
+/// When the script fails, or leaves something wrong.
+pub fn python_with(server: &Server, options: &Options, script: &str) {
     let python = "/usr/bin/python3";
     if !Path::new(python).exists() {
         eprintln!("skipped: there is no {python}");
         return;
     }
     let mut command = Command::new(python);
-    command.args(["-c", &format!("{PRELUDE}{script}")]).arg(extension()).arg(server.options("shop").uri());
+    command.args(["-c", &format!("{PRELUDE}{script}")]).arg(extension()).arg(options.uri());
     let output = command.env("TMPDIR", server.directory()).output().expect("python3");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let db = server.open("shop");

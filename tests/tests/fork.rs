@@ -1,7 +1,11 @@
 //! A process that forks with connections open, in Debian's Python: a Rust test has threads, and
 //! must not fork.
 
-use sqlite_redis_tests::python::python;
+use std::time::Duration;
+
+use sqlite_redis::Consistency;
+use sqlite_redis_tests::python::{python, python_with};
+use sqlite_redis_tests::replicated::Replicated;
 use sqlite_redis_tests::{Server, number};
 
 #[test]
@@ -47,6 +51,33 @@ assert cookie(open()) == before + 1
 db.execute('CREATE TABLE v (x)')
 assert cookie(open()) == before + 2
 assert count(db) == 2
+",
+    );
+}
+
+#[test]
+fn what_a_session_has_seen_its_child_has_seen_too() {
+    let set = Replicated::with(1);
+    set.primary.open("shop").execute_batch("CREATE TABLE before (x)").unwrap();
+    set.in_step(0, "shop");
+    set.hold(0);
+    python_with(
+        &set.primary,
+        &set.options("shop", Consistency::Session).catch_up(Duration::from_millis(10)),
+        "
+db.execute('INSERT INTO t VALUES (1, 1)')
+assert count(db) == 1
+def body():
+    # The replica has not even the table.
+    assert count(db) == 1
+    if db.in_transaction:
+        db.execute('COMMIT')
+        assert count(db) == 1
+join(child(body))
+db.execute('BEGIN')
+assert count(db) == 1
+join(child(body))
+db.execute('COMMIT')
 ",
     );
 }

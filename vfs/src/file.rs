@@ -381,13 +381,11 @@ impl File {
         }
         let Some(address) = &self.address else { return Err(Cause::Forked.into()) };
         let fresh = Process::current().database(&address.config, &address.name);
-        let consistency = self.session.consistency();
         let session = std::mem::replace(&mut self.session, address.session(&fresh)?);
-        self.session.set_consistency(consistency);
+        self.session.inherit(session);
         let parents = std::mem::replace(&mut self.database, fresh);
         // Its locks may be held by threads that only the parent has.
         std::mem::forget(parents);
-        session.abandon();
         self.opened = None;
         if let Some(lease) = self.ahead.take() {
             lease.abandon();

@@ -74,9 +74,13 @@ impl Session {
         self.newest_next = true;
     }
 
-    /// In a forked child: forgets what the parent's threads may have locked.
-    pub(crate) fn abandon(self) {
-        std::mem::forget(self);
+    /// In a forked child: goes on from what the parent's session has seen, where histories are counted
+    /// anew, and forgets the rest, which the parent's threads may have locked.
+    pub(crate) fn inherit(&mut self, parents: Session) {
+        self.set_consistency(parents.consistency);
+        self.seen = parents.seen.map(|(snapshot, _)| (snapshot, Epoch::NONE));
+        self.newest_next = parents.newest_next;
+        std::mem::forget(parents);
     }
 
     /// Takes a snapshot to read.

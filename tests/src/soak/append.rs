@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::eras::Eras;
 use super::history::{Operation, Outcome};
-use super::worker::{Worker, read, transact};
+use super::worker::{Role, Worker, read, transact};
 
 const LISTS: i64 = 6;
 
@@ -48,7 +48,24 @@ pub fn step(worker: &mut Worker) -> Result<()> {
         db.execute("INSERT INTO item VALUES (?1, ?2, ?3)", (list, length, &id))?;
         Ok((length, seen))
     });
+    look_back(worker, &id, seen.iter().map(|(length, _)| (list, length + 1)))?;
     worker.history.end(&id, outcome, &json!({"list": list, "seen": seen}))
+}
+
+/// Compares what was seen of lists, nothing if that failed, with what was seen of them before.
+fn look_back(worker: &mut Worker, id: &str, seen: impl IntoIterator<Item = (i64, i64)>) -> Result<()> {
+    let seen: HashMap<i64, i64> = seen.into_iter().collect();
+    for (list, length) in &seen {
+        let before = worker.seen.get(list).unwrap_or(&0);
+        if worker.role == Role::Session && length < before {
+            worker.history.violation(&format!("{id} saw {length} items of list {list}, and before {before}"))?;
+        }
+    }
+    match seen.is_empty() {
+        true => worker.seen.clear(),
+        false => worker.seen.extend(seen),
+    }
+    Ok(())
 }
 
 fn look(worker: &mut Worker, list: i64) -> Result<()> {
@@ -61,6 +78,8 @@ fn look(worker: &mut Worker, list: i64) -> Result<()> {
     if let Some((_, _, false)) = &seen {
         worker.history.violation(&format!("{id} read list {list} twice and saw two lists"))?;
     }
+    let lengths = seen.iter().flat_map(|(first, second, _)| [(list, first.0), ((list + 1) % LISTS, second.0)]);
+    look_back(worker, &id, lengths)?;
     let result = seen.map(|(first, second, _)| json!([[list, first], [(list + 1) % LISTS, second]]));
     worker.history.end(&id, Outcome::Read, &json!({"lists": result}))
 }
@@ -159,7 +178,7 @@ fn earliest_ends<'a>(list: &'a [String], ended: &HashMap<&str, u64>) -> Vec<Opti
 mod tests {
     use super::*;
     use crate::soak::eras::{Cut, Lists};
-    use crate::soak::worker::{BOUND, Role};
+    use crate::soak::worker::BOUND;
 
     fn append(id: &str, began: u64, ended: u64, seen: (i64, &[&str])) -> Operation {
         Operation {

@@ -103,8 +103,10 @@ impl Operation {
             // It may be behind by any time.
             Role::Replica => 0,
             // What a transaction writes is never founded on an old version.
+            // As old as what it has seen last.
+            Role::Session if self.outcome == Outcome::Read => 0,
             Role::Relaxed if self.outcome == Outcome::Read => self.began.saturating_sub(BOUND.as_nanos() as u64),
-            Role::Primary | Role::Waiting | Role::Relaxed => self.began,
+            Role::Primary | Role::Waiting | Role::Relaxed | Role::Session => self.began,
         }
     }
 }

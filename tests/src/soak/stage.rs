@@ -104,8 +104,9 @@ impl Stage {
             }
             if workload != Workload::Set {
                 stage.start(workload, Role::Replica, plan.workers, seeds.random())?;
-                // An odd one: it reads more than others.
+                // Odd ones: they read more than others.
                 stage.start(workload, Role::Relaxed, 2 * plan.workers + 1, seeds.random())?;
+                stage.start(workload, Role::Session, 2 * plan.workers + 3, seeds.random())?;
             }
         }
         Ok(stage)
@@ -131,13 +132,19 @@ impl Stage {
         self.started += 1;
         let id = format!("{}-{}", workload.name(), self.started);
         let mut history = File::create(self.directory.path().join(format!("{id}.jsonl")))?;
-        let proxy = if role == Role::Replica { &self.way_to_replica } else { &self.proxy };
+        let (primary, replica) = (self.proxy.url(), self.way_to_replica.url());
+        let (server, replicas) = match role {
+            Role::Replica => (replica, None),
+            Role::Session => (primary, Some(replica)),
+            Role::Primary | Role::Waiting | Role::Relaxed => (primary, None),
+        };
         // Past its limit on files a process gets a signal, unless it ignores that from the start.
         let mut child = Command::new("sh")
             .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"])
             .arg(&self.program)
-            .args(["work", workload.name(), role.name(), &proxy.url(), &id])
-            .args([number.to_string(), seed.to_string(), self.lease.as_millis().to_string()])
+            .args(["work", workload.name(), role.name(), &id])
+            .args([number.to_string(), seed.to_string(), self.lease.as_millis().to_string(), server])
+            .args(replicas)
             .env("TMPDIR", self.directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

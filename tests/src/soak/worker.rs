@@ -1,5 +1,6 @@
 //! What all workers have in common.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -32,13 +33,15 @@ pub enum Role {
     Waiting,
     /// To the primary, with reads that may be [`BOUND`] old, and a lease that lingers.
     Relaxed,
+    /// To the primary, with reads from the replica where that has what it has seen itself.
+    Session,
     /// To the replica, which it only reads.
     Replica,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Role; 4] = [Role::Primary, Role::Waiting, Role::Relaxed, Role::Replica];
+    pub const ALL: [Role; 5] = [Role::Primary, Role::Waiting, Role::Relaxed, Role::Session, Role::Replica];
 
     /// The role of this name.
     pub fn named(name: &str) -> Option<Role> {
@@ -51,6 +54,7 @@ impl Role {
             Role::Primary => "primary",
             Role::Waiting => "waiting",
             Role::Relaxed => "relaxed",
+            Role::Session => "session",
             Role::Replica => "replica",
         }
     }
@@ -68,6 +72,9 @@ pub struct Worker {
     pub number: u64,
     /// Which server it talks to.
     pub role: Role,
+    /// Lengths of the lists that its connection has seen since anything has failed there. Lists only
+    /// grow, so a [`Role::Session`] must never see less.
+    pub seen: HashMap<i64, i64>,
 }
 
 impl Worker {
@@ -94,10 +101,15 @@ pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number:
     // Some keep the lease from one transaction to the next, some stage all but the smallest commits.
     let lingers = number.is_multiple_of(2) || role == Role::Relaxed;
     let options = options.clone().linger(Duration::from_millis(if lingers { 5 } else { 0 }));
-    let options = if role == Role::Relaxed { options.consistency(Consistency::Bounded(BOUND)) } else { options };
+    let options = match role {
+        Role::Relaxed => options.consistency(Consistency::Bounded(BOUND)),
+        Role::Session => options.consistency(Consistency::Session),
+        Role::Primary | Role::Waiting | Role::Replica => options,
+    };
     let options = &if number % 3 == 1 { options.stage_bytes(32 << 10) } else { options };
     let Some(connection) = connect(options) else { return Ok(()) };
-    let mut worker = Worker { connection, history, random: StdRng::seed_from_u64(seed), number, role };
+    let mut worker =
+        Worker { connection, history, random: StdRng::seed_from_u64(seed), number, role, seen: HashMap::new() };
     let mut children = 0;
     // A child works on for a few steps: there is nobody to tell it when to end.
     let mut steps_left = u32::MAX;
@@ -126,6 +138,7 @@ pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number:
             && let Some(fresh) = connect(options)
         {
             worker.connection = fresh;
+            worker.seen.clear();
         }
     }
     look_after_children(&mut worker, WaitOptions::empty())

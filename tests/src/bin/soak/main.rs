@@ -18,15 +18,16 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["work", workload, role, url, id, number, seed, lease] => {
+        ["work", workload, role, id, number, seed, lease, server, replicas @ ..] => {
             let role = Role::named(role).context("no such role")?;
             let workload = Workload::named(workload).context("no such workload")?;
             let options = Options::new(workload.name())
-                .server(*url)
+                .server(*server)
                 .lease(Duration::from_millis(lease.parse()?))
                 .timeout(Duration::from_secs(3))
                 .log_bytes(8 << 20)
                 .wait(u32::from(role == Role::Waiting), Duration::from_millis(300));
+            let options = replicas.iter().fold(options, |options, replica| options.replica(*replica));
             worker::work(workload, &options, role, id, number.parse()?, seed.parse()?)
         }
         [seconds] => soak(seconds.parse().context(USAGE)?, rand::random::<u32>().into()),
