@@ -102,8 +102,8 @@ impl Operation {
         match self.role {
             // It may be behind by any time.
             Role::Replica => 0,
-            // What a transaction writes is never founded on an old version.
-            // As old as what it has seen last.
+            // What a transaction writes is never founded on an old version; what it only reads may be as
+            // old as what its session has seen last, or as the bound.
             Role::Session if self.outcome == Outcome::Read => 0,
             Role::Relaxed if self.outcome == Outcome::Read => self.began.saturating_sub(BOUND.as_nanos() as u64),
             Role::Primary | Role::Waiting | Role::Relaxed | Role::Session => self.began,
