@@ -120,11 +120,12 @@ fn a_commit_that_one_database_refuses_is_taken_back_in_the_other() {
         let db = &attached.db;
         db.execute_batch("BEGIN; INSERT INTO m VALUES (1); INSERT INTO o VALUES (1); COMMIT").unwrap();
         db.execute_batch("BEGIN; INSERT INTO m VALUES (2); INSERT INTO o VALUES (2)").unwrap();
-        // Somebody touches the hash: its WATCH refuses the commit.
+        // As if another commit had taken the place of the last one.
         let key = format!("sqlite:{{{}}}", attached.last_in_redis);
-        server.redis_cli(&["HSET", &key, "intruder", "1"]);
+        let commit = server.redis_cli(&["HGET", &key, "commit"]);
+        server.redis_cli(&["HSET", &key, "commit", "0123456789abcdef"]);
         assert_eq!(code(db.execute_batch("COMMIT")), BUSY_SNAPSHOT, "{pair:?}");
-        server.redis_cli(&["HDEL", &key, "intruder"]);
+        server.redis_cli(&["HSET", &key, "commit", commit.trim()]);
         if !db.is_autocommit() {
             db.execute_batch("ROLLBACK").unwrap();
         }

@@ -340,7 +340,7 @@ impl Import<'_> {
             page_count: self.page_count,
         };
         let (commit, version) = (snapshot.commit, snapshot.version.0);
-        let entry = Commit { base, snapshot, pages: Vec::new(), undo: Undo::Barrier };
+        let entry = Commit { base, snapshot, pages: Vec::new(), undo: &Undo::Barrier };
         let mut publish = Request::default();
         let log_mark = LogMark { begins: version, bytes: 0 };
         publish.push(cmd("HSET").arg(staging).arg(metadata(&Snapshot::EMPTY, &snapshot, FORMAT, log_mark)));

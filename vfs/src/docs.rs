@@ -153,6 +153,7 @@ fn causes() -> Vec<(&'static str, Cause)> {
         Cause::UnfitReplica { server: text(), reason: text() },
         Cause::OutcomeUnknown { version: Version(2), commit: CommitId(2), reason: text() },
         Cause::NotReplicated { version: Version(2), reason: text() },
+        Cause::HalfCommitted { version: Version(2), reason: text() },
         Cause::Declaration(text()),
         Cause::Constraint { code: code::CONSTRAINT_UNIQUE, message: text() },
         Cause::Conflict(text()),
@@ -207,6 +208,7 @@ fn causes() -> Vec<(&'static str, Cause)> {
         Cause::Journal { full: true, .. } => "Journal, disk full",
         Cause::Unsupported(_) => "Unsupported",
         Cause::NoSuchPage(_) => "NoSuchPage",
+        Cause::HalfCommitted { .. } => "HalfCommitted",
         Cause::Internal(_) => "Internal",
     };
     all.into_iter().map(|cause| (name(&cause), cause)).collect()

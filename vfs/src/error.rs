@@ -224,6 +224,17 @@ pub enum Cause {
         /// Why it can't be told.
         reason: String,
     },
+    /// A transaction over several databases was refused, and this one keeps its part of it.
+    #[error(
+        "this database has committed its part of a transaction, as version {version}, that another database refused, \
+         and it could not be taken back: {reason}; look at both before running the transaction again"
+    )]
+    HalfCommitted {
+        /// The version that it has committed.
+        version: Version,
+        /// Why it could not be taken back.
+        reason: String,
+    },
     /// A commit is done, but not on as many replicas as it should be.
     #[error(
         "version {version} is written and stands on the primary, but {reason}; \
@@ -290,6 +301,9 @@ pub(crate) enum During {
     Lock,
     Unlock,
     Commit,
+    /// The end of a commit, when SQLite has given up its rollback journal: only after an I/O error does it
+    /// drop its page cache.
+    CommitPhaseTwo,
     Size,
     Delete,
     Access,
@@ -334,6 +348,12 @@ pub(crate) mod code {
 /// `SQLITE_BUSY` (5) is never the answer to a commit: SQLite would keep the transaction
 /// open without writing its pages again.
 pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
+    if during == During::CommitPhaseTwo {
+        return match sqlite_code(cause, During::Commit) {
+            code if [code::IOERR, code::FULL].contains(&(code & 0xff)) => code,
+            _ => code::IOERR_WRITE,
+        };
+    }
     match cause {
         Cause::BadName { .. }
         | Cause::BadSetting { .. }
@@ -367,7 +387,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
             _ => code::BUSY,
         },
         Cause::Stale { .. } | Cause::SnapshotGone { .. } => code::BUSY_SNAPSHOT,
-        Cause::OutcomeUnknown { .. } | Cause::NotReplicated { .. } => code::IOERR_FSYNC,
+        Cause::OutcomeUnknown { .. } | Cause::NotReplicated { .. } | Cause::HalfCommitted { .. } => code::IOERR_FSYNC,
         // Only after an I/O error does SQLite drop its page cache, which holds the parent's writes.
         Cause::Forked => match during {
             During::Lock => code::BUSY_SNAPSHOT,
@@ -388,7 +408,7 @@ fn io_code(during: During) -> std::ffi::c_int {
     match during {
         During::Open => code::CANTOPEN,
         During::Read => code::IOERR_READ,
-        During::Write | During::Commit => code::IOERR_WRITE,
+        During::Write | During::Commit | During::CommitPhaseTwo => code::IOERR_WRITE,
         During::Lock => code::IOERR_LOCK,
         During::Unlock => code::IOERR_UNLOCK,
         During::Size => code::IOERR_FSTAT,

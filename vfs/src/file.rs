@@ -9,7 +9,7 @@
 //!                         lease, where a statement that writes is running
 //! xLock(RESERVED)         lease, watch, version check (1 round trip), unless that was done
 //! xWrite, xTruncate       into the write set
-//! FCNTL_SYNC              the commit point (1 round trip)
+//! FCNTL_SYNC              the commit point (1 round trip), save over several databases: see [`crate::group`]
 //! xUnlock                 the lease is given back if the commit did not
 //! ```
 
@@ -26,6 +26,7 @@ use crate::config::{Config, Consistency, Replicas, Wait};
 use crate::database::Database;
 use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
+use crate::group::{Group, Moment, Participant};
 use crate::lease::Lease;
 use crate::process::Process;
 use crate::reader::Reader;
@@ -101,6 +102,10 @@ pub(crate) struct File {
     journal_mode: String,
     pager: PagerCache,
     cookie: SchemaCookie,
+    /// The connection that has this file open, as a number; 0 while that is not known.
+    connection: usize,
+    /// Its part in the connection's transaction, while it writes.
+    participant: Option<Arc<Participant>>,
     /// What this connection has seen, and where it reads from.
     session: Session,
     /// What opening found, for the header that SQLite reads without a lock.
@@ -141,6 +146,8 @@ impl File {
             journal_mode: "delete".to_owned(),
             pager: PagerCache { shown: None, bytes: [0; 16] },
             cookie: SchemaCookie::default(),
+            connection: 0,
+            participant: None,
             session: Session::new(Consistency::Strong, Duration::from_secs(1), Vec::new()),
             opened: None,
             last_error: None,
@@ -176,6 +183,7 @@ impl File {
         if self.level == Level::None {
             return self.read_unlocked(offset, buffer);
         }
+        self.leave_group();
         self.need_snapshot()?;
         self.refuse_parents_transaction()?;
         if offset == VERSION_BYTES.start as u64 && buffer.len() == VERSION_BYTES.len() {
@@ -281,6 +289,7 @@ impl File {
 
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.look_for_fork()?;
+        self.leave_group();
         let stored = self.cookie.to_store(offset, data);
         self.txn.write(&self.database, offset, stored.as_deref().unwrap_or(data))?;
         if offset == 0
@@ -293,6 +302,10 @@ impl File {
 
     pub(crate) fn truncate(&mut self, size: u64) -> Result<()> {
         self.look_for_fork()?;
+        // Where nothing is written first, this is the end of a commit, whose page count says the same.
+        if matches!(&self.txn, Txn::Writing(writing) if writing.is_in_group()) {
+            return Ok(());
+        }
         self.txn.truncate(size)
     }
 
@@ -306,9 +319,17 @@ impl File {
         Ok(self.txn.size().unwrap_or(0))
     }
 
-    /// Tells of the transaction that begins next whether it will most likely write.
-    pub(crate) fn expect_writes(&mut self, writes: bool) {
-        self.writes = writes;
+    /// Tells of the transaction that begins next on which connection it is, and whether it will most likely
+    /// write.
+    pub(crate) fn expect(&mut self, connection: usize, writes: bool) {
+        (self.connection, self.writes) = (connection, writes);
+    }
+
+    /// Its rollback journal was written to.
+    pub(crate) fn journaled(&self) {
+        if let Some(participant) = &self.participant {
+            participant.journaled();
+        }
     }
 
     pub(crate) fn lock(&mut self, level: Level) -> Result<()> {
@@ -328,6 +349,7 @@ impl File {
             }
             self.need_snapshot()?;
             self.txn.start_writing(&self.database, self.ahead.take())?;
+            self.participant = Some(Process::current().participants.enter(self.connection));
         }
         self.level = level;
         Ok(())
@@ -340,6 +362,10 @@ impl File {
             return forked;
         }
         self.level = level;
+        self.leave_group();
+        if let Some(participant) = self.participant.take() {
+            Process::current().participants.leave(self.connection, &participant);
+        }
         let unused = self.ahead.take().map_or(Ok(()), Lease::release);
         let released = self.txn.stop_writing(&self.database).and(unused);
         if level == Level::None {
@@ -354,23 +380,61 @@ impl File {
         Ok(self.level >= Level::Reserved || self.database.store().leased()?)
     }
 
-    /// `SQLITE_FCNTL_SYNC`, the commit point. `super_journal` says that the transaction spans
-    /// several databases: SQLite may want to take this commit back if another one fails, so the
-    /// lease is kept until it unlocks.
-    pub(crate) fn sync(&mut self, super_journal: bool) -> Result<()> {
+    /// `SQLITE_FCNTL_SYNC`, the commit point of a transaction over one database. Of one over several, which
+    /// has a `super_journal` of this name, it is asked last; see [`crate::group`].
+    pub(crate) fn sync(&mut self, super_journal: Option<&str>) -> Result<()> {
         self.look_for_fork()?;
         if self.level < Level::Reserved {
             return Ok(());
         }
-        let asked = Asked { super_journal, exclusive: self.exclusive, wait: self.wait };
-        let committed = self.txn.writing()?.commit(&self.database, asked)?;
+        self.leave_group();
+        let asked = Asked { moment: self.moment(super_journal), exclusive: self.exclusive, wait: self.wait };
+        let committed = self.txn.writing()?.commit(&self.database, &asked)?;
+        self.has_committed(&committed);
+        Ok(())
+    }
+
+    fn moment(&self, super_journal: Option<&str>) -> Moment {
+        let Some(participant) = &self.participant else { return Moment::Alone };
+        let process = Process::current();
+        process.participants.moment(self.connection, participant, super_journal, &process.super_journals)
+    }
+
+    /// `SQLITE_FCNTL_COMMIT_PHASETWO`: SQLite has given up its rollback journal.
+    pub(crate) fn end_commit(&mut self) -> Result<()> {
+        self.look_for_fork()?;
+        let Txn::Writing(writing) = &mut self.txn else { return Ok(()) };
+        let outcome = writing.group().map_or(Ok(()), Group::publish);
+        self.leave_group();
+        if let Txn::Writing(writing) = &mut self.txn {
+            writing.end_commit();
+        }
+        if let Some(participant) = &self.participant {
+            participant.reset();
+        }
+        outcome
+    }
+
+    /// Goes on after a group has published the commit, or after SQLite has given it up.
+    fn leave_group(&mut self) {
+        let Txn::Writing(writing) = &mut self.txn else { return };
+        if !writing.is_in_group() {
+            return;
+        }
+        match writing.leave_group(&self.database, self.exclusive) {
+            Ok(committed) => self.has_committed(&committed),
+            // Told by whoever published.
+            Err(error) => self.failed(&error.at(&self.database.place)),
+        }
+    }
+
+    fn has_committed(&mut self, committed: &Committed) {
         if let Committed::Version { altered } = committed {
             self.pager.shown = self.shown().filter(|_| !altered);
             if let Some(reader) = self.txn.reader() {
                 self.session.saw(reader.snapshot, reader.epoch);
             }
         }
-        Ok(())
     }
 
     /// In a child that was forked with this file open: go on with connections, cache and threads

@@ -2,7 +2,6 @@
 //! no journal is ever hot. They live in memory and go on in a temporary file when they grow.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
@@ -10,6 +9,7 @@ use tempfile::SpooledTempFile;
 
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
+use crate::group::Group;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Bytes of a journal kept in memory.
@@ -75,15 +75,32 @@ impl Journal {
     }
 
     pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        if let Some(name) = &self.super_name {
-            show_to_files(name, data)?;
-        }
         let mut content = self.content()?;
         let mut write = || {
             content.seek(SeekFrom::Start(offset))?;
             content.write_all(data)
         };
-        write().map_err(|error| cause(&error).into())
+        write().map_err(|error| cause(&error))?;
+        drop(content);
+        self.super_name.as_ref().map_or(Ok(()), |name| self.show_to_files(name))
+    }
+
+    /// A super-journal names the journals of all databases that take part, each with a NUL behind it. If one
+    /// of them is a file (its name begins with `/`, ours never do), that file's pager looks for the
+    /// super-journal on disk before it rolls back, where SQLite's relative name for it leads to the working
+    /// directory. It takes an empty file for none.
+    fn show_to_files(&self, name: &str) -> Result<()> {
+        let mut journal = vec![0; usize::try_from(self.size()?).unwrap_or(0)];
+        self.read(0, &mut journal)?;
+        if !journal.split(|byte| *byte == 0).any(|name| name.starts_with(b"/")) {
+            return Ok(());
+        }
+        std::fs::write(name, journal).map_err(|error| {
+            let message = format!(
+                "a transaction over a database in Redis and a file needs {name} in the working directory: {error}"
+            );
+            Cause::Journal { message, full: is_full(&error) }.into()
+        })
     }
 
     pub(crate) fn truncate(&self, size: u64) -> Result<()> {
@@ -95,37 +112,41 @@ impl Journal {
     }
 }
 
-/// A super-journal names the journals of all databases that take part. If one of them is a file
-/// (its name begins with `/`, ours never do), that file's pager looks for the super-journal on
-/// disk before it rolls back, where SQLite's relative name for it leads to the working directory.
-fn show_to_files(name: &str, journal: &[u8]) -> Result<()> {
-    if !journal.starts_with(b"/") {
-        return Ok(());
-    }
-    let made = OpenOptions::new().create(true).append(true).open(name);
-    made.map(|_| ()).map_err(|error| {
-        let message =
-            format!("a transaction over a database in Redis and a file needs {name} in the working directory: {error}");
-        Cause::Journal { message, full: is_full(&error) }.into()
-    })
-}
-
 /// The super-journals of transactions whose main database is in Redis, by name.
 #[derive(Default)]
-pub(crate) struct SuperJournals(Mutex<HashMap<String, Arc<Mutex<SpooledTempFile>>>>);
+pub(crate) struct SuperJournals(Mutex<HashMap<String, SuperJournal>>);
+
+struct SuperJournal {
+    content: Arc<Mutex<SpooledTempFile>>,
+    /// What is committed when SQLite deletes it.
+    group: Option<Arc<Group>>,
+}
 
 impl SuperJournals {
     pub(crate) fn open(&self, name: &str, create: bool) -> Option<Journal> {
         let mut journals = self.0.lock();
         if create {
-            journals.entry(name.to_owned()).or_insert_with(empty);
+            let new = || SuperJournal { content: empty(), group: None };
+            journals.entry(name.to_owned()).or_insert_with(new);
         }
-        let content = journals.get(name)?.clone();
+        let content = journals.get(name)?.content.clone();
         Some(Journal { content, super_name: Some(name.to_owned()), generation: fork::generation() })
     }
 
     pub(crate) fn exists(&self, name: &str) -> bool {
         self.0.lock().contains_key(name)
+    }
+
+    /// The group that the deletion of a super-journal commits: this one, unless it has one already. `None`
+    /// where the super-journal is a file.
+    pub(crate) fn bind(&self, name: &str, group: &Arc<Group>) -> Option<Arc<Group>> {
+        let mut journals = self.0.lock();
+        Some(journals.get_mut(name)?.group.get_or_insert_with(|| group.clone()).clone())
+    }
+
+    /// What its deletion commits.
+    pub(crate) fn group(&self, name: &str) -> Option<Arc<Group>> {
+        self.0.lock().get(name)?.group.clone()
     }
 
     pub(crate) fn delete(&self, name: &str) {

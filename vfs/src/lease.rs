@@ -241,6 +241,27 @@ impl Lease {
         Ok(lingers)
     }
 
+    /// Commits without waiting for replicas, and keeps the lease.
+    pub(crate) fn commit_and_keep(&mut self, commit: &Commit<'_>, stage: Option<Stage>) -> Result<()> {
+        self.writer.commit(commit, stage, Ending { lease: After::Keep, wait: Wait::NONE }).map(|_| ())
+    }
+
+    /// Removes the database, if it is still at this version.
+    pub(crate) fn remove(&mut self, at: &Snapshot) -> Result<()> {
+        self.writer.remove(at)
+    }
+
+    /// The one who commits under this lease.
+    pub(crate) fn writer(&mut self) -> &mut dyn Writer {
+        &mut *self.writer
+    }
+
+    /// Whether commits under both leases can be one transaction of a server.
+    pub(crate) fn joins(&self, other: &Lease) -> bool {
+        let place = self.writer.joins();
+        place.is_some() && place == other.writer.joins()
+    }
+
     /// Gives the lease back.
     pub(crate) fn release(mut self) -> Result<()> {
         self.renewer.remove(&self.token);

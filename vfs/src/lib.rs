@@ -23,7 +23,7 @@
 //! 4. `session`: which version a connection is to read, and from which server; `freshness`: how old
 //!    that is; `follower`: learns of commits without being asked
 //! 5. `txn`: one transaction as a state; `writes`: what it has written; `gathered`: what of it is
-//!    committed; `header`: what page 1 says
+//!    committed; `prepared`, `group`: commits of one and of several databases; `header`: what page 1 says
 //!    of the rest; `reader`: its snapshot
 //! 6. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
 //! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write
@@ -41,6 +41,8 @@ mod session;
 mod freshness;
 mod follower;
 mod txn;
+mod prepared;
+mod group;
 mod writes;
 mod gathered;
 mod header;

@@ -13,6 +13,7 @@ use crate::config::{Address, Config};
 use crate::database::Database;
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
+use crate::group::Participants;
 use crate::journal::SuperJournals;
 use crate::store::keys::Keys;
 use crate::store::server::Server;
@@ -37,6 +38,7 @@ pub(crate) struct Process {
     servers: Mutex<HashMap<String, Arc<Server>>>,
     databases: Mutex<LruCache<String, Arc<Database>>>,
     pub super_journals: SuperJournals,
+    pub participants: Participants,
     /// What is known about virtual tables, by server and keys.
     known: Mutex<HashMap<String, Arc<Mutex<Known>>>>,
 }
@@ -48,6 +50,7 @@ impl Process {
             servers: Mutex::default(),
             databases: Mutex::new(LruCache::new(WARM_DATABASES)),
             super_journals: SuperJournals::default(),
+            participants: Participants::default(),
             known: Mutex::default(),
         }
     }

@@ -1,17 +1,20 @@
 //! One transaction of one connection, as a state that owns what it needs.
 
 use std::cell::LazyCell;
+use std::sync::Arc;
 
 use crate::cache::Epoch;
 use crate::config::Wait;
 use crate::database::Database;
 use crate::delta::UndoBuilder;
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::gathered::Gathered;
+use crate::group::{Group, Member, Moment};
 use crate::header::Header;
 use crate::lease::Lease;
+use crate::prepared::{Prepared, take_back};
 use crate::reader::{Reader, WINDOW_PAGES};
-use crate::store::{Commit, CommitId, Page, PageNo, Snapshot, Undo};
+use crate::store::{CommitId, Page, PageNo, Snapshot, Undo};
 use crate::writes::{Base, WriteSet};
 
 /// Where a transaction stands.
@@ -29,7 +32,7 @@ pub(crate) enum Txn {
 /// A write transaction.
 pub(crate) struct Writing {
     reader: Reader,
-    /// `None` after a commit gave it back, until more is written.
+    /// `None` after a commit gave it back, until more is written, and while a group has it.
     lease: Option<Lease>,
     /// The lease is to be kept for the next transaction.
     lingers: bool,
@@ -44,6 +47,10 @@ pub(crate) struct Writing {
     /// database it is for all of them, but only the main one is told.
     ended: bool,
     exclusivity: Exclusivity,
+    /// The group that is to publish the commit, and the place in it.
+    in_group: Option<(Arc<Group>, usize)>,
+    /// What a group has published and SQLite may still roll back.
+    published: Option<Prepared>,
 }
 
 /// Whether the lock that SQLite keeps in `locking_mode=EXCLUSIVE` was worth what it promises.
@@ -59,10 +66,9 @@ enum Exclusivity {
 }
 
 /// What SQLite has said about the commit that it asks for.
-#[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
-    /// The transaction spans several databases: this commit may have to be taken back.
-    pub super_journal: bool,
+    /// When the commit is to be published.
+    pub moment: Moment,
     /// `locking_mode=EXCLUSIVE`: the write lock is kept for the next transaction.
     pub exclusive: bool,
     /// What the commit waits for.
@@ -76,6 +82,8 @@ pub(crate) enum Committed {
     Nothing,
     /// A new version. `altered` when page 1 is not as SQLite has it.
     Version { altered: bool },
+    /// A group will publish it.
+    Later,
 }
 
 /// Reads whole chunks of a snapshot.
@@ -165,6 +173,8 @@ impl Txn {
             refused: false,
             ended: false,
             exclusivity: Exclusivity::Kept,
+            in_group: None,
+            published: None,
         }));
         Ok(())
     }
@@ -192,10 +202,12 @@ impl Txn {
         let reader = match std::mem::replace(self, Txn::None) {
             Txn::Reading(reader) => reader,
             Txn::Writing(writing) => {
-                if let Some(lease) = writing.lease {
+                let Writing { reader, lease, in_group, published, .. } = *writing;
+                if let Some(lease) = lease {
                     lease.abandon();
                 }
-                writing.reader
+                std::mem::forget((in_group, published));
+                reader
             }
             other @ (Txn::None | Txn::Begun) => {
                 *self = other;
@@ -257,18 +269,78 @@ fn read_snapshot(reader: &mut Reader, database: &Database, offset: u64, buffer: 
 impl Writing {
     /// Makes the writes a new version. Called at `SQLITE_FCNTL_SYNC`, which SQLite sends for a
     /// rollback too; see [`Writing::is_rollback`].
-    pub(crate) fn commit(&mut self, database: &Database, asked: Asked) -> Result<Committed> {
-        let asked = Asked { exclusive: asked.exclusive || self.ended, ..asked };
-        let outcome = self.try_commit(database, asked);
+    pub(crate) fn commit(&mut self, database: &Arc<Database>, asked: &Asked) -> Result<Committed> {
+        let exclusive = asked.exclusive || self.ended;
+        let outcome = self.try_commit(database, asked, exclusive);
         if let Err(error) = &outcome {
-            self.refused = true;
-            if asked.exclusive && matches!(error.cause, Cause::Stale { .. } | Cause::Busy(_)) {
-                self.exclusivity = Exclusivity::Lost;
+            self.refuse(database, error, exclusive);
+        }
+        self.ended |= outcome.is_ok() && matches!(asked.moment, Moment::Alone);
+        outcome
+    }
+
+    /// The commit is refused: what follows is SQLite's rollback.
+    fn refuse(&mut self, database: &Database, error: &Error, exclusive: bool) {
+        self.refused = true;
+        if exclusive && matches!(error.cause, Cause::Stale { .. } | Cause::Busy(_)) {
+            self.exclusivity = Exclusivity::Lost;
+        }
+        self.forget_writes(database);
+    }
+
+    /// Whether a group has the commit.
+    pub(crate) fn is_in_group(&self) -> bool {
+        self.in_group.is_some()
+    }
+
+    /// The group that has the commit.
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.in_group.as_ref().map(|(group, _)| &**group)
+    }
+
+    /// Takes lease and commit out of the hands of the group. A commit that was not published is dropped:
+    /// SQLite rolls back.
+    pub(crate) fn leave_group(&mut self, database: &Database, exclusive: bool) -> Result<Committed> {
+        let Some((group, index)) = self.in_group.take() else { return Ok(Committed::Nothing) };
+        let (Some(member), outcome) = group.leave(index) else { return Ok(Committed::Nothing) };
+        self.lease = Some(member.lease);
+        match outcome {
+            Some(Ok(())) => {
+                let altered = member.prepared.altered;
+                self.reader = member.prepared.adopt(database);
+                self.published = Some(member.prepared);
+                self.committed = true;
+                self.forget_writes(database);
+                Ok(Committed::Version { altered })
             }
+            Some(Err(error)) => {
+                self.refuse(database, &error, exclusive || self.ended);
+                Err(error)
+            }
+            None => {
+                self.refused = true;
+                self.forget_writes(database);
+                Ok(Committed::Nothing)
+            }
+        }
+    }
+
+    /// SQLite has given up its rollback journal.
+    pub(crate) fn end_commit(&mut self) {
+        self.ended |= self.published.take().is_some();
+    }
+
+    /// SQLite rolls back what a group has published.
+    fn take_back(&mut self, database: &Arc<Database>, published: &Prepared) -> Result<Committed> {
+        self.forget_writes(database);
+        let Some(lease) = &mut self.lease else {
+            return Err(Cause::Internal("the lease of a published commit is missing".into()).into());
+        };
+        if let Some(reverse) = take_back(database, lease, published)? {
+            self.reader = reverse.adopt(database);
             self.forget_writes(database);
         }
-        self.ended |= outcome.is_ok() && !asked.super_journal;
-        outcome
+        Ok(Committed::Nothing)
     }
 
     /// Whether another has committed although SQLite has kept the write lock.
@@ -284,9 +356,48 @@ impl Writing {
         self.lease.take().map_or(Ok(()), Lease::release)
     }
 
-    fn try_commit(&mut self, database: &Database, asked: Asked) -> Result<Committed> {
+    fn try_commit(&mut self, database: &Arc<Database>, asked: &Asked, exclusive: bool) -> Result<Committed> {
+        if let Some(published) = self.published.take() {
+            return self.take_back(database, &published);
+        }
+        let Some(mut prepared) = self.prepare(database)? else { return Ok(Committed::Nothing) };
+        let lease = match self.lease.take() {
+            Some(lease) => lease,
+            None => lease_at(database, &prepared.base)?,
+        };
+        match &asked.moment {
+            Moment::Alone => {
+                let lease = self.lease.insert(lease);
+                self.lingers = false;
+                let stage = prepared.stage.take();
+                self.lingers = lease.commit(&prepared.commit(), stage, exclusive, asked.wait)?.is_some();
+                if !self.lingers && !exclusive {
+                    self.lease = None;
+                    database.ended();
+                }
+                let altered = prepared.altered;
+                self.reader = prepared.adopt(database);
+                self.committed = true;
+                self.forget_writes(database);
+                Ok(Committed::Version { altered })
+            }
+            Moment::Now(group) | Moment::Later(group) => {
+                let member = Member { database: database.clone(), lease, prepared, wait: asked.wait };
+                self.in_group = Some((group.clone(), group.join(member)));
+                if let Moment::Now(group) = &asked.moment {
+                    // What came of it is with the group, from where it is fetched.
+                    let _ = group.publish();
+                    return self.leave_group(database, exclusive);
+                }
+                Ok(Committed::Later)
+            }
+        }
+    }
+
+    /// The commit of what was written; `None` when there is nothing to commit.
+    fn prepare(&mut self, database: &Database) -> Result<Option<Prepared>> {
         if !self.writes.is_changed() {
-            return Ok(Committed::Nothing);
+            return Ok(None);
         }
         if self.is_rollback(database)? {
             self.refused = false;
@@ -297,7 +408,7 @@ impl Writing {
                 self.exclusivity = Exclusivity::Told;
                 return Err(Cause::ExclusiveLost { snapshot, found }.into());
             }
-            return Ok(Committed::Nothing);
+            return Ok(None);
         }
         let mut header = [0; Header::SIZE];
         self.read_writes(database, 0, &mut header)?;
@@ -318,33 +429,10 @@ impl Writing {
             if aligned { self.changes(database, &snapshot)? } else { self.recut(database, &snapshot)? };
         if gathered.is_empty() && page_count == base.page_count && page_size == base.page_size {
             self.forget_writes(database);
-            return Ok(Committed::Nothing);
+            return Ok(None);
         }
         let Gathered { pages, stage, staged, .. } = gathered.whole(&base, &snapshot)?;
-        let commit = Commit {
-            base,
-            snapshot,
-            pages: pages.iter().map(|(page, bytes)| (*page, bytes.as_slice())).collect(),
-            undo,
-        };
-        let lease = match &mut self.lease {
-            Some(lease) => lease,
-            none => none.insert(lease_at(database, &base)?),
-        };
-        let keep = asked.super_journal || asked.exclusive;
-        self.lingers = false;
-        self.lingers = lease.commit(&commit, stage, keep, asked.wait)?.is_some();
-        if !self.lingers && !keep {
-            self.lease = None;
-            database.ended();
-        }
-        let at_hand = pages.into_iter().map(|(page, bytes)| (page, Some(bytes)));
-        let changed = at_hand.chain(staged.into_iter().map(|page| (page, None)));
-        let epoch = database.cache.committed(&base, &snapshot, changed);
-        self.reader = Reader::new(snapshot, epoch);
-        self.committed = true;
-        self.forget_writes(database);
-        Ok(Committed::Version { altered })
+        Ok(Some(Prepared { base, snapshot, pages, staged, stage, undo, altered }))
     }
 
     /// Whether what was written is SQLite putting the originals back.

@@ -71,12 +71,18 @@ pub(crate) fn exists(named: &Named<'_>) -> Result<bool> {
     }
 }
 
-/// Deletes a file.
-pub(crate) fn delete(named: &Named<'_>) -> Result<()> {
+/// Deletes a file. Deleting a super-journal for good (`synced`) commits the transaction: "Delete the
+/// super-journal file. This commits the transaction." (`vdbeCommit`). If that fails, it stays: SQLite looks
+/// for it before it rolls back.
+pub(crate) fn delete(named: &Named<'_>, synced: bool) -> Result<()> {
     match named {
         Named::Journal | Named::Default => Ok(()),
         Named::SuperJournal(name) => {
-            Process::current().super_journals.delete(name);
+            let process = Process::current();
+            if synced && let Some(group) = process.super_journals.group(name) {
+                group.publish()?;
+            }
+            process.super_journals.delete(name);
             Ok(())
         }
         Named::Database(name) => {

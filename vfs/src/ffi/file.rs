@@ -164,7 +164,12 @@ unsafe extern "C" fn write(
         let data = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), amount) };
         match &mut open.kind {
             Kind::Database(file) => file.write(offset, data)?,
-            Kind::Journal(journal) => journal.write(offset, data)?,
+            Kind::Journal(journal) => {
+                journal.write(offset, data)?;
+                if let Some(database) = open.database() {
+                    database.journaled();
+                }
+            }
         }
         Ok(code::OK)
     };
@@ -220,7 +225,9 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
         let writes = || unsafe { writes(open.api, open.connection) };
         if let Kind::Database(file) = &mut open.kind {
             if file.level() == Level::None {
-                file.expect_writes(writes());
+                // SAFETY: as above.
+                let connection = if open.connection.is_null() { 0 } else { unsafe { *open.connection as usize } };
+                file.expect(connection, writes());
             }
             file.lock(level)?;
         }
@@ -293,7 +300,11 @@ unsafe extern "C" fn check_reserved_lock(file: *mut sqlite3_file, reserved: *mut
 }
 
 unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: *mut c_void) -> c_int {
-    let during = if op == ffi::SQLITE_FCNTL_SYNC { During::Commit } else { During::Control };
+    let during = match op {
+        ffi::SQLITE_FCNTL_SYNC => During::Commit,
+        ffi::SQLITE_FCNTL_COMMIT_PHASETWO => During::CommitPhaseTwo,
+        _ => During::Control,
+    };
     let body = |open: &mut Open| {
         if op == ffi::SQLITE_FCNTL_PDB {
             open.connection = argument.cast();
@@ -316,9 +327,13 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
 unsafe fn control(file: &mut File, api: &Api, op: c_int, argument: *mut c_void) -> Result<c_int> {
     match op {
         // "...the argument is a pointer to the name of the super-journal", or null.
-        ffi::SQLITE_FCNTL_SYNC => file.sync(!argument.is_null()).map(|()| code::OK),
-        // The commit is done; an error here would say of it that it failed.
-        ffi::SQLITE_FCNTL_COMMIT_PHASETWO => Ok(code::OK),
+        ffi::SQLITE_FCNTL_SYNC => {
+            // SAFETY: by contract.
+            let name = (!argument.is_null()).then(|| unsafe { CStr::from_ptr(argument.cast()) }.to_string_lossy());
+            file.sync(name.as_deref()).map(|()| code::OK)
+        }
+        // Of a commit that is done an error here would say that it failed.
+        ffi::SQLITE_FCNTL_COMMIT_PHASETWO => file.end_commit().map(|()| code::OK),
         ffi::SQLITE_FCNTL_LOCKSTATE => {
             // SAFETY: by contract, a place for a level.
             unsafe { argument.cast::<c_int>().write(file.level() as c_int) };

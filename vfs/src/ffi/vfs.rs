@@ -248,7 +248,8 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir
                 None => code::OK,
             };
         }
-        outcome(vfs::delete(&named).map(|()| code::OK), During::Delete)
+        let during = if matches!(named, Named::SuperJournal(_)) { During::Commit } else { During::Delete };
+        outcome(vfs::delete(&named, sync_dir != 0).map(|()| code::OK), during)
     })
 }
 

@@ -75,7 +75,7 @@ fn commit(file: &mut File, counter: u32, pages: &[u8]) -> Result<()> {
     for (n, &byte) in pages.iter().enumerate() {
         put(file, n as u32 + 2, &page(byte));
     }
-    let done = file.sync(false);
+    let done = file.sync(None);
     file.unlock(Level::None)?;
     done
 }
@@ -169,7 +169,7 @@ fn what_was_committed_on_a_server_that_went_back_is_not_read_from_the_lost_histo
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 3, SIZE as u32));
     put(&mut file, 3, &page(31));
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     assert_eq!((get(&mut file, 2).unwrap(), get(&mut file, 3).unwrap()), (page(2), page(31)));
 }
 
@@ -183,7 +183,7 @@ fn only_one_writes_and_not_from_an_old_snapshot() {
     assert!(matches!(two.lock(Level::Reserved).unwrap_err().cause, Cause::Busy(_)));
     assert!(two.reserved().unwrap());
     put(&mut one, 1, &page_one(2, 2, SIZE as u32));
-    one.sync(false).unwrap();
+    one.sync(None).unwrap();
     one.unlock(Level::None).unwrap();
     assert!(matches!(two.lock(Level::Reserved).unwrap_err().cause, Cause::Stale { .. }));
     assert!(!two.reserved().unwrap(), "the lease was given back");
@@ -202,12 +202,12 @@ fn an_overtaken_commit_is_refused_and_its_rollback_publishes_nothing() {
     put(&mut slow, 2, &page(66));
     stand.store.expire();
     commit(&mut fast, 2, &[77]).unwrap();
-    let error = slow.sync(false).unwrap_err();
+    let error = slow.sync(None).unwrap_err();
     assert!(matches!(error.cause, Cause::Stale { .. }), "{error}");
     // SQLite writes the originals back, and syncs.
     put(&mut slow, 2, &page(2));
     put(&mut slow, 1, &page_one(1, 2, SIZE as u32));
-    slow.sync(false).unwrap();
+    slow.sync(None).unwrap();
     slow.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![77], Version(2)));
     commit(&mut slow, 3, &[5]).unwrap();
@@ -224,7 +224,7 @@ fn a_rollback_after_a_spill_publishes_nothing() {
     put(&mut file, 4, &page(98));
     // Page 3 was free: its old content was not journaled and is not restored.
     file.truncate(3 * SIZE as u64).unwrap();
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![2, 3], Version(1)));
 }
@@ -249,7 +249,7 @@ fn a_shrinking_commit_goes_by_the_header() {
     commit(&mut file, 1, &[2, 3, 4]).unwrap();
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 2, SIZE as u32));
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     file.truncate(2 * SIZE as u64).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![2], Version(2)));
@@ -263,7 +263,7 @@ fn a_gap_is_committed_as_zeros() {
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 5, SIZE as u32));
     put(&mut file, 5, &page(5));
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!(content(&stand.store), [2, 0, 0, 5]);
 }
@@ -282,7 +282,7 @@ fn another_page_size_cuts_everything_anew() {
     put(&mut file, 2, &first[SIZE..]);
     put(&mut file, 3, &page(8));
     put(&mut file, 4, &page(9));
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     file.unlock(Level::None).unwrap();
     let now = stand.store.now();
     assert_eq!((now.page_size, now.page_count), (1024, 2));
@@ -312,7 +312,7 @@ fn wal_in_the_header_becomes_a_rollback_journal() {
     let mut first = page_one(1, 1, SIZE as u32);
     first[18..20].fill(2);
     put(&mut file, 1, &first);
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     file.unlock(Level::None).unwrap();
     // SQLite has the page with 2 in its cache, and must drop it.
     assert_ne!(begin(&mut file).unwrap()[..], first[24..40]);
@@ -373,7 +373,7 @@ fn each_history_is_shown_with_a_schema_cookie_of_its_own_and_stored_with_the_tru
         first[92..96].copy_from_slice(&u32::to_be_bytes(change));
         file.lock(Level::Reserved).unwrap();
         put(&mut file, 1, &first);
-        file.sync(false).unwrap();
+        file.sync(None).unwrap();
         file.unlock(Level::None).unwrap();
         let mut fresh = stand.file();
         begin(&mut fresh).unwrap();
@@ -393,12 +393,12 @@ fn exclusive_mode_keeps_the_lease_between_commits() {
     for (counter, byte) in [(1, 2), (2, 3)] {
         put(&mut file, 1, &page_one(counter, 2, SIZE as u32));
         put(&mut file, 2, &page(byte));
-        file.sync(false).unwrap();
+        file.sync(None).unwrap();
         assert!(stand.store.leased().unwrap());
     }
     // Later commits under one lock leave the change counter alone.
     put(&mut file, 2, &page(4));
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![4], Version(3)));
     file.unlock(Level::None).unwrap();
     assert!(!stand.store.leased().unwrap());
@@ -411,15 +411,15 @@ fn exclusive_mode_that_was_not_announced_takes_the_lease_again() {
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(1, 2, SIZE as u32));
     put(&mut file, 2, &page(2));
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     put(&mut file, 2, &page(3));
-    file.sync(false).unwrap();
+    file.sync(None).unwrap();
     assert_eq!(content(&stand.store), [3]);
     assert!(stand.store.leased().unwrap(), "and keeps it from then on");
     stand.store.expire();
     commit(&mut other, 2, &[9]).unwrap();
     put(&mut file, 2, &page(4));
-    assert!(matches!(file.sync(false).unwrap_err().cause, Cause::Stale { .. }));
+    assert!(matches!(file.sync(None).unwrap_err().cause, Cause::Stale { .. }));
     assert_eq!(content(&stand.store), [9]);
 }
 
@@ -431,12 +431,12 @@ fn a_commit_over_several_databases_can_be_taken_back() {
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 2, SIZE as u32));
     put(&mut file, 2, &page(3));
-    file.sync(true).unwrap();
+    file.sync(Some("/tmp/other.db-mj000000900")).unwrap();
     assert!(stand.store.leased().unwrap(), "until it is sure that the other databases commit too");
     // Another database failed: SQLite puts the originals back.
     put(&mut file, 1, &page_one(1, 2, SIZE as u32));
     put(&mut file, 2, &page(2));
-    file.sync(true).unwrap();
+    file.sync(None).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![2], Version(3)));
     assert!(!stand.store.leased().unwrap());
@@ -470,7 +470,7 @@ fn a_failure_leaves_the_file_usable() {
                 put(&mut file, 1, &page_one(2, 2, SIZE as u32));
                 put(&mut file, 2, &page(66));
                 stand.store.fail_next(Cause::ServerFull("test".into()));
-                assert!(matches!(file.sync(false).unwrap_err().cause, Cause::ServerFull(_)));
+                assert!(matches!(file.sync(None).unwrap_err().cause, Cause::ServerFull(_)));
             }
         }
         file.unlock(Level::None).unwrap();

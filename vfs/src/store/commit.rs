@@ -59,7 +59,7 @@ impl LogMark {
 }
 
 impl RedisStore {
-    /// Sends what follows `MULTI` in a commit, up to `EXEC`.
+    /// Sends what a commit has between `MULTI` and `EXEC`.
     pub(super) fn transaction(
         &self,
         commit: &Commit<'_>,
@@ -69,7 +69,7 @@ impl RedisStore {
     ) {
         let Commit { base, snapshot, .. } = commit;
         let share = most_undo(self.log_bytes);
-        let deltas = match &commit.undo {
+        let deltas = match commit.undo {
             Undo::Deltas(deltas) if deltas.len() as u64 <= share => Some(deltas.as_slice()),
             Undo::Deltas(_) | Undo::Barrier => None,
         };
@@ -88,7 +88,6 @@ impl RedisStore {
             request.push(cmd("XTRIM").arg(&self.keys.log).arg("MINID").arg(format!("{first}-0")));
         }
         self.xadd(commit, deltas, request);
-        request.push(&cmd("EXEC"));
     }
 
     /// Pages and metadata into the hash, removed pages out of it.

@@ -199,6 +199,15 @@ impl Writer for MemoryWriter {
         Ok(None)
     }
 
+    fn remove(&mut self, at: &Snapshot) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.now.identity() != at.identity() {
+            return Err(Cause::Stale { snapshot: at.version, found: state.now.version }.into());
+        }
+        (state.now, state.pages, state.log) = (Snapshot::EMPTY, BTreeMap::new(), Vec::new());
+        Ok(())
+    }
+
     fn release(&mut self) -> Result<()> {
         let mut state = self.state.lock();
         if state.holder.as_ref() == Some(&self.token) {

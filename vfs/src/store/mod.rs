@@ -25,6 +25,7 @@ pub(crate) mod script;
 pub(crate) mod server;
 mod socket;
 pub(crate) mod stage;
+pub(crate) mod together;
 pub(crate) mod turn;
 pub(crate) mod wait;
 pub(crate) mod wire;
@@ -182,7 +183,7 @@ pub(crate) struct LogEntry {
 }
 
 /// A commit on its way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Commit<'a> {
     /// The version that it was made from.
     pub base: Snapshot,
@@ -190,7 +191,7 @@ pub(crate) struct Commit<'a> {
     pub snapshot: Snapshot,
     /// Pages that are new or different, in ascending order; none when they are staged.
     pub pages: Vec<(PageNo, &'a [u8])>,
-    pub undo: Undo,
+    pub undo: &'a Undo,
 }
 
 impl Commit<'_> {
@@ -328,6 +329,20 @@ pub(crate) trait Writer: Send {
 
     /// Gives the lease back, if it is still held.
     fn release(&mut self) -> Result<()>;
+
+    /// Removes the database, if it is still at this version.
+    fn remove(&mut self, at: &Snapshot) -> Result<()>;
+
+    /// Which transactions this commit can be part of: those of writers that answer the same. `None`
+    /// where each commits by itself.
+    fn joins(&self) -> Option<String> {
+        None
+    }
+
+    /// The writer, where the store is a Redis server.
+    fn as_redis(&mut self) -> Option<&mut writer::RedisWriter> {
+        None
+    }
 }
 
 /// Checks that a log continues `from` without a hole up to `to`.

@@ -53,6 +53,8 @@ const REPETITIONS: u32 = 5;
 /// has a slot, shared by those of the slot.
 pub(crate) struct Server {
     route: Route,
+    /// Which server it is.
+    place: String,
     allow_eviction: bool,
     idle: Mutex<Vec<Kept>>,
     traffic: Traffic,
@@ -76,6 +78,7 @@ impl Server {
         let _ = rustls::crypto::ring::default_provider().install_default();
         Server {
             route: Route::new(config, key),
+            place: config.server.key(),
             allow_eviction: config.allow_eviction,
             idle: Mutex::default(),
             traffic: Traffic::default(),
@@ -91,6 +94,11 @@ impl Server {
     /// The way to it.
     pub(crate) fn route(&self) -> &Route {
         &self.route
+    }
+
+    /// Databases of equal place can be in one transaction; `None` where each has its own, as in a Cluster.
+    pub(crate) fn transaction_place(&self) -> Option<String> {
+        (!self.route.is_cluster()).then(|| self.place.clone())
     }
 
     /// The scripts that it has.
@@ -321,6 +329,11 @@ impl Sending<'_, '_> {
             self.flush();
         }
         &mut self.piece
+    }
+
+    /// Commands so far.
+    pub(crate) fn count(&self) -> usize {
+        self.commands + self.piece.ends.len()
     }
 
     fn flush(&mut self) {

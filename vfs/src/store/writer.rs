@@ -24,8 +24,8 @@ use crate::store::{
 };
 
 /// The holder of the write lease, and the connection that watches the hash for it.
-pub(super) struct RedisWriter {
-    server: Arc<Server>,
+pub(crate) struct RedisWriter {
+    pub(super) server: Arc<Server>,
     pub(super) store: RedisStore,
     pub(super) token: String,
     pub(super) life: Duration,
@@ -51,19 +51,24 @@ pub(super) struct RedisWriter {
     /// The log's size as it was when the hash was watched.
     log_mark: LogMark,
     /// The pages of a large commit, watched as well.
-    stage: Option<Stage>,
+    pub(super) stage: Option<Stage>,
 }
 
 /// Watches a hash, and the pages staged for a commit; asks for the version, for the log's size and how
 /// many pages are staged; opens the transaction.
 pub(super) fn watching(hash: &str, stage: Option<&str>) -> Request {
     let mut request = Request::one(cmd("WATCH").arg(hash).arg(stage));
+    ask_version(&mut request, hash, stage);
+    request.push(&cmd("MULTI"));
+    request
+}
+
+/// Asks for a version, for the log's size and how many pages are staged.
+pub(super) fn ask_version(request: &mut Request, hash: &str, stage: Option<&str>) {
     request.push(cmd("HMGET").arg(hash).arg(&keys::SNAPSHOT).arg(keys::LOG_MARK));
     if let Some(stage) = stage {
         request.push(cmd("HLEN").arg(stage));
     }
-    request.push(&cmd("MULTI"));
-    request
 }
 
 /// How an attempt to commit ended short of a failure.
@@ -287,6 +292,7 @@ impl RedisWriter {
         let mut sending = link.sending();
         self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
         let request = sending.piece();
+        request.push(&cmd("EXEC"));
         let waits = wait::commands(ending.wait);
         lease.iter().chain(&waits).for_each(|command| request.push(command));
         let mut watching = 0;
@@ -364,7 +370,7 @@ impl RedisWriter {
     }
 
     /// What tells whether a commit is done: the metadata, and the log's entry of that version.
-    fn question(&self, commit: &Commit<'_>) -> Request {
+    pub(super) fn question(&self, commit: &Commit<'_>) -> Request {
         let at = commit.snapshot.version;
         let mut request = self.store.packed.metadata.clone();
         request.push(&self.store.xrange(at, at));
@@ -380,8 +386,13 @@ impl RedisWriter {
         if is_done(commit, &now, &logged) {
             return Ok(true);
         }
+        self.is_open_to(commit, &now, &logged).map(|()| false)
+    }
+
+    /// Whether a commit that is not done can still be made.
+    pub(super) fn is_open_to(&self, commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> Result<()> {
         if now.identity() == commit.base.identity() {
-            return Ok(false);
+            return Ok(());
         }
         if now.version > commit.snapshot.version && logged.is_empty() {
             let reason = format!("version {} is current and the log does not reach back", now.version);
@@ -393,7 +404,7 @@ impl RedisWriter {
     /// Waits for the replicas of a commit that turned out to be done. A server waits for all that
     /// it had done by the connection's last command, so others go ahead of `WAIT`. They ask whether
     /// the commit is there: since it was found, a replica that lacks it may have become the primary.
-    fn wait_again(&self, commit: &Commit<'_>, wait: Wait) -> Result<()> {
+    pub(super) fn wait_again(&self, commit: &Commit<'_>, wait: Wait) -> Result<()> {
         let waits = wait::commands(wait);
         if waits.is_empty() {
             return Ok(());
@@ -413,7 +424,7 @@ impl RedisWriter {
 
     /// Whether enough replicas have a commit that is done. A server that has lost its replicas may
     /// be one that they have left for another primary.
-    fn check_wait(&self, commit: &Commit<'_>, wait: Wait, waited: Option<Result<Value>>) -> Result<()> {
+    pub(super) fn check_wait(&self, commit: &Commit<'_>, wait: Wait, waited: Option<Result<Value>>) -> Result<()> {
         let checked = waited.map_or(Ok(()), |reply| wait::check(commit.snapshot.version, wait, reply));
         if checked.is_err() {
             self.server.doubt();
@@ -442,17 +453,17 @@ impl RedisWriter {
 }
 
 /// The answer to [`RedisWriter::question`].
-fn answer(replies: &mut impl Iterator<Item = Value>) -> Result<(Snapshot, Vec<LogEntry>)> {
+pub(super) fn answer(replies: &mut impl Iterator<Item = Value>) -> Result<(Snapshot, Vec<LogEntry>)> {
     let (now, _) = snapshot(replies.next().unwrap_or_default())?;
     Ok((now, protocol::log_entries(checked(replies.next().unwrap_or_default())?)?))
 }
 
-fn is_done(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> bool {
+pub(super) fn is_done(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> bool {
     now.identity() == commit.snapshot.identity() || logged.iter().any(|entry| entry.commit == commit.snapshot.commit)
 }
 
 /// Whether a failure may be over when the same is tried again.
-fn passes(cause: &Cause) -> bool {
+pub(super) fn passes(cause: &Cause) -> bool {
     matches!(
         cause,
         Cause::ConnectionLost(_)
@@ -464,14 +475,14 @@ fn passes(cause: &Cause) -> bool {
     )
 }
 
-fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
+pub(super) fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
     Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
 }
 
 impl RedisWriter {
     /// After a commit: staged pages move to their place, and the lease is given back unless it is to
     /// be kept. Neither changes what was committed; whoever writes next promotes what is left.
-    fn settle(&mut self, commit: &Commit<'_>, keep: bool) {
+    pub(super) fn settle(&mut self, commit: &Commit<'_>, keep: bool) {
         if let Some(mut stage) = self.stage.take() {
             stage.published = true;
             let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(&commit.snapshot));
@@ -515,7 +526,38 @@ impl RedisWriter {
     }
 }
 
+impl RedisWriter {
+    /// One round trip: removes the database, if it is still at this version.
+    fn remove_at(&mut self, at: &Snapshot) -> Result<()> {
+        self.watch(at)?;
+        let keys = self.store.keys.clone();
+        let mut request = Request::one(cmd("DEL").arg(&keys.hash).arg(&keys.log).arg(&keys.staged));
+        request.push(&cmd("EXEC"));
+        let mut link = self.link()?;
+        let replies = link.exchange(&request);
+        self.connection = link.detach();
+        self.open = false;
+        match checked(replies?.pop().unwrap_or_default())? {
+            Value::Array(_) => Ok(()),
+            Value::Nil => Err(Cause::Stale { snapshot: at.version, found: at.version.next() }.into()),
+            other => Err(bad_reply("EXEC", &other).into()),
+        }
+    }
+}
+
 impl Writer for RedisWriter {
+    fn as_redis(&mut self) -> Option<&mut RedisWriter> {
+        Some(self)
+    }
+
+    fn joins(&self) -> Option<String> {
+        self.server.transaction_place()
+    }
+
+    fn remove(&mut self, at: &Snapshot) -> Result<()> {
+        self.remove_at(at)
+    }
+
     fn commit(&mut self, commit: &Commit<'_>, stage: Option<Stage>, ending: Ending) -> Result<Option<Lingers>> {
         if stage.is_some() {
             // These are to be watched, too.

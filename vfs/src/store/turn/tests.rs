@@ -170,7 +170,7 @@ fn a_commit_that_was_refused_is_not_made_when_it_is_tried_again() {
     };
     let mut commit = |base: Snapshot, snapshot: Snapshot| {
         let pages = vec![(crate::store::PageNo::FIRST, page.as_slice())];
-        let commit = crate::store::Commit { base, snapshot, pages, undo: crate::store::Undo::Barrier };
+        let commit = crate::store::Commit { base, snapshot, pages, undo: &crate::store::Undo::Barrier };
         let wait = crate::config::Wait { replicas: 0, disk: false, time: LIFE };
         writer.commit(&commit, None, crate::store::Ending { lease: crate::store::After::Linger(Some(LIFE)), wait })
     };

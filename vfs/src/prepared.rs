@@ -1,0 +1,126 @@
+//! A commit that is ready to be published, and the commit that takes it back.
+
+use std::sync::Arc;
+
+use crate::cache::Epoch;
+use crate::database::Database;
+use crate::delta::{self, UndoBuilder};
+use crate::error::{Cause, Error, Result};
+use crate::gathered::Gathered;
+use crate::lease::Lease;
+use crate::reader::{Reader, WINDOW_PAGES};
+use crate::store::stage::Stage;
+use crate::store::{Commit, CommitId, Page, PageNo, Snapshot, Undo};
+
+/// See the [module](self).
+pub(crate) struct Prepared {
+    /// The version that it was made from.
+    pub base: Snapshot,
+    /// The version that it makes.
+    pub snapshot: Snapshot,
+    /// Changed pages at hand, in ascending order.
+    pub pages: Vec<(PageNo, Page)>,
+    /// Changed pages that are in `stage`.
+    pub staged: Vec<PageNo>,
+    /// The staged pages, until they are published.
+    pub stage: Option<Stage>,
+    pub undo: Undo,
+    /// Page 1 is not as SQLite has it.
+    pub altered: bool,
+}
+
+impl Prepared {
+    /// What the store is given.
+    pub(crate) fn commit(&self) -> Commit<'_> {
+        let pages = self.pages.iter().map(|(page, bytes)| (*page, bytes.as_slice())).collect();
+        Commit { base: self.base, snapshot: self.snapshot, pages, undo: &self.undo }
+    }
+
+    /// Tells the cache that this is committed. Returns a reader of the new version.
+    pub(crate) fn adopt(&self, database: &Database) -> Reader {
+        let at_hand = self.pages.iter().map(|(page, bytes)| (*page, Some(bytes.clone())));
+        let changed = at_hand.chain(self.staged.iter().map(|page| (*page, None)));
+        Reader::new(self.snapshot, database.cache.committed(&self.base, &self.snapshot, changed))
+    }
+
+    /// Whether [`take_back`] can take it back once it is published.
+    pub(crate) fn is_reversible(&self) -> bool {
+        self.base == Snapshot::EMPTY || matches!(self.undo, Undo::Deltas(_))
+    }
+
+    /// The commit that follows this one and has the pages of its base.
+    fn reverse(&self, database: &Database) -> Result<Prepared> {
+        let Undo::Deltas(deltas) = &self.undo else {
+            return Err(Cause::Unsupported("it is too large to be taken back (log_bytes bounds that)".into()).into());
+        };
+        let damaged = || Error::from(Cause::Internal("the undo data of a commit does not fit it".into()));
+        let deltas = delta::parse_undo(deltas).ok_or_else(damaged)?;
+        let added = PageNo::range(self.base.page_count + 1, self.snapshot.page_count).map(|page| (page, &[][..]));
+        let changes: Vec<(PageNo, &[u8])> = deltas.into_iter().chain(added).collect();
+        let zeros = Page::new(vec![0; self.snapshot.page_size as usize]);
+        let mut reader = Reader::new(self.snapshot, Epoch::NONE);
+        let mut gathered = Gathered::new(database);
+        let mut undo = UndoBuilder::new(database.undo_bytes);
+        for batch in changes.chunks(WINDOW_PAGES as usize) {
+            let elsewhere = |page: &PageNo| self.snapshot.has(*page) && self.at_hand(*page).is_none();
+            let wanted: Vec<PageNo> = batch.iter().map(|(page, _)| *page).filter(elsewhere).collect();
+            let mut fetched = reader.pages(database, &wanted)?.into_iter();
+            for &(page, delta) in batch {
+                let now = match self.at_hand(page) {
+                    Some(bytes) => bytes,
+                    None if self.snapshot.has(page) => fetched.next().ok_or_else(damaged)?,
+                    None => zeros.clone(),
+                };
+                let before = if self.base.has(page) {
+                    let mut bytes = now.to_vec();
+                    delta::apply(delta, &mut bytes).ok_or_else(damaged)?;
+                    Page::new(bytes)
+                } else {
+                    zeros.clone()
+                };
+                if self.snapshot.has(page) {
+                    undo.page(page, &now, &before);
+                }
+                if self.base.has(page) {
+                    gathered.push(page, before)?;
+                }
+            }
+        }
+        let snapshot = Snapshot { version: self.snapshot.version.next(), commit: CommitId::draw()?, ..self.base };
+        let Gathered { pages, stage, staged, .. } = gathered.whole(&self.snapshot, &snapshot)?;
+        let undo = undo.finish().map_or(Undo::Barrier, Undo::Deltas);
+        Ok(Prepared { base: self.snapshot, snapshot, pages, staged, stage, undo, altered: false })
+    }
+
+    fn at_hand(&self, page: PageNo) -> Option<Page> {
+        let found = self.pages.binary_search_by_key(&page, |(number, _)| *number).ok()?;
+        Some(self.pages[found].1.clone())
+    }
+}
+
+/// Takes a published commit back: commits the version before it anew, or removes a database that it made.
+/// Fenced like any commit, so nobody else's is lost.
+///
+/// # Errors
+/// [`Cause::HalfCommitted`], with the reason.
+pub(crate) fn take_back(database: &Arc<Database>, lease: &mut Lease, published: &Prepared) -> Result<Option<Prepared>> {
+    let mut attempt = || {
+        if published.base == Snapshot::EMPTY {
+            lease.remove(&published.snapshot)?;
+            return Ok(None);
+        }
+        let mut reverse = published.reverse(database)?;
+        let stage = reverse.stage.take();
+        lease.commit_and_keep(&reverse.commit(), stage)?;
+        Ok(Some(reverse))
+    };
+    attempt().map_err(|error: Error| {
+        let reason = match error.cause {
+            // Its message says that nothing was written, which is so of the taking back only.
+            Cause::ServerFull(said) => format!("the server is out of memory ({said})"),
+            cause => cause.to_string(),
+        };
+        let cause = Cause::HalfCommitted { version: published.snapshot.version, reason };
+        Error::from(cause).at(&database.place)
+    })
+}

@@ -1,0 +1,394 @@
+//! Commits of several databases that one server carries out in one transaction: all of them or none.
+//!
+//! ```text
+//! WATCH   all hashes, and the pages staged for them
+//! HMGET   the metadata of each: is it the version that the commit was made from?
+//! MULTI
+//! HSET …  what each commit sends by itself
+//! EXEC
+//! ```
+
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use redis::{Value, cmd};
+
+use crate::config::Wait;
+use crate::error::{Cause, Error, Result};
+use crate::fault::{self, Point};
+use crate::store::commit::LogMark;
+use crate::store::protocol::{self, array, bad_reply};
+use crate::store::request::Request;
+use crate::store::server::{Kept, Sending, Server, checked};
+use crate::store::stage::Stage;
+use crate::store::writer::{self, RedisWriter};
+use crate::store::{After, Commit, Ending, Writer, wait};
+
+/// The commit of one database.
+pub(crate) struct Part<'a> {
+    /// For messages.
+    pub place: &'a Arc<str>,
+    pub writer: &'a mut dyn Writer,
+    pub commit: Commit<'a>,
+    pub stage: Option<Stage>,
+    pub wait: Wait,
+}
+
+/// What became of the commits of a [`Bundle`].
+pub(crate) enum Published {
+    /// All are done.
+    Done,
+    /// All are done, but not on as many replicas as they should be.
+    NotReplicated(Error),
+    /// None is.
+    Refused(Error),
+    /// All or none are.
+    Unknown(Error),
+}
+
+impl Published {
+    fn failed(error: Error) -> Self {
+        match error.cause {
+            Cause::NotReplicated { .. } => Published::NotReplicated(error),
+            Cause::OutcomeUnknown { .. } => Published::Unknown(error),
+            _ => Published::Refused(error),
+        }
+    }
+}
+
+/// The commits that one server gets. See the [module](self).
+pub(crate) enum Bundle<'a> {
+    /// One database, which commits as it does by itself.
+    One(Part<'a>),
+    Joint(Joint<'a>),
+}
+
+impl<'a> Bundle<'a> {
+    /// `proven` tells that [`Bundle::prove`] is to be called: other servers take part too.
+    pub(crate) fn new(mut parts: Vec<Part<'a>>, proven: bool) -> Result<Self> {
+        if parts.len() == 1 && (!proven || parts[0].writer.as_redis().is_none()) {
+            return Ok(Bundle::One(parts.remove(0)));
+        }
+        let members = parts.into_iter().map(Joined::new).collect::<Result<Vec<_>>>()?;
+        let Some(first) = members.first() else { return Err(Cause::Internal("no database commits".into()).into()) };
+        Ok(Bundle::Joint(Joint { server: first.writer.server.clone(), members, kept: None, queued: false }))
+    }
+
+    /// Asks the server all that it could refuse, short of publishing.
+    pub(crate) fn prove(&mut self) -> Result<()> {
+        match self {
+            Bundle::One(_) => Ok(()),
+            Bundle::Joint(joint) => joint.prove(),
+        }
+    }
+
+    /// Publishes all of the commits or none. The leases are kept.
+    pub(crate) fn publish(&mut self) -> Published {
+        match self {
+            Bundle::One(part) => {
+                let ending = Ending { lease: After::Keep, wait: part.wait };
+                match part.writer.commit(&part.commit, part.stage.take(), ending) {
+                    Ok(_) => Published::Done,
+                    Err(error) => Published::failed(error.at(part.place)),
+                }
+            }
+            Bundle::Joint(joint) => joint.publish(),
+        }
+    }
+}
+
+/// Commits in one transaction of one server.
+pub(crate) struct Joint<'a> {
+    server: Arc<Server>,
+    members: Vec<Joined<'a>>,
+    /// The connection that watches the hashes and has the transaction open.
+    kept: Option<Kept>,
+    /// All commands of the transaction were accepted.
+    queued: bool,
+}
+
+struct Joined<'a> {
+    place: &'a Arc<str>,
+    writer: &'a mut RedisWriter,
+    commit: Commit<'a>,
+    wait: Wait,
+    log_mark: LogMark,
+    /// Commands that it has in the transaction.
+    commands: usize,
+}
+
+impl<'a> Joined<'a> {
+    fn new(part: Part<'a>) -> Result<Self> {
+        let Part { place, writer, commit, stage, wait } = part;
+        let writer = writer.as_redis().ok_or_else(|| Cause::Internal("this store commits one by one".into()))?;
+        writer.stage = stage;
+        Ok(Joined { place, writer, commit, wait, log_mark: LogMark::default(), commands: 0 })
+    }
+
+    fn stage_key(&self) -> Option<&str> {
+        self.writer.stage.as_ref().map(|stage| stage.key.as_str())
+    }
+
+    /// Takes in the replies to what [`writer::watching`] asks of one hash.
+    fn watched(&mut self, replies: &mut impl Iterator<Item = Value>) -> Result<()> {
+        let mut next = || checked(replies.next().unwrap_or_default());
+        let (metadata, staged) = (next(), self.writer.stage.as_ref().map(|_| next()));
+        let mut metadata = array("HMGET", metadata?)?;
+        self.log_mark = metadata.pop().map(|mark| LogMark::parse(&mark)).unwrap_or_default();
+        if let (Some(stage), Some(staged)) = (&self.writer.stage, staged) {
+            stage.check(staged?)?;
+        }
+        let (found, staged) = protocol::snapshot(&metadata)?;
+        let base = &self.commit.base;
+        if found.identity() != base.identity() || staged {
+            return Err(Cause::Stale { snapshot: base.version, found: found.version }.into());
+        }
+        Ok(())
+    }
+}
+
+/// What was answered to the `WAIT` of each member that waits for replicas.
+type Waited = Vec<Option<Result<Value>>>;
+
+/// How an attempt ended short of a failure.
+enum Attempt {
+    Done(Waited),
+    /// The reply to `EXEC` was lost.
+    Lost(String),
+}
+
+impl Joint<'_> {
+    fn prove(&mut self) -> Result<()> {
+        self.watch()?;
+        let mut link = self.server.attach(self.kept.take().ok_or_else(closed)?);
+        let mut sending = link.sending();
+        for member in &mut self.members {
+            member.send(&mut sending);
+        }
+        let replies = sending.finish()?;
+        let queued = replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()));
+        if let Err(error) = queued {
+            // The transaction ends with the connection.
+            link.close();
+            return Err(error.at(self.members[0].place));
+        }
+        self.kept = link.detach();
+        self.queued = true;
+        Ok(())
+    }
+
+    /// One round trip: watches all hashes, compares their versions, opens the transaction.
+    fn watch(&mut self) -> Result<()> {
+        fault::at(Point::BeforeLease)?;
+        let mut watch = cmd("WATCH");
+        let mut request = Request::default();
+        for member in &self.members {
+            watch.arg(&member.writer.store.keys.hash).arg(member.stage_key());
+        }
+        request.push(&watch);
+        for member in &self.members {
+            writer::ask_version(&mut request, &member.writer.store.keys.hash, member.stage_key());
+        }
+        request.push(&cmd("MULTI"));
+        let mut link = self.server.link()?;
+        let replies = match link.exchange(&request) {
+            // The idle connection had died; nothing was done.
+            Err(error) if self.server.is_elsewhere(&error.cause) => {
+                link = self.server.link()?;
+                link.exchange(&request)
+            }
+            outcome => outcome,
+        };
+        let mut replies = replies?.into_iter();
+        let watched = checked(replies.next().unwrap_or_default());
+        let mut found = Ok(());
+        for member in &mut self.members {
+            found = found.and(member.watched(&mut replies).map_err(|error| error.at(member.place)));
+        }
+        let opened = checked(replies.next().unwrap_or_default());
+        if let Err(error) = watched.and(opened).map(|_| ()).and(found) {
+            link.close();
+            return Err(error);
+        }
+        self.kept = link.detach();
+        Ok(())
+    }
+
+    fn attempt(&mut self) -> Result<Attempt> {
+        if self.kept.is_none() {
+            self.queued = false;
+            self.watch()?;
+        }
+        fault::at(Point::BeforeExec)?;
+        let mut link = self.server.attach(self.kept.take().ok_or_else(closed)?);
+        if link.is_replaced() {
+            return Err(Cause::Moving("its server has been replaced".into()).into());
+        }
+        let mut sending = link.sending();
+        if !self.queued {
+            for member in &mut self.members {
+                member.send(&mut sending);
+            }
+        }
+        let before = if self.queued { 0 } else { self.members.iter().map(|member| member.commands).sum() };
+        sending.piece().push(&cmd("EXEC"));
+        for member in &self.members {
+            wait::commands(member.wait).iter().for_each(|command| sending.piece().push(command));
+        }
+        let replies = sending.finish().and_then(|replies| fault::at(Point::AfterExec).map(|()| replies));
+        link.close();
+        let mut replies = match replies {
+            Ok(replies) => replies.into_iter(),
+            Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
+        };
+        let queued: Vec<Value> = replies.by_ref().take(before).collect();
+        let commands: usize = self.members.iter().map(|member| member.commands).sum();
+        match replies.next().unwrap_or_default() {
+            Value::Nil => Err(self.overtaken()),
+            Value::Array(results) if results.len() == commands => {
+                let mut results = results.into_iter();
+                for member in &self.members {
+                    let own = results.by_ref().take(member.commands).collect();
+                    member.writer.store.check_results(&member.commit, own).map_err(|error| error.at(member.place))?;
+                }
+                Ok(Attempt::Done(self.waited(replies)))
+            }
+            refused @ Value::ServerError(_) => {
+                // A command that was refused while it was queued says why; EXEC only says that one was.
+                for reply in queued.into_iter().chain([refused]) {
+                    checked(reply).map_err(|error| error.at(self.members[0].place))?;
+                }
+                Err(Cause::BadReply("EXEC".into()).into())
+            }
+            other => Ok(Attempt::Lost(bad_reply("EXEC", &other).to_string())),
+        }
+    }
+
+    fn waited(&self, mut replies: impl Iterator<Item = Value>) -> Waited {
+        let answer = |member: &Joined<'_>| replies.by_ref().take(wait::commands(member.wait).len()).last();
+        self.members.iter().map(answer).map(|reply| reply.map(checked)).collect()
+    }
+
+    /// Why `EXEC` was refused: which of the hashes was changed since it was watched.
+    fn overtaken(&self) -> Error {
+        for member in &self.members {
+            let (base, store) = (&member.commit.base, &member.writer.store);
+            if let Ok(now) = crate::store::Store::fetch(store, &[])
+                && now.at.identity() != base.identity()
+            {
+                return Error::from(Cause::Stale { snapshot: base.version, found: now.at.version }).at(member.place);
+            }
+        }
+        let base = &self.members[0].commit.base;
+        Error::from(Cause::Stale { snapshot: base.version, found: base.version.next() }).at(self.members[0].place)
+    }
+
+    /// Finds out what became of an attempt whose reply was lost: `true`, all are done; `false`, none is, and
+    /// all can be tried again.
+    fn resolve(&self) -> Result<bool> {
+        fault::at(Point::BeforeResolve)?;
+        let mut request = Request::default();
+        for member in &self.members {
+            request.append(&member.writer.question(&member.commit));
+        }
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let mut answers = Vec::new();
+        for member in &self.members {
+            answers.push((member, writer::answer(&mut replies)?));
+        }
+        // They are one transaction: where one is done, all are.
+        if answers.iter().any(|(member, (now, logged))| writer::is_done(&member.commit, now, logged)) {
+            return Ok(true);
+        }
+        for (member, (now, logged)) in answers {
+            member.writer.is_open_to(&member.commit, &now, &logged).map_err(|error| error.at(member.place))?;
+        }
+        Ok(false)
+    }
+
+    /// See [`RedisWriter`]: as long as an attempt was not answered, it may still arrive, so from then on only
+    /// the logs and the hashes decide.
+    fn publish_in_time(&mut self) -> Result<Waited> {
+        let deadline = Instant::now() + self.members[0].writer.store.patience;
+        let mut pause = Duration::from_millis(5);
+        let mut lost: Option<String> = None;
+        loop {
+            let error = match self.attempt() {
+                Ok(Attempt::Done(waited)) => return Ok(waited),
+                Ok(Attempt::Lost(reason)) => {
+                    lost = Some(reason);
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            let Some(reason) = &lost else { return error.map_or(Ok(Vec::new()), Err) };
+            match self.resolve() {
+                Ok(true) => return self.wait_again(),
+                Ok(false) if error.as_ref().is_none_or(|error| writer::passes(&error.cause)) => {}
+                Ok(false) => return Err(self.unknown(reason, error)),
+                Err(error) if matches!(error.cause, Cause::Stale { .. } | Cause::OutcomeUnknown { .. }) => {
+                    return Err(error);
+                }
+                Err(error) if !writer::passes(&error.cause) => return Err(self.unknown(reason, Some(error))),
+                Err(_) => {}
+            }
+            if Instant::now() + pause >= deadline {
+                return Err(self.unknown(reason, error));
+            }
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    fn unknown(&self, lost: &str, then: Option<Error>) -> Error {
+        let first = &self.members[0];
+        let then = then.map(|error| format!("; and then: {}", error.cause)).unwrap_or_default();
+        writer::unknown(&first.commit, format!("{lost}{then}")).at(first.place)
+    }
+
+    fn wait_again(&self) -> Result<Waited> {
+        for member in &self.members {
+            member.writer.wait_again(&member.commit, member.wait).map_err(|error| error.at(member.place))?;
+        }
+        Ok(Vec::new())
+    }
+
+    fn publish(&mut self) -> Published {
+        let outcome = self.publish_in_time();
+        let unknown = matches!(&outcome, Err(error) if matches!(error.cause, Cause::OutcomeUnknown { .. }));
+        let done =
+            outcome.is_ok() || matches!(&outcome, Err(error) if matches!(error.cause, Cause::NotReplicated { .. }));
+        for member in &mut self.members {
+            if done {
+                member.writer.settle(&member.commit, true);
+            } else if let Some(mut stage) = member.writer.stage.take() {
+                // An attempt that may still arrive needs them; its watch would notice if they were gone.
+                stage.published = unknown;
+            }
+        }
+        let waited = match outcome {
+            Ok(waited) => waited,
+            Err(error) => return Published::failed(error),
+        };
+        for (member, reply) in self.members.iter().zip(waited) {
+            if let Err(error) = member.writer.check_wait(&member.commit, member.wait, reply) {
+                return Published::NotReplicated(error.at(member.place));
+            }
+        }
+        Published::Done
+    }
+}
+
+impl Joined<'_> {
+    /// Adds what this commit has in the transaction.
+    fn send(&mut self, sending: &mut Sending<'_, '_>) {
+        let before = sending.count();
+        self.writer.store.transaction(&self.commit, self.log_mark, self.writer.stage.as_ref(), sending);
+        self.commands = sending.count() - before;
+    }
+}
+
+fn closed() -> Error {
+    Cause::ConnectionLost("it is closed".into()).into()
+}
