@@ -19,7 +19,7 @@ use crate::store::keys::{self, Keys};
 use crate::store::redis::{Read, read};
 use crate::store::{Bid, Fetched, Heard, Leased, LogEntry, PageNo, Snapshot, Store, Version, protocol, server};
 use crate::vfs::Named;
-use crate::vtab::declare::Definition;
+use crate::vtab::declare::{Definition, UTF8};
 use crate::vtab::keys::TYPES;
 use crate::vtab::value::Affinity;
 use crate::vtab::{omitted, row as rows};
@@ -260,7 +260,7 @@ pub fn virtual_table(data: &[u8]) {
     let _ = omitted::listed(&text, "t");
     let mut arguments = ["redis", "main", "t"].map(str::to_owned).to_vec();
     arguments.extend(text.split('\n').map(str::to_owned));
-    let Ok((definition, _)) = Definition::parse(Api::linked(), &arguments) else { return };
+    let Ok((definition, _)) = Definition::parse(Api::linked(), UTF8, &arguments) else { return };
     let columns = definition.columns.len();
     assert!(columns > 0 && definition.alias.is_none_or(|alias| alias < columns));
     assert!(definition.indexed.iter().all(|column| *column < columns));

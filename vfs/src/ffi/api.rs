@@ -193,6 +193,8 @@ functions! {
         unsafe extern "C" fn(*const c_char, c_int) -> *const c_char;
     251 database_file_object = ffi::sqlite3_database_file_object,
         unsafe extern "C" fn(*const c_char) -> *mut sqlite3_file;
+    257 vtab_rhs_value = ffi::sqlite3_vtab_rhs_value,
+        unsafe extern "C" fn(*mut sqlite3_index_info, c_int, *mut *mut sqlite3_value) -> c_int;
     259 vtab_in = ffi::sqlite3_vtab_in,
         unsafe extern "C" fn(*mut sqlite3_index_info, c_int, c_int) -> c_int;
     260 vtab_in_first = ffi::sqlite3_vtab_in_first,

@@ -10,11 +10,12 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_module, sqlite3_vtab};
 use super::api::Api;
 use super::query::{best_index, close, column, eof, filter, next, open, rowid};
 use super::update::update;
-use super::{guard, report};
+use super::{guard, report, sql};
 use crate::error::{Cause, During, Result, code};
 use crate::vtab::commit;
 use crate::vtab::declare::Definition;
 use crate::vtab::table::{Session, Table};
+use crate::vtab::value::Value;
 use crate::vtab::write::Writes;
 
 /// What the callbacks of one connection share.
@@ -46,6 +47,30 @@ impl Vtab {
     pub(super) fn in_transaction(&self) -> bool {
         // SAFETY: SQLite frees its tables before it closes their connection.
         (unsafe { (self.api.get_autocommit)(self.db) }) == 0
+    }
+
+    /// Whether SQLite's own function is the only one of this name: an application may have one instead,
+    /// such as a `like()` that takes accents for nothing. `false` if SQLite does not say.
+    pub(super) fn has_own_function(&self, name: &str) -> bool {
+        // SAFETY: the connection is open, and the statement goes before it.
+        let Ok(list) = (unsafe { sql::prepare(self.api, self.db, "PRAGMA function_list") }) else { return false };
+        let mut found = false;
+        loop {
+            match list.step() {
+                Ok(false) => return found,
+                Err(_) => return false,
+                Ok(true) => {}
+            }
+            match list.row().as_slice() {
+                [Value::Text(of), Value::Integer(own), ..] if of.eq_ignore_ascii_case(name.as_bytes()) => {
+                    if *own == 0 {
+                        return false;
+                    }
+                    found = true;
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -198,10 +223,26 @@ unsafe fn make(
     }
 }
 
+/// The encoding of text in the connection's databases, such as `UTF-8`.
+///
+/// # Safety
+/// The host's connection is open.
+unsafe fn encoding(host: &Host) -> Result<String> {
+    // SAFETY: by contract; the statement goes before the connection.
+    let pragma = unsafe { sql::prepare(host.api, host.db, "PRAGMA encoding")? };
+    let row = if pragma.step()? { pragma.row() } else { Vec::new() };
+    match row.first() {
+        Some(Value::Text(encoding)) => Ok(String::from_utf8_lossy(encoding).into_owned()),
+        _ => Err(Cause::Host("PRAGMA encoding has no answer".into()).into()),
+    }
+}
+
 /// # Safety
 /// SQLite is running xCreate or xConnect on the host's connection.
 unsafe fn new_table(host: &Host, arguments: &[String], create: bool) -> Result<Rc<Table>> {
-    let (definition, judge) = Definition::parse(host.api, arguments)?;
+    // SAFETY: by contract.
+    let encoding = unsafe { encoding(host)? };
+    let (definition, judge) = Definition::parse(host.api, &encoding, arguments)?;
     let declaration = CString::new(definition.declaration()).map_err(|_| Cause::Declaration("a NUL".into()))?;
     // SAFETY: by contract; the text is NUL-terminated.
     let declared = unsafe { (host.api.declare_vtab)(host.db, declaration.as_ptr()) };

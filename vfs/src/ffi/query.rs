@@ -11,6 +11,7 @@ use super::value::{answer, arguments, read};
 use crate::error::{Cause, During, Error, code};
 use crate::vtab::cursor::Cursor;
 use crate::vtab::plan::{self, Constraint, Op, Plan, Question};
+use crate::vtab::source::Argument;
 use crate::vtab::value::Value;
 
 /// A cursor as SQLite knows it.
@@ -36,7 +37,7 @@ pub(super) unsafe extern "C" fn best_index(vtab: *mut sqlite3_vtab, info: *mut s
         // SAFETY: SQLite passes a table of ours and a question about it.
         let vtab = unsafe { vtab_of(vtab) };
         // SAFETY: as above.
-        let question = unsafe { question_of(vtab.api, info) };
+        let question = unsafe { question_of(vtab, info) };
         let answer = plan::best(&vtab.table.definition, &vtab.table.known(), &question);
         // SAFETY: as above; places come from the question.
         unsafe { reply(vtab, info, &answer) }
@@ -45,7 +46,7 @@ pub(super) unsafe extern "C" fn best_index(vtab: *mut sqlite3_vtab, info: *mut s
 
 /// # Safety
 /// SQLite passed `info` to xBestIndex.
-unsafe fn question_of(api: &Api, info: *mut sqlite3_index_info) -> Question {
+unsafe fn question_of(vtab: &Vtab, info: *mut sqlite3_index_info) -> Question {
     let mut question = Question::default();
     // SAFETY: by contract the arrays have as many items as told.
     let (constraints, order) = unsafe {
@@ -61,21 +62,29 @@ unsafe fn question_of(api: &Api, info: *mut sqlite3_index_info) -> Question {
         )
     };
     for (n, constraint) in constraints.iter().enumerate() {
-        let Some(mut op) = op_of(constraint.op).filter(|_| constraint.usable != 0) else {
-            question.others = true;
-            continue;
-        };
+        let Some(mut op) = op_of(constraint.op).filter(|_| constraint.usable != 0) else { continue };
         // SAFETY: by contract, for a constraint with this number.
-        let (collation, is_in) =
-            unsafe { ((api.vtab_collation)(info, n as c_int), (api.vtab_in)(info, n as c_int, -1) != 0) };
+        let (collation, is_in, literal) = unsafe {
+            let mut operand = std::ptr::null_mut();
+            let known = (vtab.api.vtab_rhs_value)(info, n as c_int, &raw mut operand);
+            (
+                (vtab.api.vtab_collation)(info, n as c_int),
+                (vtab.api.vtab_in)(info, n as c_int, -1) != 0,
+                known == code::OK && !operand.is_null(),
+            )
+        };
         // SAFETY: SQLite answers null or NUL-terminated text.
-        let binary =
-            collation.is_null() || unsafe { CStr::from_ptr(collation) }.to_bytes().eq_ignore_ascii_case(b"BINARY");
+        let collation = (!collation.is_null()).then(|| unsafe { CStr::from_ptr(collation) }.to_bytes());
+        let binary = match op {
+            Op::Like => vtab.has_own_function("like"),
+            Op::Glob => vtab.has_own_function("glob"),
+            _ => collation.is_none_or(|collation| collation.eq_ignore_ascii_case(b"BINARY")),
+        };
         if op == Op::Eq && is_in {
             op = Op::In;
         }
         let column = usize::try_from(constraint.iColumn).ok();
-        question.constraints.push((n, Constraint { column, op, binary }));
+        question.constraints.push((n, Constraint { column, op, binary, literal }));
     }
     question.order = order.iter().map(|term| (usize::try_from(term.iColumn).ok(), term.desc != 0)).collect();
     question
@@ -106,10 +115,10 @@ unsafe fn reply(vtab: &Vtab, info: *mut sqlite3_index_info, answer: &plan::Answe
     }
     // SAFETY: by contract; `aConstraintUsage` has an item for each constraint.
     unsafe {
-        for (n, (place, (_, op))) in answer.used.iter().zip(&answer.plan.arguments).enumerate() {
+        for (n, (place, wanted)) in answer.used.iter().zip(&answer.plan.arguments).enumerate() {
+            // SQLite looks at every constraint again, and counts rows itself.
             (*(*info).aConstraintUsage.add(*place)).argvIndex = n as c_int + 1;
-            (*(*info).aConstraintUsage.add(*place)).omit = (*op == Op::Skip).into();
-            if *op == Op::In {
+            if wanted.op == Op::In {
                 (vtab.api.vtab_in)(info, *place as c_int, 1);
             }
         }
@@ -164,11 +173,16 @@ pub(super) unsafe extern "C" fn filter(
             let columns = vtab.table.definition.columns.len();
             let plan = Plan::parse(number, &text, columns)
                 .ok_or_else(|| Error::from(Cause::Internal(format!("the plan {number} {text}"))))?;
-            let given = plan.arguments.iter().zip(values).map(|((_, op), value)| {
+            let given = plan.arguments.iter().zip(values).map(|(wanted, value)| {
                 // SAFETY: the values are this callback's.
-                unsafe { if *op == Op::In { read_in(vtab.api, *value) } else { vec![read(vtab.api, *value)] } }
+                unsafe {
+                    let bound = (vtab.api.value_frombind)(*value) != 0;
+                    let is_in = wanted.op == Op::In;
+                    let values = if is_in { read_in(vtab.api, *value) } else { vec![read(vtab.api, *value)] };
+                    Argument { values, bound }
+                }
             });
-            let given: Vec<Vec<Value>> = given.collect();
+            let given: Vec<Argument> = given.collect();
             let explicit = vtab.in_transaction();
             if !explicit {
                 vtab.table.session.forget_reads();
@@ -215,7 +229,7 @@ pub(super) unsafe extern "C" fn eof(cursor: *mut sqlite3_vtab_cursor) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a cursor of ours.
         let (_, cursor) = unsafe { cursor_of(cursor) };
-        cursor.cursor.as_ref().and_then(Cursor::current).is_none().into()
+        cursor.cursor.as_ref().and_then(Cursor::rowid).is_none().into()
     })
 }
 
@@ -227,11 +241,17 @@ pub(super) unsafe extern "C" fn column(
     guard(|| {
         // SAFETY: SQLite passes a cursor of ours.
         let (vtab, cursor) = unsafe { cursor_of(cursor) };
-        let row = cursor.cursor.as_ref().and_then(Cursor::current);
-        let value = row.and_then(|(_, row)| row.get(usize::try_from(n).ok()?)).unwrap_or(&Value::Null);
-        // SAFETY: SQLite passes the context of the call.
-        unsafe { answer(vtab.api, context, value) };
-        code::OK
+        let base = cursor.base.pVtab;
+        let value = match (&mut cursor.cursor, usize::try_from(n)) {
+            (Some(cursor), Ok(n)) => cursor.value(n),
+            _ => Ok(None),
+        };
+        let answered = value.map(|value| {
+            // SAFETY: SQLite passes the context of the call.
+            unsafe { answer(vtab.api, context, value.unwrap_or(&Value::Null)) };
+        });
+        // SAFETY: the cursor belongs to this table.
+        unsafe { outcome(base, answered, During::Read) }
     })
 }
 
@@ -239,7 +259,7 @@ pub(super) unsafe extern "C" fn rowid(cursor: *mut sqlite3_vtab_cursor, place: *
     guard(|| {
         // SAFETY: SQLite passes a cursor of ours.
         let (_, cursor) = unsafe { cursor_of(cursor) };
-        let Some((rowid, _)) = cursor.cursor.as_ref().and_then(Cursor::current) else { return code::ERROR };
+        let Some(rowid) = cursor.cursor.as_ref().and_then(Cursor::rowid) else { return code::ERROR };
         // SAFETY: SQLite passes a place for the answer.
         unsafe { place.write(rowid) };
         code::OK

@@ -8,33 +8,33 @@ use std::rc::Rc;
 
 use redis::{Cmd, Value as Reply, cmd};
 
+use super::bare::LOOKED_AT;
 use super::cursor::{Cursor, Found};
 use super::index::{Part, value_of};
+use super::operand::{Reach, is_numeral};
 use super::place::Ahead;
 use super::plan::{Access, Plan};
 use super::range::{self, Member, Window};
 use super::source::{Source, members};
 use super::table::{Row, count, names, rowids};
 use super::value::Value;
-use crate::error::Result;
+use crate::error::{Cause, Result};
 use crate::store::request::Request;
 
 /// Rows fetched in one round trip, and members of an index read in one.
 pub(super) const BATCH: usize = 500;
-/// Rows skipped in one round trip.
-const PASSED: usize = 5000;
 /// Windows asked for in one round trip.
 const WINDOWS: usize = 20;
 
 /// Commands of one round trip, and what each is about.
 #[derive(Default)]
-struct Questions {
-    request: Request,
-    expected: Vec<Expect>,
+pub(super) struct Questions {
+    pub request: Request,
+    pub expected: Vec<Expect>,
 }
 
 impl Questions {
-    fn push(&mut self, command: &Cmd, about: Expect) {
+    pub(super) fn push(&mut self, command: &Cmd, about: Expect) {
         self.request.push(command);
         self.expected.push(about);
     }
@@ -47,12 +47,16 @@ pub(super) struct Awaited {
 }
 
 /// What a reply is about.
-enum Expect {
+pub(super) enum Expect {
     Indices,
+    /// The same, while the query goes on.
+    IndicesAgain,
     Rows,
     Row(Found),
-    /// How many of some rows that are skipped exist.
-    Passed(Vec<Found>),
+    /// How many of some rows exist that are not to be read.
+    Exist(Vec<Found>),
+    /// What a row that is not to be read has in the column of the access.
+    Value(Found),
     /// Whether the row before it exists.
     Exists,
     Rowids(Option<Value>),
@@ -80,7 +84,7 @@ impl Cursor {
         };
         self.take(expected, replies)?;
         // Who takes a second batch most likely takes more.
-        let ahead = self.batches > 0 && self.skip == 0 && !self.limited && !self.rows.is_empty();
+        let ahead = self.batches > 0 && self.bare == 0 && !self.limited && !self.rows.is_empty();
         self.batches += usize::from(!self.rows.is_empty());
         if ahead && self.has_more() {
             let Questions { request, expected } = self.questions();
@@ -93,10 +97,8 @@ impl Cursor {
     fn questions(&mut self) -> Questions {
         let mut questions = Questions::default();
         let (mut rows, mut rows_wanted) = (0, BATCH);
-        if self.skip >= BATCH && self.unread && !self.rowids.is_empty() {
-            let passed: Vec<Found> = self.rowids.drain(..self.rowids.len().min(self.skip).min(PASSED)).collect();
-            let rows: Vec<Vec<u8>> = passed.iter().map(|found| self.keys.row(found.rowid)).collect();
-            questions.push(cmd("EXISTS").arg(rows), Expect::Passed(passed));
+        if self.bare >= BATCH && !self.rowids.is_empty() {
+            self.ask_bare(&mut questions);
             rows_wanted = 0;
         }
         while rows < rows_wanted
@@ -109,6 +111,7 @@ impl Cursor {
             }
         }
         let batch = self.batch();
+        let before = questions.expected.len();
         if self.rowids.len() < BATCH {
             let column = self.column_name();
             for value in self.values.drain(..self.values.len().min(batch)) {
@@ -118,6 +121,10 @@ impl Cursor {
         }
         if self.values.is_empty() && self.rowids.len() < BATCH {
             self.ask_source(&mut questions);
+        }
+        // After what was asked of the index: if it is there then, it was so before.
+        if self.looked && questions.expected.len() > before && matches!(self.plan.access, Access::Index(_)) {
+            questions.push(cmd("SMEMBERS").arg(self.keys.indices()), Expect::IndicesAgain);
         }
         if !self.looked {
             self.looked = true;
@@ -132,7 +139,7 @@ impl Cursor {
 
     /// Members or values to ask for at once, once a query has taken more than its limit said.
     pub(super) fn batch(&self) -> usize {
-        if self.unread { self.skip.clamp(BATCH, PASSED) } else { BATCH }
+        self.bare.clamp(BATCH, LOOKED_AT)
     }
 
     fn column_name(&self) -> String {
@@ -193,7 +200,7 @@ impl Cursor {
     }
 
     fn take(&mut self, expected: Vec<Expect>, replies: Vec<Reply>) -> Result<()> {
-        let mut unsure = Vec::new();
+        let (mut unsure, mut bare) = (Vec::new(), Vec::new());
         let mut in_sets = Vec::new();
         let mut vanished = false;
         let mut again = Vec::new();
@@ -202,11 +209,18 @@ impl Cursor {
             match about {
                 Expect::Indices => {
                     let names = names(reply)?;
-                    vanished = matches!(self.plan.access, Access::Index(_)) && !names.contains(&self.column_name());
+                    vanished = self.missing_index(&names).is_some();
                     self.table.learn(|known| known.indices = names);
                 }
+                // A part may be missing of what was read.
+                Expect::IndicesAgain => {
+                    if let Some(name) = self.missing_index(&names(reply)?) {
+                        return Err(Cause::Conflict(format!("the index on `{name}`")).into());
+                    }
+                }
                 Expect::Rows => self.table.learn(|known| known.rows = count(&reply)),
-                Expect::Passed(passed) => self.pass(passed, count(&reply)),
+                Expect::Exist(found) => self.take_existing(found, count(&reply)),
+                Expect::Value(found) => bare.push((found, reply)),
                 Expect::Row(found) => match self.table.row_of(found.rowid, reply)? {
                     Some(row) => self.keep(found, row),
                     None => unsure.push(found),
@@ -250,25 +264,9 @@ impl Cursor {
         in_sets.dedup();
         let in_sets = self.directed(in_sets);
         self.rowids.extend(in_sets.into_iter().map(|rowid| Found { rowid, by: None }));
+        self.take_values(bare)?;
         self.look_again(unsure)?;
         if vanished { self.without_index() } else { Ok(()) }
-    }
-
-    /// Rows were skipped, if all of them exist; else they have to be read.
-    fn pass(&mut self, passed: Vec<Found>, exist: u64) {
-        let counts = |found: &&Found| match (&found.by, self.plan.access) {
-            (Some(value), _) => self.counts(value),
-            (None, Access::Rowid) => self.counts(&Value::Integer(found.rowid)),
-            // It was found by the value that it is to be equal to.
-            (None, Access::Index(_)) => true,
-        };
-        let counted = passed.iter().filter(counts).count();
-        if exist == passed.len() as u64 {
-            self.skip -= counted;
-            return;
-        }
-        self.unread = false;
-        passed.into_iter().rev().for_each(|found| self.rowids.push_front(found));
     }
 
     fn directed(&self, mut rowids: Vec<i64>) -> Vec<i64> {
@@ -278,18 +276,26 @@ impl Cursor {
         rowids
     }
 
+    /// Whether a row with this value in the column of the index is where the index said.
+    pub(super) fn is_found_so(&self, found: &Found, value: &Value) -> bool {
+        match &found.by {
+            Some(by) => by.compare(value).is_eq(),
+            None => !(self.numerals && is_numeral(value)),
+        }
+    }
+
     /// Keeps a row that is where the index said.
     fn keep(&mut self, found: Found, row: Row) {
-        let there = match (&found.by, self.plan.access) {
-            (Some(by), Access::Index(n)) => row[n].compare(by).is_eq(),
-            _ => true,
+        let there = match self.plan.access {
+            Access::Index(n) => self.is_found_so(&found, &row[n]),
+            Access::Rowid => true,
         };
         if there {
             let by = match self.plan.access {
                 Access::Index(n) => Some(row[n].clone()),
                 Access::Rowid => None,
             };
-            self.rows.push_back((Found { by, ..found }, Rc::new(row)));
+            self.rows.push_back((Found { by, ..found }, Some(Rc::new(row))));
         }
     }
 
@@ -343,16 +349,16 @@ impl Cursor {
         self.values.clear();
         self.rowids.clear();
         self.rows.clear();
-        self.awaited = None;
+        (self.awaited, self.bare) = (None, 0);
         self.plan = Plan { access: Access::Rowid, descending: false, ordered: false, arguments: Vec::new() };
-        self.sources = range::rowids(&self.keys, &None, &None, false).into_iter().map(Source::Window).collect();
+        self.sources = range::rowids(&self.keys, &Reach::whole(), false).into_iter().map(Source::Window).collect();
         self.window = BATCH;
         if plan.ordered {
             let mut all = Vec::new();
             while self.has_more() {
                 self.refill()?;
                 all.extend(self.rows.drain(..).map(|(found, row)| {
-                    let by = Some(row[n].clone());
+                    let by = row.as_ref().map(|row| row[n].clone());
                     (Found { by, ..found }, row)
                 }));
             }

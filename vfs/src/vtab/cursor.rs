@@ -7,10 +7,10 @@ use std::rc::Rc;
 
 use super::batch::{Awaited, BATCH};
 use super::keys::Keys;
-use super::plan::{Access, Op, Plan};
-use super::source::Source;
+use super::plan::{Access, Op, Plan, Wanted};
+use super::source::{Argument, Source};
 use super::table::{Row, Table};
-use super::value::{Affinity, Value};
+use super::value::Value;
 use crate::error::Result;
 use crate::store::request::Numbered;
 
@@ -27,16 +27,16 @@ pub(crate) struct Cursor {
     pub(super) plan: Plan,
     /// The query is part of a transaction of several statements.
     explicit: bool,
-    /// Rows still to be skipped, and what those that count for that have to be like.
-    pub(super) skip: usize,
-    counted: Vec<(Op, Value)>,
-    /// Rows can be skipped unread: nothing was found to be missing.
-    pub(super) unread: bool,
+    /// So many of the next rows come before the query's `OFFSET`: SQLite most likely does not ask what is
+    /// in them.
+    pub(super) bare: usize,
     pub(super) sources: VecDeque<Source>,
+    /// Text that looks like a number is found in a window of its own, also where a set has it.
+    pub(super) numerals: bool,
     /// Values whose sets of rowids are to be read.
     pub(super) values: VecDeque<Value>,
     pub(super) rowids: VecDeque<Found>,
-    pub(super) rows: VecDeque<(Found, Rc<Row>)>,
+    pub(super) rows: VecDeque<(Found, Content)>,
     /// Rows that the transaction has written, in order, as they were when the query began.
     pub(super) own: VecDeque<(Found, Rc<Row>)>,
     pub(super) own_rowids: HashSet<i64>,
@@ -52,14 +52,16 @@ pub(crate) struct Cursor {
     pub(super) window: usize,
     /// The index was looked for in Redis.
     pub(super) looked: bool,
-    current: Option<(i64, Rc<Row>)>,
+    current: Option<(Found, Content)>,
 }
+
+/// What is in a row; `None` as long as nobody has asked.
+pub(super) type Content = Option<Rc<Row>>;
 
 impl Cursor {
     /// Begins a query; `explicit` when the transaction may have other statements.
-    pub(crate) fn new(table: Rc<Table>, plan: Plan, arguments: &[Vec<Value>], explicit: bool) -> Result<Cursor> {
+    pub(crate) fn new(table: Rc<Table>, plan: Plan, arguments: &[Argument], explicit: bool) -> Result<Cursor> {
         let keys = table.keys();
-        let unread = table.writes.borrow().pending.is_empty();
         let mut cursor = Cursor {
             fetch: table.fetch(&keys),
             keys,
@@ -67,6 +69,7 @@ impl Cursor {
             batches: 0,
             awaited: None,
             sources: VecDeque::new(),
+            numerals: false,
             values: VecDeque::new(),
             rowids: VecDeque::new(),
             rows: VecDeque::new(),
@@ -75,9 +78,7 @@ impl Cursor {
             window: BATCH,
             looked: false,
             current: None,
-            skip: 0,
-            counted: Vec::new(),
-            unread,
+            bare: 0,
             explicit,
             table,
             plan,
@@ -85,38 +86,42 @@ impl Cursor {
         cursor.set_limit(arguments);
         let sources = cursor.sources(arguments);
         let Some(sources) = sources else { return Ok(cursor) };
+        let sets_and_windows = matches!(sources.as_slice(), [Source::Sets(_), Source::Window(_), ..]);
+        cursor.numerals = sets_and_windows;
         cursor.sources = sources.into();
-        if cursor.skip > 0 {
-            let counted =
-                cursor.constraints(arguments).filter_map(|(op, values)| Some((op, values.into_iter().next()?)));
-            cursor.counted = counted.collect();
-        }
         cursor.take_own(arguments);
         cursor.next()?;
         Ok(cursor)
     }
 
     /// A limit tells how much to read first.
-    fn set_limit(&mut self, arguments: &[Vec<Value>]) {
+    fn set_limit(&mut self, arguments: &[Argument]) {
         let of = |op: Op| {
-            let found = self.plan.arguments.iter().zip(arguments).find(|((_, other), _)| *other == op);
-            found.map(|(_, values)| match values.first() {
-                Some(Value::Integer(number)) => {
-                    usize::try_from(*number).unwrap_or(if op == Op::Limit { BATCH } else { 0 })
-                }
+            let found = self.plan.arguments.iter().zip(arguments).find(|(wanted, _)| wanted.op == op);
+            found.map(|(_, argument)| match argument.first() {
+                Value::Integer(number) => usize::try_from(*number).unwrap_or(if op == Op::Limit { BATCH } else { 0 }),
                 _ => BATCH,
             })
         };
-        self.skip = of(Op::Skip).unwrap_or(0);
         if let Some(limit) = of(Op::Limit) {
             self.limited = true;
-            let skipped = of(Op::Offset).unwrap_or(0).saturating_add(self.skip);
-            self.window = limit.saturating_add(skipped).clamp(16, self.batch());
+            let offset = of(Op::Offset).unwrap_or(0);
+            let own = |wanted: &Wanted| match self.plan.access {
+                Access::Rowid => true,
+                Access::Index(n) => wanted.column == Some(n),
+            };
+            // What the transaction has written comes between.
+            if self.table.writes.borrow().pending.is_empty()
+                && self.plan.arguments.iter().all(|wanted| wanted.op.is_count() || own(wanted))
+            {
+                self.bare = offset;
+            }
+            self.window = limit.saturating_add(offset).clamp(16, self.batch());
         }
     }
 
     /// What the transaction has written. SQLite looks at the constraints again.
-    fn take_own(&mut self, arguments: &[Vec<Value>]) {
+    fn take_own(&mut self, arguments: &[Argument]) {
         let writes = self.table.writes.borrow();
         if writes.pending.is_empty() {
             return;
@@ -125,13 +130,7 @@ impl Cursor {
             (Access::Rowid, Some(Source::Rowids(rowids))) => Some(rowids.clone()),
             _ => None,
         };
-        let equal: Option<Value> = match self.plan.access {
-            Access::Index(n) if self.table.definition.columns[n].affinity != Affinity::Text => self
-                .constraints(arguments)
-                .find(|(op, values)| *op == Op::Eq && values.len() == 1)
-                .and_then(|(_, mut values)| values.pop()),
-            _ => None,
-        };
+        let equal = self.equal(arguments);
         let mut own = Vec::new();
         let mut take = |rowid: i64| {
             let Some(row) = writes.pending.get(&rowid).and_then(|pending| pending.row.clone()) else { return };
@@ -139,7 +138,8 @@ impl Cursor {
                 Access::Rowid => None,
                 Access::Index(n) => Some(row[n].clone()),
             };
-            if equal.as_ref().is_none_or(|equal| by.as_ref().is_some_and(|by| by.compare(equal).is_eq())) {
+            let may_equal = |by: &Value| equal.iter().any(|equal| by.compare(equal).is_eq());
+            if equal.is_empty() || by.as_ref().is_some_and(may_equal) {
                 own.push((Found { rowid, by }, row));
             }
         };
@@ -162,43 +162,44 @@ impl Cursor {
         if self.plan.descending { order.reverse() } else { order }
     }
 
-    /// The row at which the cursor stands; `None` past the last one.
-    pub(crate) fn current(&self) -> Option<(i64, &Row)> {
-        self.current.as_ref().map(|(rowid, row)| (*rowid, &**row))
+    /// The only values that rows of the query can have in a column for numbers; empty: not known.
+    fn equal(&self, arguments: &[Argument]) -> Vec<Value> {
+        if !matches!(self.plan.access, Access::Index(_)) || !self.affinity().is_numeric() {
+            return Vec::new();
+        }
+        let mut equal = self.constraints(arguments).filter(|(wanted, _)| wanted.op == Op::Eq);
+        equal.next().map_or_else(Vec::new, |(_, argument)| self.compared().candidates(argument.first()))
+    }
+
+    /// The rowid of the row at which the cursor stands; `None` past the last one.
+    pub(crate) fn rowid(&self) -> Option<i64> {
+        self.current.as_ref().map(|(found, _)| found.rowid)
+    }
+
+    /// What the row has in a column; `None` past the last row.
+    pub(crate) fn value(&mut self, column: usize) -> Result<Option<&Value>> {
+        let known = match (&self.current, self.plan.access) {
+            (Some((_, Some(_))) | None, _) => true,
+            (Some((found, None)), Access::Index(n)) => column == n && found.by.is_some(),
+            (Some((_, None)), Access::Rowid) => false,
+        };
+        if !known {
+            self.complete()?;
+        }
+        Ok(match &self.current {
+            Some((_, Some(row))) => row.get(column),
+            Some((found, None)) => found.by.as_ref(),
+            None => None,
+        })
     }
 
     /// Goes to the next row.
     pub(crate) fn next(&mut self) -> Result<()> {
-        self.step()?;
-        while self.skip > 0
-            && let Some((rowid, row)) = &self.current
-        {
-            let value = match self.plan.access {
-                Access::Rowid => &Value::Integer(*rowid),
-                Access::Index(n) => &row[n],
-            };
-            self.skip -= usize::from(self.counts(value));
-            self.step()?;
-        }
+        self.current = self.step()?;
         Ok(())
     }
 
-    /// Whether a row with this value in the column of the access counts for an `OFFSET`.
-    pub(super) fn counts(&self, value: &Value) -> bool {
-        self.counted.iter().all(|(op, operand)| {
-            let order = value.compare(operand);
-            let fits = match op {
-                Op::Eq => order == Ordering::Equal,
-                Op::Lt => order == Ordering::Less,
-                Op::Le => order != Ordering::Greater,
-                Op::Gt => order == Ordering::Greater,
-                _ => order != Ordering::Less,
-            };
-            fits && !matches!(value, Value::Null)
-        })
-    }
-
-    fn step(&mut self) -> Result<()> {
+    fn step(&mut self) -> Result<Option<(Found, Content)>> {
         loop {
             if self.rows.is_empty() && self.has_more() {
                 self.refill()?;
@@ -208,39 +209,46 @@ impl Cursor {
                 (Some((own, _)), Some((found, _))) => self.order(own, found) != Ordering::Greater,
                 (own, _) => own.is_some(),
             };
-            if own_first {
-                let Some((found, row)) = self.own.pop_front() else { continue };
-                // Meanwhile the statement may have changed it.
-                let now = self.table.writes.borrow().pending.get(&found.rowid).cloned();
-                let row = match now {
-                    Some(pending) => pending.row,
-                    None => Some(row),
-                };
-                let Some(row) = row else { continue };
-                self.current = Some((found.rowid, row));
-                return Ok(());
-            }
-            let Some((found, row)) = self.rows.pop_front() else {
-                self.current = None;
-                return Ok(());
+            let next = if own_first {
+                self.own.pop_front().map(|(found, row)| (found, Some(row)))
+            } else {
+                self.rows.pop_front().filter(|(found, _)| !self.own_rowids.contains(&found.rowid))
             };
-            if self.own_rowids.contains(&found.rowid) {
+            let Some((found, content)) = next else {
+                if self.rows.is_empty() && self.own.is_empty() && !self.has_more() {
+                    return Ok(None);
+                }
                 continue;
-            }
+            };
+            // Meanwhile the statement may have changed it.
             let now = self.table.writes.borrow().pending.get(&found.rowid).cloned();
-            let row = match now {
+            match now {
                 Some(pending) => match pending.row {
-                    Some(row) => row,
+                    Some(row) => return Ok(Some((found, Some(row)))),
                     None => continue,
                 },
+                None if own_first => return Ok(Some((found, content))),
                 None => {
-                    self.table.writes.borrow_mut().saw(found.rowid, &row, self.explicit);
-                    row
+                    self.saw(&found, content.as_deref());
+                    return Ok(Some((found, content)));
                 }
-            };
-            self.current = Some((found.rowid, row));
-            return Ok(());
+            }
         }
+    }
+
+    pub(super) fn saw(&self, found: &Found, row: Option<&Row>) {
+        if let Some(row) = row {
+            self.table.writes.borrow_mut().saw(found.rowid, row, self.explicit);
+        }
+    }
+
+    /// Reads the row at which the cursor stands.
+    fn complete(&mut self) -> Result<()> {
+        let Some((found, None)) = self.current.take() else { return Ok(()) };
+        let row = self.read_bare(&found)?;
+        self.saw(&found, Some(&row));
+        self.current = Some((found, Some(row)));
+        Ok(())
     }
 
     pub(super) fn has_more(&self) -> bool {

@@ -9,6 +9,9 @@ use crate::config::Config;
 use crate::error::{Cause, Result};
 use crate::ffi::api::Api;
 
+/// What `PRAGMA encoding` answers where text is UTF-8.
+pub(crate) const UTF8: &str = "UTF-8";
+
 /// A column.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Column {
@@ -91,6 +94,8 @@ pub(crate) struct Definition {
     pub table: String,
     pub prefix: String,
     pub server: Config,
+    /// Text in the database is UTF-8, so that its order is that of an index.
+    pub utf8: bool,
     pub columns: Vec<Column>,
     /// The `INTEGER PRIMARY KEY`.
     pub alias: Option<usize>,
@@ -102,8 +107,9 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
-    /// Reads what SQLite passes to xCreate: module, schema, table, and the arguments as written.
-    pub(crate) fn parse(api: &'static Api, arguments: &[String]) -> Result<(Definition, Judge)> {
+    /// Reads what SQLite passes to xCreate: module, schema, table, and the arguments as written. The
+    /// `encoding` is the database's.
+    pub(crate) fn parse(api: &'static Api, encoding: &str, arguments: &[String]) -> Result<(Definition, Judge)> {
         let [_, schema, table, arguments @ ..] = arguments else {
             return Err(Cause::Internal("xCreate without a table".into()).into());
         };
@@ -125,6 +131,7 @@ impl Definition {
             table: table.clone(),
             prefix,
             server,
+            utf8: encoding == UTF8,
             columns: Vec::new(),
             alias: None,
             alias_conflict: None,
@@ -133,7 +140,7 @@ impl Definition {
         };
         let written: Vec<Written> = columns.iter().map(|column| Written::read(column)).collect();
         let sql: Vec<&str> = written.iter().map(|written| written.sql.as_str()).collect();
-        let judge = Judge::new(api, table, &sql.join("\n,"))?;
+        let judge = Judge::new(api, encoding, table, &sql.join("\n,"))?;
         definition.columns = judge.columns()?;
         definition.alias = judge.alias(&definition.columns)?;
         definition.uniques = judge.uniques(&definition.columns)?;
@@ -252,7 +259,7 @@ mod tests {
     fn parse(arguments: &[&str]) -> Result<Definition> {
         let mut all = vec!["redis".to_owned(), "main".to_owned(), "t".to_owned()];
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        Definition::parse(Api::linked(), &all).map(|(definition, _)| definition)
+        Definition::parse(Api::linked(), UTF8, &all).map(|(definition, _)| definition)
     }
 
     #[test]

@@ -8,6 +8,7 @@ use redis::{Cmd, cmd};
 use super::at_once::Watch;
 use super::index::{Part, Trace, trace, value_of};
 use super::keys::Keys;
+use super::operand::Reach;
 use super::range::{self, Member, Window};
 use super::rivals::unique_key;
 use super::source::members;
@@ -74,7 +75,7 @@ impl Table {
     /// Returns how many rows have a value other than NULL.
     fn index_rows(&self, keys: &Keys, column: usize) -> Result<u64> {
         let mut values = 0;
-        for mut window in range::rowids(keys, &None, &None, false) {
+        for mut window in range::rowids(keys, &Reach::whole(), false) {
             loop {
                 let reply = self.place.ask(&Request::one(&window.command(BATCH)))?.pop().unwrap_or_default();
                 let (members, more) = window.advance(members(window.part, reply)?, BATCH);
@@ -174,7 +175,7 @@ impl Table {
     /// Every key of one index; some may not exist.
     fn index_keys(&self, keys: &Keys, name: &str, affinity: Affinity) -> Result<Vec<Vec<u8>>> {
         let mut all = of_index(keys, name);
-        for mut window in range::windows(keys, name, affinity, (&None, &None), false) {
+        for mut window in range::windows(keys, name, affinity, &Reach::whole(), false) {
             if window.part == Part::Nulls {
                 continue;
             }
@@ -209,7 +210,7 @@ impl Table {
         let sorted: Vec<Vec<u8>> = indices.iter().flat_map(|name| of_index(keys, name)).collect();
         watch.ask(&sorted, &[])?;
         let mut rows = Vec::new();
-        for mut window in range::rowids(keys, &None, &None, false) {
+        for mut window in range::rowids(keys, &Reach::whole(), false) {
             rows.extend(self.all_members(&mut window)?.iter().filter_map(rowid_of).map(|rowid| keys.row(rowid)));
         }
         watch.ask(&rows, &[])?;
@@ -314,7 +315,7 @@ impl Table {
         self.at_once(|watch| {
             watch.ask(&[keys.rowids(), keys.uniques()], &[])?;
             let mut sets: BTreeMap<Vec<u8>, Vec<i64>> = BTreeMap::new();
-            for mut window in range::rowids(&keys, &None, &None, false) {
+            for mut window in range::rowids(&keys, &Reach::whole(), false) {
                 let rowids: Vec<i64> = self.all_members(&mut window)?.iter().filter_map(rowid_of).collect();
                 for chunk in rowids.chunks(BATCH) {
                     for (rowid, row) in self.watched_rows(watch, &keys, chunk)? {

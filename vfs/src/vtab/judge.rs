@@ -28,12 +28,13 @@ pub(crate) struct Judge {
 }
 
 impl Judge {
-    /// A table with these columns and constraints.
+    /// A table with these columns and constraints, in a database with this encoding of text.
     ///
     /// # Errors
     /// SQLite does not accept them.
-    pub(crate) fn new(api: &'static Api, table: &str, columns: &str) -> Result<Judge> {
+    pub(crate) fn new(api: &'static Api, encoding: &str, table: &str, columns: &str) -> Result<Judge> {
         let memory = Memory::open(api)?;
+        memory.run(&format!("PRAGMA encoding='{encoding}'"))?;
         memory.run("PRAGMA foreign_keys=0")?;
         // "Dot commands" of pragma tables aside, nothing here writes to a disk.
         memory

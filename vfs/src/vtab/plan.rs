@@ -2,6 +2,7 @@
 
 use super::declare::{Column, Definition};
 use super::table::Known;
+use super::value::Affinity;
 
 /// What SQLite wants to know of a column (`SQLITE_INDEX_CONSTRAINT_...`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,20 +18,17 @@ pub(crate) enum Op {
     Glob,
     Null,
     Limit,
-    /// Rows that SQLite will skip.
     Offset,
-    /// Rows that the cursor has to skip.
-    Skip,
 }
 
 impl Op {
     /// Whether it is about how many rows are wanted, not about which.
     pub(crate) fn is_count(self) -> bool {
-        matches!(self, Op::Limit | Op::Offset | Op::Skip)
+        matches!(self, Op::Limit | Op::Offset)
     }
 }
 
-const OPS: [(Op, char, &str); 12] = [
+const OPS: [(Op, char, &str); 11] = [
     (Op::Eq, '=', "=?"),
     (Op::In, 'i', " IN ?"),
     (Op::Lt, '<', "<?"),
@@ -42,8 +40,10 @@ const OPS: [(Op, char, &str); 12] = [
     (Op::Null, 'n', " IS NULL"),
     (Op::Limit, 'L', "LIMIT ?"),
     (Op::Offset, 'O', "OFFSET ?"),
-    (Op::Skip, 'S', "OFFSET ?"),
 ];
+
+/// After the letter of a constraint whose operand is a literal.
+const LITERAL: &str = "'";
 
 /// One constraint of a query.
 #[derive(Debug, Clone, Copy)]
@@ -51,16 +51,16 @@ pub(crate) struct Constraint {
     /// `None`: the rowid.
     pub column: Option<usize>,
     pub op: Op,
-    /// Compared in the collation BINARY.
+    /// Compared in the collation BINARY; for a pattern, by SQLite's own `like()` or `glob()`.
     pub binary: bool,
+    /// The operand is a literal.
+    pub literal: bool,
 }
 
 /// What SQLite asks: constraints with their place in its list, and the order it wants.
 #[derive(Debug, Default)]
 pub(crate) struct Question {
     pub constraints: Vec<(usize, Constraint)>,
-    /// There are constraints that no index can help with.
-    pub others: bool,
     /// Columns, and whether descending. `None`: the rowid.
     pub order: Vec<(Option<usize>, bool)>,
 }
@@ -74,6 +74,15 @@ pub(crate) enum Access {
     Index(usize),
 }
 
+/// What one argument of the cursor is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// `None`: the rowid, or none.
+    pub column: Option<usize>,
+    pub op: Op,
+    pub literal: bool,
+}
+
 /// A chosen way, as the cursor gets it: through `idxNum` and `idxStr`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
@@ -82,8 +91,9 @@ pub(crate) struct Plan {
     /// Rows must come in order.
     pub ordered: bool,
     /// For each argument of the cursor, what it is about. Equalities of other columns than the
-    /// index's are met by intersection.
-    pub arguments: Vec<(Option<usize>, Op)>,
+    /// index's are met by intersection. `LIMIT` and `OFFSET` only tell what will be needed: SQLite
+    /// counts rows itself, because it does not say whether it has conditions that it kept to itself.
+    pub arguments: Vec<Wanted>,
 }
 
 /// The answer to SQLite.
@@ -132,8 +142,8 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
         Access::Rowid => own(constraint.column) && numeric(constraint.op),
         Access::Index(n) => {
             let like = matches!(constraint.op, Op::Like | Op::Glob);
-            let text = definition.columns[n].affinity == super::value::Affinity::Text;
-            own(constraint.column) && (if like { text } else { constraint.binary })
+            let text = definition.columns[n].affinity == Affinity::Text;
+            own(constraint.column) && constraint.binary && (text || !like)
         }
     };
     let distinct = |column: usize| {
@@ -176,7 +186,7 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
         if matches!(constraint.op, Op::Eq | Op::Null) {
             exact = Some(constraint.op);
         }
-        arguments.push((constraint.column, constraint.op));
+        arguments.push(constraint.wanted());
         used.push(*place);
     }
     if let (Access::Index(n), Some(Op::Eq)) = (access, exact) {
@@ -184,23 +194,28 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
             let Some(other) = constraint.column.filter(|other| *other != n) else { continue };
             let column = &definition.columns[other];
             let indexed = column.is_binary() && known.indices.contains(&column.name);
-            // A text column compared with a number needs every row.
-            let safe = column.affinity != super::value::Affinity::Text || constraint.binary;
-            if indexed && constraint.op == Op::Eq && constraint.binary && safe {
+            if indexed && constraint.op == Op::Eq && constraint.binary {
                 rows /= distinct(other);
-                arguments.push((constraint.column, constraint.op));
+                arguments.push(constraint.wanted());
                 used.push(*place);
             }
         }
     }
     let rows = rows.max(1.0);
     let one_row = access == Access::Rowid && exact == Some(Op::Eq);
+    let in_order = match access {
+        Access::Rowid => true,
+        // The rows of several values come mixed, and those that equal a number may be text. In UTF-16,
+        // text has another order.
+        Access::Index(n) => {
+            let points = arguments.iter().any(|wanted| matches!(wanted.op, Op::Eq | Op::In));
+            definition.utf8 && !(points && (exact.is_none() || definition.columns[n].affinity == Affinity::Blob))
+        }
+    };
     let (consumes_order, descending) = match question.order.as_slice() {
         [] => (false, false),
         _ if one_row => (true, false),
-        // The rows of several values come mixed.
-        [_] if matches!(access, Access::Index(_)) && arguments.iter().any(|(_, op)| *op == Op::In) => (false, false),
-        [(column, descending)] => (own(*column), own(*column) && *descending),
+        [(column, descending)] if in_order && own(*column) => (true, *descending),
         _ => (false, false),
     };
     let sorted_anyway = question.order.is_empty() || consumes_order;
@@ -210,9 +225,8 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
     };
     let cost = TRIP * (trips + rows / BATCH) + rows * if access == Access::Rowid { 1.0 } else { 1.1 };
     let sorting = if sorted_anyway { 0.0 } else { rows * rows.log2().max(1.0) + rows };
-    let skips = !question.others && skips(definition, question, access, &arguments);
     for (place, constraint) in question.constraints.iter().filter(|(_, c)| sorted_anyway && c.op.is_count()) {
-        arguments.push((None, if skips && constraint.op == Op::Offset { Op::Skip } else { constraint.op }));
+        arguments.push(Wanted { column: None, ..constraint.wanted() });
         used.push(*place);
     }
     let unique = one_row;
@@ -220,17 +234,10 @@ fn way(definition: &Definition, known: &Known, question: &Question, access: Acce
     (cost + sorting, Answer { plan, used, consumes_order, cost, rows: rows as u64, unique })
 }
 
-/// Whether the cursor itself can tell which rows are meant, without SQLite's second look, so that it
-/// can also count those that an `OFFSET` skips.
-fn skips(definition: &Definition, question: &Question, access: Access, arguments: &[(Option<usize>, Op)]) -> bool {
-    let about = question.constraints.iter().filter(|(_, constraint)| !constraint.op.is_count()).count();
-    let (column, numeric) = match access {
-        Access::Rowid => (None, true),
-        Access::Index(n) => (Some(n), definition.columns[n].affinity.is_numeric()),
-    };
-    let exact = |op: Op| numeric && matches!(op, Op::Eq | Op::Lt | Op::Le | Op::Gt | Op::Ge);
-    let own = |other: Option<usize>| other == column || access == Access::Rowid && other == definition.alias;
-    about == arguments.len() && arguments.iter().all(|(other, op)| own(*other) && exact(*op))
+impl Constraint {
+    fn wanted(&self) -> Wanted {
+        Wanted { column: self.column, op: self.op, literal: self.literal }
+    }
 }
 
 impl Plan {
@@ -248,10 +255,10 @@ impl Plan {
     pub(crate) fn text(&self, definition: &Definition) -> String {
         let mut code = String::new();
         let mut words = Vec::new();
-        for (column, op) in &self.arguments {
+        for Wanted { column, op, literal } in &self.arguments {
             let (_, letter, word) = OPS.iter().find(|(known, _, _)| known == op).copied().unwrap_or(OPS[0]);
             let number = column.map_or_else(String::new, |column| column.to_string());
-            code.push_str(&format!("{number}{letter}"));
+            code.push_str(&format!("{number}{letter}{}", if *literal { LITERAL } else { "" }));
             let name = column.map_or("rowid", |column| &definition.columns[column].name);
             words.push(if op.is_count() { word.to_owned() } else { format!("{name}{word}") });
         }
@@ -276,16 +283,20 @@ impl Plan {
             n if n <= columns => Access::Index(n - 1),
             _ => return None,
         };
-        let mut arguments = Vec::new();
+        let mut arguments: Vec<Wanted> = Vec::new();
         let mut column = String::new();
         for c in text.split(' ').next()?.chars() {
             if c.is_ascii_digit() {
                 column.push(c);
                 continue;
             }
+            if LITERAL.contains(c) {
+                arguments.last_mut()?.literal = true;
+                continue;
+            }
             let (op, _, _) = OPS.iter().find(|(_, letter, _)| *letter == c)?;
             let number = if column.is_empty() { None } else { Some(column.parse().ok().filter(|n| *n < columns)?) };
-            arguments.push((number, *op));
+            arguments.push(Wanted { column: number, op: *op, literal: false });
             column.clear();
         }
         Some(Plan { access, descending: number & 1 != 0, ordered: number & 2 != 0, arguments })

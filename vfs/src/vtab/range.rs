@@ -1,9 +1,12 @@
 //! Ranges of values, cut into ranges of the sorted sets of an index.
 
+use std::cmp::Ordering;
+
 use redis::{Cmd, cmd};
 
-use super::index::{Part, member, parts, score, sortable};
+use super::index::{Part, member, parts, score, sortable, value_of};
 use super::keys::Keys;
+use super::operand::Reach;
 use super::value::{Affinity, Value};
 
 /// Integers beyond this share scores, so that order and limits have to be looked at again.
@@ -11,9 +14,6 @@ pub(crate) const EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// As many integers can share a score.
 const SHARING: usize = 2048;
-
-/// One side of a range: a value, and whether it belongs to it.
-pub(crate) type Bound = Option<(Value, bool)>;
 
 /// A piece of a sorted set, read window by window.
 #[derive(Debug, Clone)]
@@ -35,31 +35,23 @@ pub(crate) struct Window {
 /// A member of a sorted set with its score.
 pub(crate) type Member = (Vec<u8>, f64);
 
-/// The windows for a range of a column's values, in order. Without any bound, NULL is in it.
-pub(crate) fn windows(
-    keys: &Keys,
-    column: &str,
-    affinity: Affinity,
-    (low, high): (&Bound, &Bound),
-    descending: bool,
-) -> Vec<Window> {
-    let mut windows: Vec<Window> = parts(affinity)
-        .into_iter()
-        .filter_map(|part| {
-            let (low, high) = clip(part, low, high)?;
-            Some(Window::new(part, part.key(keys, column), (low, high), descending))
-        })
-        .collect();
+/// The windows for some of a column's values, in order.
+pub(crate) fn windows(keys: &Keys, column: &str, affinity: Affinity, reach: &Reach, descending: bool) -> Vec<Window> {
+    let of_part = |part: Part| {
+        let (low, high) = limits(part, reach)?;
+        Some(Window::new(part, part.key(keys, column), (low, high), descending))
+    };
+    let mut windows: Vec<Window> = parts(affinity).into_iter().filter_map(of_part).collect();
     if descending {
         windows.reverse();
     }
     windows
 }
 
-/// The window of a range of rowids.
-pub(crate) fn rowids(keys: &Keys, low: &Bound, high: &Bound, descending: bool) -> Vec<Window> {
-    let clipped = clip(Part::Numbers, low, high);
-    clipped.map(|limits| Window::new(Part::Numbers, keys.rowids(), limits, descending)).into_iter().collect()
+/// The window of some rowids.
+pub(crate) fn rowids(keys: &Keys, reach: &Reach, descending: bool) -> Vec<Window> {
+    let limits = limits(Part::Numbers, reach);
+    limits.map(|limits| Window::new(Part::Numbers, keys.rowids(), limits, descending)).into_iter().collect()
 }
 
 /// The windows of text that begins with one of some prefixes, which are in order.
@@ -82,31 +74,14 @@ pub(crate) fn prefixes(keys: &Keys, column: &str, prefixes: &[Vec<u8>], descendi
             Window::new(Part::Texts, Part::Texts.key(keys, column), (low, high), descending)
         })
         .collect();
-    // Blobs are like text to LIKE.
-    let key = Part::OtherBlobs.key(keys, column);
-    windows.push(Window::new(Part::OtherBlobs, key, whole(Part::OtherBlobs), descending));
+    // Numbers and blobs are like text to LIKE.
+    let other = |part: Part| Window::new(part, part.key(keys, column), whole(part), descending);
+    windows.insert(0, other(Part::OtherNumbers));
+    windows.push(other(Part::OtherBlobs));
     if descending {
         windows.reverse();
     }
     windows
-}
-
-fn class(part: Part) -> u8 {
-    match part {
-        Part::Nulls => 0,
-        Part::Numbers | Part::OtherNumbers => 1,
-        Part::Texts | Part::OtherTexts => 2,
-        Part::OtherBlobs => 3,
-    }
-}
-
-fn class_of(value: &Value) -> u8 {
-    match value {
-        Value::Null => 0,
-        Value::Integer(_) | Value::Real(_) => 1,
-        Value::Text(_) => 2,
-        Value::Blob(_) => 3,
-    }
 }
 
 /// All of a part.
@@ -121,26 +96,21 @@ fn whole(part: Part) -> (Vec<u8>, Vec<u8>) {
     }
 }
 
-/// The borders of a range within a part, as `ZRANGEBYSCORE` or `ZRANGEBYLEX` take them. May be a
-/// little wide: SQLite looks at every row again.
-fn clip(part: Part, low: &Bound, high: &Bound) -> Option<(Vec<u8>, Vec<u8>)> {
+/// The borders of a part's values, as `ZRANGEBYSCORE` or `ZRANGEBYLEX` take them. May be a little
+/// wide: SQLite looks at every row again.
+fn limits(part: Part, reach: &Reach) -> Option<(Vec<u8>, Vec<u8>)> {
     let (mut from, mut to) = whole(part);
-    if part == Part::Nulls {
-        return (low.is_none() && high.is_none()).then_some((from, to));
-    }
+    let (low, high) = match part {
+        Part::Nulls => return reach.nulls.then_some((from, to)),
+        Part::Numbers | Part::OtherNumbers => reach.numbers.as_ref()?,
+        Part::Texts | Part::OtherTexts => reach.texts.as_ref()?,
+        Part::OtherBlobs => reach.blobs.as_ref()?,
+    };
     if let Some((value, included)) = low {
-        match class_of(value).cmp(&class(part)) {
-            std::cmp::Ordering::Greater => return None,
-            std::cmp::Ordering::Equal => from = border(part, value, *included, true),
-            std::cmp::Ordering::Less => {}
-        }
+        from = border(part, value, *included, true);
     }
     if let Some((value, included)) = high {
-        match class_of(value).cmp(&class(part)) {
-            std::cmp::Ordering::Less => return None,
-            std::cmp::Ordering::Equal => to = border(part, value, *included, false),
-            std::cmp::Ordering::Greater => {}
-        }
+        to = border(part, value, *included, false);
     }
     Some((from, to))
 }
@@ -245,11 +215,10 @@ impl Window {
         self.skip = if same { self.skip + at_border } else { at_border };
         *side = border;
         if members.iter().any(|(_, score)| score.abs() >= EXACT) {
-            let number =
-                |member: &Member| std::str::from_utf8(&member.0).ok().and_then(|text| text.parse::<i64>().ok());
+            let number = |(member, score): &Member| value_of(self.part, Affinity::Numeric, member, *score);
             let descending = self.descending;
             members.sort_by(|a, b| {
-                let order = a.1.total_cmp(&b.1).then_with(|| number(a).cmp(&number(b)));
+                let order = number(a).zip(number(b)).map_or(Ordering::Equal, |(a, b)| a.compare(&b));
                 if descending { order.reverse() } else { order }
             });
         }

@@ -9,6 +9,7 @@ use redis::cmd;
 use super::declare::{Column, Conflict, Unique};
 use super::index::{trace, unique_text};
 use super::keys::Keys;
+use super::operand::Reach;
 use super::range;
 use super::source::members;
 use super::table::{Table, count, rowids};
@@ -186,7 +187,7 @@ impl Table {
             }
         }
         let mut existing = Existing::default();
-        for mut window in range::rowids(keys, &None, &None, false) {
+        for mut window in range::rowids(keys, &Reach::whole(), false) {
             loop {
                 let reply = self.place.ask(&Request::one(&window.command(READ_AT_ONCE)))?.pop().unwrap_or_default();
                 let (members, more) = window.advance(members(window.part, reply)?, READ_AT_ONCE);

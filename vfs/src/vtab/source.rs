@@ -1,15 +1,16 @@
 //! Where a query's rowids come from: what xFilter's arguments mean, in windows of an index, sets and
 //! single rowids.
 
-use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::cursor::Cursor;
 use super::declare::Column;
 use super::index::Part;
-use super::plan::{Access, Op};
-use super::range::{self, Bound, Member, Window};
+use super::operand::{Compared, Comparison, Equal, Reach};
+use super::plan::{Access, Op, Wanted};
+use super::range::{self, Member, Window};
 use super::table::bulk;
 use super::value::{Affinity, Value};
 use crate::error::Result;
@@ -17,6 +18,9 @@ use crate::store::protocol::array;
 
 /// Letters at the start of a `LIKE` pattern that are looked up in both cases.
 const CASES: usize = 4;
+
+/// Key texts of one value with which a set is intersected, one after the other.
+const FORMS: usize = 4;
 
 /// Where rowids come from.
 pub(super) enum Source {
@@ -26,19 +30,31 @@ pub(super) enum Source {
     Rowids(Vec<i64>),
 }
 
+/// What xFilter is given for one argument of the plan.
+#[derive(Debug)]
+pub(crate) struct Argument {
+    /// Several for `IN`.
+    pub values: Vec<Value>,
+    /// The value is that of a bound parameter.
+    pub bound: bool,
+}
+
+impl Argument {
+    /// The value; the first one of `IN`.
+    pub(super) fn first(&self) -> &Value {
+        self.values.first().unwrap_or(&Value::Null)
+    }
+}
+
 impl Cursor {
-    /// Constraints on the column of the access, with the operands as they are compared.
+    /// Constraints on the column of the access, with what they are given.
     pub(super) fn constraints<'a>(
         &'a self,
-        arguments: &'a [Vec<Value>],
-    ) -> impl Iterator<Item = (Op, Vec<Value>)> + 'a {
-        let affinity = self.affinity();
-        self.plan.arguments.iter().zip(arguments).filter_map(move |((column, op), values)| {
-            let own = match self.plan.access {
-                Access::Rowid => !op.is_count(),
-                Access::Index(n) => *column == Some(n),
-            };
-            own.then(|| (*op, values.iter().map(|value| affinity.of_operand(value.clone())).collect()))
+        arguments: &'a [Argument],
+    ) -> impl Iterator<Item = (&'a Wanted, &'a Argument)> + 'a {
+        self.plan.arguments.iter().zip(arguments).filter(move |(wanted, _)| match self.plan.access {
+            Access::Rowid => !wanted.op.is_count(),
+            Access::Index(n) => wanted.column == Some(n),
         })
     }
 
@@ -49,113 +65,125 @@ impl Cursor {
         }
     }
 
+    /// How the column of the access is compared.
+    pub(super) fn compared(&self) -> Compared {
+        Compared { affinity: self.affinity(), utf8: self.table.definition.utf8 }
+    }
+
     /// The sources of rowids in order; `None` when no row can be meant.
-    pub(super) fn sources(&self, arguments: &[Vec<Value>]) -> Option<Vec<Source>> {
-        let (mut low, mut high): (Bound, Bound) = (None, None);
-        for (op, values) in self.constraints(arguments) {
-            let first = values.first().cloned().unwrap_or(Value::Null);
-            let compares = !matches!(op, Op::Null | Op::In);
-            if compares && first == Value::Null {
-                return None;
-            }
-            match op {
-                Op::Eq | Op::In => return Some(self.points(values, arguments)),
+    pub(super) fn sources(&self, arguments: &[Argument]) -> Option<Vec<Source>> {
+        let mut comparisons = Vec::new();
+        for (wanted, argument) in self.constraints(arguments) {
+            let operand = argument.first();
+            match wanted.op {
+                Op::Eq | Op::In => return self.points(&argument.values, arguments),
                 Op::Null => {
                     let Access::Index(n) = self.plan.access else { return None };
                     let name = &self.table.definition.columns[n].name;
                     return Some(vec![Source::Sets(vec![cmd("SMEMBERS").arg(self.keys.nulls(name)).to_owned()])]);
                 }
-                Op::Gt | Op::Ge => tighten(&mut low, first, op == Op::Ge, Ordering::Greater),
-                Op::Lt | Op::Le => tighten(&mut high, first, op == Op::Le, Ordering::Less),
+                Op::Like | Op::Glob if *operand == Value::Null => return None,
                 Op::Like | Op::Glob => {
-                    if let Some(windows) = self.prefixes(op, &first) {
+                    if let Some(windows) = self.prefixes(wanted.op, operand) {
                         return Some(windows);
                     }
                 }
-                Op::Limit | Op::Offset | Op::Skip => {}
+                Op::Gt | Op::Ge | Op::Lt | Op::Le => {
+                    comparisons.push(Comparison { op: wanted.op, operand, plain: wanted.literal || argument.bound });
+                }
+                Op::Limit | Op::Offset => {}
             }
         }
-        let windows = match self.plan.access {
+        let reach = self.compared().reach(&comparisons)?;
+        Some(match self.plan.access {
             Access::Rowid => {
-                let windows = range::rowids(&self.keys, &low, &high, self.plan.descending);
-                windows.into_iter().map(Window::bare).collect()
+                let windows = range::rowids(&self.keys, &reach, self.plan.descending);
+                windows.into_iter().map(Window::bare).map(Source::Window).collect()
             }
-            Access::Index(n) => {
-                let column = &self.table.definition.columns[n];
-                // SQLite does not say whether it will compare as numbers or as text.
-                let unsure = |bound: &Bound| matches!(bound, Some((Value::Integer(_) | Value::Real(_), _)));
-                if column.affinity == Affinity::Text && (unsure(&low) || unsure(&high)) {
-                    (low, high) = (None, None);
-                }
-                self.windows(column, &low, &high)
-            }
-        };
-        Some(windows.into_iter().map(Source::Window).collect())
+            Access::Index(n) => self.windows(&self.table.definition.columns[n], &reach),
+        })
     }
 
-    /// A range of a column's index. Where NULL should not be, only other programs leave it; that
+    /// A part of a column's index. Where NULL should not be, only other programs leave it; that
     /// comes last then, because `min()` looks at the first row only.
-    fn windows(&self, column: &Column, low: &Bound, high: &Bound) -> Vec<Window> {
+    fn windows(&self, column: &Column, reach: &Reach) -> Vec<Source> {
         let descending = self.plan.descending;
-        let mut windows = range::windows(&self.keys, &column.name, column.affinity, (low, high), descending);
+        let mut windows = range::windows(&self.keys, &column.name, column.affinity, reach, descending);
         if column.not_null && !descending && windows.first().is_some_and(|window| window.part == Part::Nulls) {
             windows.rotate_left(1);
         }
-        windows
+        windows.into_iter().map(Source::Window).collect()
     }
 
     /// Rows with one of some values.
-    fn points(&self, values: Vec<Value>, arguments: &[Vec<Value>]) -> Vec<Source> {
+    fn points(&self, values: &[Value], arguments: &[Argument]) -> Option<Vec<Source>> {
+        let compared = self.compared();
         let Access::Index(n) = self.plan.access else {
-            let mut rowids: Vec<i64> = values.iter().filter_map(as_rowid).collect();
+            let candidates = values.iter().flat_map(|value| compared.candidates(value));
+            let mut rowids: Vec<i64> = candidates.filter_map(|value| as_rowid(&value)).collect();
             rowids.sort_unstable();
             rowids.dedup();
             if self.plan.descending {
                 rowids.reverse();
             }
-            return vec![Source::Rowids(rowids)];
+            return Some(vec![Source::Rowids(rowids)]);
         };
         let column = &self.table.definition.columns[n];
-        let unsure = |value: &Value| matches!(value, Value::Integer(_) | Value::Real(_));
-        let mut others = Vec::new();
-        for ((other, op), values) in self.plan.arguments.iter().zip(arguments) {
-            let Some(other) = other.filter(|other| *other != n && *op == Op::Eq) else { continue };
-            let other = &self.table.definition.columns[other];
-            let value = other.affinity.of_operand(values.first().cloned().unwrap_or(Value::Null));
-            if !(other.affinity == Affinity::Text && unsure(&value)) {
-                others.push((&other.name, value.key_texts()));
+        let (mut keys, mut numerals) = (BTreeSet::new(), false);
+        for value in values {
+            match compared.equal(value) {
+                Equal::Nothing => {}
+                Equal::Keys { texts, numerals: also } => {
+                    keys.extend(texts);
+                    numerals |= also;
+                }
+                Equal::Anything => return Some(self.windows(column, &Reach { nulls: false, ..Reach::whole() })),
             }
         }
-        if column.affinity == Affinity::Text && values.iter().any(unsure) {
-            return self.windows(column, &None, &None).into_iter().map(Source::Window).collect();
-        }
-        let mut values = values;
-        values.sort_by(Value::compare);
-        values.dedup_by(|a, b| a.compare(b).is_eq());
-        if self.plan.descending {
-            values.reverse();
-        }
-        let intersections = |value: &Value| {
-            let mut sets: Vec<Vec<Vec<u8>>> =
-                value.key_texts().iter().map(|text| vec![self.keys.rows_with(&column.name, text)]).collect();
-            for (name, texts) in &others {
+        let others = self.other_sets(n, arguments);
+        let sets = keys.iter().map(|text| {
+            let set = self.keys.rows_with(&column.name, text);
+            others.iter().fold(vec![vec![set]], |sets, other| {
                 let with = |set: &Vec<Vec<u8>>| {
                     let set = set.clone();
-                    let more = move |text: &Vec<u8>| [set.as_slice(), &[self.keys.rows_with(name, text)]].concat();
-                    texts.iter().map(more).collect::<Vec<_>>()
+                    other.iter().map(move |other| [set.as_slice(), std::slice::from_ref(other)].concat())
                 };
-                sets = sets.iter().flat_map(with).collect();
+                sets.iter().flat_map(with).collect::<Vec<_>>()
+            })
+        });
+        let command = |set: Vec<Vec<u8>>| cmd(if set.len() == 1 { "SMEMBERS" } else { "SINTER" }).arg(set).to_owned();
+        let mut sources = vec![Source::Sets(sets.flatten().map(command).collect())];
+        if numerals {
+            sources.extend(self.windows(column, &Reach::numerals()));
+        }
+        Some(sources)
+    }
+
+    /// For each equality of another indexed column that its index can answer, the sets of which a row
+    /// must be in one.
+    fn other_sets(&self, n: usize, arguments: &[Argument]) -> Vec<Vec<Vec<u8>>> {
+        let all = self.plan.arguments.iter().zip(arguments);
+        let of_others = all.filter_map(|(wanted, argument)| {
+            let other = wanted.column.filter(|other| *other != n && wanted.op == Op::Eq)?;
+            let column = &self.table.definition.columns[other];
+            let compared = Compared { affinity: column.affinity, utf8: self.table.definition.utf8 };
+            match compared.equal(argument.first()) {
+                Equal::Keys { texts, numerals: false } if texts.len() <= FORMS => {
+                    Some(texts.iter().map(|text| self.keys.rows_with(&column.name, text)).collect())
+                }
+                _ => None,
             }
-            sets.iter().map(|set| cmd(if set.len() == 1 { "SMEMBERS" } else { "SINTER" }).arg(set).to_owned()).collect()
-        };
-        values.iter().filter(|value| **value != Value::Null).map(|value| Source::Sets(intersections(value))).collect()
+        });
+        of_others.collect()
     }
 
     /// Text that begins as a pattern does; `None` when that can be anything.
     fn prefixes(&self, op: Op, pattern: &Value) -> Option<Vec<Source>> {
         let (Access::Index(n), Value::Text(pattern)) = (self.plan.access, pattern) else { return None };
-        let wild: &[u8] = if op == Op::Like { b"%_" } else { b"*?[" };
+        // A pattern ends at a NUL.
+        let wild: &[u8] = if op == Op::Like { b"%_\0" } else { b"*?[\0" };
         let end = pattern.iter().position(|b| wild.contains(b)).unwrap_or(pattern.len());
+        let end = pattern[..end].iter().position(|b| self.is_ambiguous(*b)).unwrap_or(end);
         // Past letters that would need too many prefixes, the rest is left to SQLite.
         let letters = pattern[..end].iter().enumerate().filter(|(_, b)| b.is_ascii_alphabetic());
         let end = if op == Op::Like { letters.map(|(at, _)| at).nth(CASES).unwrap_or(end) } else { end };
@@ -175,16 +203,11 @@ impl Cursor {
         let windows = range::prefixes(&self.keys, name, &prefixes, self.plan.descending);
         Some(windows.into_iter().map(Source::Window).collect())
     }
-}
 
-/// Makes a bound as narrow as one more constraint asks.
-fn tighten(bound: &mut Bound, value: Value, included: bool, narrower: Ordering) {
-    let keep = bound.as_ref().is_some_and(|(old, old_included)| {
-        let order = value.compare(old);
-        !(order == narrower || order == Ordering::Equal && *old_included && !included)
-    });
-    if !keep {
-        *bound = Some((value, included));
+    /// Whether text that is not valid UTF-8 can be like this byte of a pattern in other bytes: SQLite
+    /// takes a lone byte from 0x80 on for the character with that number, and what makes no sense for U+FFFD.
+    fn is_ambiguous(&self, byte: u8) -> bool {
+        matches!(byte, 0xc2 | 0xef) || byte >= 0x80 && !self.table.definition.utf8
     }
 }
 

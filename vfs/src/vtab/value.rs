@@ -1,6 +1,7 @@
 //! Values of SQLite: their order, their affinity, and the text that other Redis clients see.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 /// A value as SQLite stores it (<https://sqlite.org/datatype3.html>). Text need not be UTF-8.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,7 +58,7 @@ impl Affinity {
         }
     }
 
-    /// The right side of a comparison with a column of this affinity, as SQLite compares it.
+    /// A value as it is compared with one of a column of this affinity.
     pub(crate) fn of_operand(self, value: Value) -> Value {
         match value {
             Value::Text(text) if self.is_numeric() => Affinity::Numeric.of_text(&text),
@@ -66,11 +67,12 @@ impl Affinity {
     }
 }
 
-/// Reals up to here are stored as integers where affinity wants integers (`sqlite3RealSameAsInt`).
-const SMALL: f64 = 2_251_799_813_685_248.0;
+/// Whole reals strictly between these are stored as integers where affinity wants integers
+/// (`sqlite3VdbeIntegerAffinity`). The smallest and the largest integer are no reals of that range.
+const WHOLE: std::ops::Range<f64> = -9_223_372_036_854_774_784.0..9_223_372_036_854_775_808.0;
 
-/// The number that a text is in full, blanks around it aside.
-fn number(text: &[u8]) -> Option<Value> {
+/// The number that a text is in full, blanks around it aside, as a column for integers stores it.
+pub(crate) fn number(text: &[u8]) -> Option<Value> {
     let text = std::str::from_utf8(text).ok()?;
     let text = text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -83,7 +85,7 @@ fn number(text: &[u8]) -> Option<Value> {
         return Some(Value::Integer(integer));
     }
     let real: f64 = text.parse().ok()?;
-    if real.trunc() == real && real > -SMALL && real < SMALL {
+    if real.trunc() == real && WHOLE.contains(&real) {
         return Some(Value::Integer(real as i64));
     }
     Some(Value::Real(real))
@@ -169,18 +171,18 @@ impl Value {
     /// All texts that values equal to this one can have: 10 and 10.0 are equal.
     pub(crate) fn key_texts(&self) -> Vec<Vec<u8>> {
         let mut texts: Vec<Vec<u8>> = self.key_text().into_iter().collect();
-        if let Value::Real(real) = self {
-            // As newer versions of SQLite print it.
-            let exact = exact_real_text(real + 0.0).into_bytes();
-            texts.extend(Some(exact).filter(|exact| !texts.contains(exact)));
+        let real = match self {
+            Value::Integer(integer) => *integer as f64,
+            Value::Real(real) => real + 0.0,
+            Value::Null | Value::Text(_) | Value::Blob(_) => return texts,
+        };
+        // The second as newer versions of SQLite print it.
+        texts.extend([real_text(real), exact_real_text(real)].map(String::into_bytes));
+        if real.trunc() == real && real.abs() < 9.3e18 {
+            texts.push((real as i64).to_string().into_bytes());
         }
-        match self {
-            Value::Integer(integer) => texts.push(real_text(*integer as f64).into_bytes()),
-            Value::Real(real) if real.trunc() == *real && real.abs() < 9.3e18 => {
-                texts.push((*real as i64).to_string().into_bytes());
-            }
-            Value::Real(_) | Value::Null | Value::Text(_) | Value::Blob(_) => {}
-        }
+        let mut seen = HashSet::new();
+        texts.retain(|text| seen.insert(text.clone()));
         texts
     }
 

@@ -1,0 +1,321 @@
+"""Random schemas, values and statements. Whatever is left out here because it is documented to differ has its reason
+in a comment that begins with "Differs"."""
+import random
+
+TYPES = ["", "INTEGER", "INT", "TEXT", "VARCHAR(10)", "REAL", "NUMERIC", "BLOB", "DATE"]
+ENCODINGS = ["UTF-8"] * 5 + ["UTF-16le", "UTF-16be"]
+INTEGERS = [0, 1, 2, 3, 5, -1, 10, 2**31, 2**53, 2**53 + 1, 2**53 + 2, -(2**53) - 1, 2**63 - 1, 2**63 - 2, -(2**63)]
+REALS = [
+    0.0, -0.0, 0.5, 1.5, 5.0, 2.25, -1.5, 0.1 + 0.2, 0.3, 1e300, 1e-9, 2e-9, 1e15, 1e18, 2.0**53, 2.0**53 + 2, 2.0**63, -(2.0**63),
+    float("inf"), float("-inf"), 1700000000.000001, 1700000000.0000012, 1700000000.0000015,
+]
+TEXTS = [
+    "", "a", "A", "b", "ab", "aB", "AB", "abc", "x", "X", "x%", "xy", "x_", "é", "É", "éa", "\u0100", "\u00ff", "\uff5e", "\U0001f600",
+    "£5", "5", "05", "5.0", " 5 ", "1e1", "10", "-0", "-1", ".5", "9007199254740993", "0x10", "1.5", "2024-01-01", "2024-01-31",
+    "12", "a ", "a  ", " a", "a:b", ":", "!", "inf", "Inf", "n\"\\", "a*", "[a]", "a\0b", "ab\0", "\0", "1\0", "z", "zz", "~",
+]
+BLOBS = [b"", b"a", b"ab", b"5", b"\x00\xff", b"\xff", b"AB", b"1.5"]
+# Differs: by an index of its own, SQLite does not find infinity for LIKE 'I%', although its text is Inf.
+PATTERNS = ["a%", "A%", "ab%", "%", "_b", "x!%%", "5%", "é%", "£%", "a", "aBcdef%", "a\0%", "-%", "1.5e%", "z%", "\uff5e%"]
+GLOBS = ["a*", "A*", "[ab]*", "*", "?b", "5*", "é*", "a\0*", "~*"]
+
+
+class Column:
+    def __init__(self, name, declared, collation="BINARY", unique=False):
+        self.name, self.declared, self.collation, self.unique = name, declared, collation, unique
+
+
+class Table:
+    """A table with an integer key `id`, or none, and the columns a, b and c."""
+
+    def __init__(self, r, name):
+        self.name = name
+        self.key = "id" if r.random() < 0.7 else "rowid"
+        self.written = []
+        self.columns = [self._column(r, letter) for letter in "abc"]
+
+    def _column(self, r, name):
+        declared = r.choice(TYPES)
+        collation = r.choice(["BINARY"] * 6 + ["NOCASE", "RTRIM"])
+        unique = r.random() < 0.12
+        words = [name, declared]
+        if collation != "BINARY":
+            words.append(f"COLLATE {collation}")
+        if unique:
+            words.append("UNIQUE")
+        if r.random() < 0.5:
+            words.append("INDEXED")
+        if r.random() < 0.1:
+            words.append("NOT NULL")
+        if r.random() < 0.1:
+            words.append(r.choice(["DEFAULT 7", "DEFAULT 'd'", "DEFAULT 1.5"]))
+        if r.random() < 0.05:
+            words.append(f"CHECK (length({name}) < 12)")
+        self.written.append(" ".join(filter(None, words)))
+        return Column(name, declared, collation, unique)
+
+    def definition(self, virtual):
+        columns = (["id INTEGER PRIMARY KEY"] if self.key == "id" else []) + self.written
+        text = ", ".join(columns)
+        return text if virtual else text.replace(" INDEXED", "")
+
+    @property
+    def is_free(self):
+        """There is no constraint, so any row can be there."""
+        return not any(word in written for written in self.written for word in ("UNIQUE", "NOT NULL", "CHECK", "DEFAULT"))
+
+
+def value(r):
+    """A value to bind."""
+    kind = r.random()
+    if kind < 0.08:
+        return None
+    if kind < 0.3:
+        return r.randrange(-3, 13)
+    if kind < 0.42:
+        return r.choice(INTEGERS)
+    if kind < 0.6:
+        return r.choice(REALS)
+    if kind < 0.93:
+        return r.choice(TEXTS)
+    return r.choice(BLOBS)
+
+
+def literal(item):
+    """The same in SQL; `None` where there is no exact spelling."""
+    if item is None:
+        return "NULL"
+    if isinstance(item, bytes):
+        return f"x'{item.hex()}'"
+    if isinstance(item, str):
+        return None if "\0" in item else "'" + item.replace("'", "''") + "'"
+    if isinstance(item, float):
+        return repr(item) if abs(item) < 1e15 and item == item and len(repr(item)) < 15 else None
+    return str(item) if item > -(2**63) else None
+
+
+class Query:
+    """A statement while it is put together: its text and what is bound."""
+
+    def __init__(self, r, tables, local):
+        self.r, self.tables, self.local, self.values = r, tables, local, []
+
+    def operand(self, outer=None):
+        """The other side of a comparison: a parameter, a literal, a cast, or a column of another table."""
+        r, item = self.r, value(self.r)
+        choice = r.random()
+        if outer and choice < 0.5:
+            return f"{outer}.{r.choice(self.local)}"
+        if choice < 0.75:
+            self.values.append(item)
+            return "?"
+        text = literal(item)
+        if text is None:
+            self.values.append(item)
+            return "?"
+        if choice < 0.85:
+            return text
+        if choice < 0.93:
+            return f"CAST({text} AS {r.choice(['INTEGER', 'TEXT', 'REAL', 'NUMERIC', 'BLOB'])})"
+        return f"(SELECT {r.choice(self.local)} FROM u WHERE rowid = {r.randrange(1, 12)})"
+
+    def condition(self, table, name, outer=None):
+        """A condition on one row of a table that is called `name`."""
+        r = self.r
+        column = r.choice([table.key] + ["a", "b", "c"] * 2)
+        c = f"{name}.{column}"
+        choice = r.randrange(27)
+        if choice < 8:
+            return f"{c} {r.choice(['=', '<', '<=', '>', '>='])} {self.operand(outer)}"
+        if choice == 8:
+            return f"{self.operand(outer)} {r.choice(['=', '<', '<=', '>', '>='])} {c}"
+        if choice < 11:
+            return f"{c} BETWEEN {self.operand(outer)} AND {self.operand(outer)}"
+        if choice < 13:
+            return f"{c} IN ({', '.join(self.operand(outer) for _ in range(r.randrange(1, 4)))})"
+        if choice == 13:
+            return f"{c} {r.choice(['IN', 'IN', 'NOT IN'])} (SELECT {r.choice(self.local)} FROM u)"
+        if choice == 14:
+            return f"{c} LIKE {self.pattern(PATTERNS)}{r.choice(['', '', ' ESCAPE ' + chr(39) + '!' + chr(39)])}"
+        if choice == 15:
+            return f"{c} GLOB {self.pattern(GLOBS)}"
+        if choice == 16:
+            return f"{c} IS {r.choice(['NULL', 'NOT NULL'])}"
+        if choice == 17:
+            return f"{c} {r.choice(['IS', 'IS NOT', '<>'])} {self.operand(outer)}"
+        if choice == 18:
+            return f"{c} {r.choice(['=', '<', '>=', 'IS'])} {name}.{r.choice('abc')}"
+        if choice == 19:
+            return f"+{c} {r.choice(['=', '<', '>'])} {self.operand(outer)}"
+        if choice == 20:
+            return f"{c} COLLATE {r.choice(['NOCASE', 'BINARY', 'RTRIM'])} {r.choice(['=', '<', '>'])} {self.operand(outer)}"
+        if choice == 21:
+            return f"({name}.a, {name}.b) {r.choice(['=', '<', '>', '>=', '<='])} ({self.operand(outer)}, {self.operand(outer)})"
+        if choice == 22:
+            return f"({name}.a, {name}.b) IN (SELECT {r.choice(self.local)}, {r.choice(self.local)} FROM u)"
+        if choice == 23:
+            return f"{c} = {name}.{r.choice('abc')} || ''"
+        if choice == 24:
+            return f"typeof({c}) = '{r.choice(['integer', 'real', 'text', 'blob', 'null'])}'"
+        if choice == 25:
+            # Differs: where EXISTS alone is the condition, SQLite 3.51 counts a row for OFFSET once for each match.
+            return f"EXISTS (SELECT 1 FROM u AS e WHERE e.{r.choice(self.local)} {r.choice(['=', '<', '>'])} {c}) IS TRUE"
+        return f"{c} >= {self.operand(outer)} AND {c} < {self.operand(outer)}"
+
+    def pattern(self, patterns):
+        item = self.r.choice(patterns)
+        text = literal(item)
+        if text is None or self.r.random() < 0.3:
+            self.values.append(item)
+            return "?"
+        return text
+
+    def where(self, table, name, outer=None):
+        r = self.r
+        if r.random() < 0.15:
+            return ""
+        text = self.condition(table, name, outer)
+        while r.random() < 0.4:
+            text = f"{text} {r.choice(['AND', 'AND', 'OR'])} {self.condition(table, name, outer)}"
+        return f" WHERE {text}"
+
+    def limit(self):
+        r = self.r
+        limit, offset = r.choice([-1, 0, 1, 2, 3, 5, 10]), r.choice([0, 0, 1, 2, 3, 7, 499, 500, 501, 800, -1])
+        if r.random() < 0.5:
+            self.values += [limit, offset]
+            return " LIMIT ? OFFSET ?"
+        return r.choice([f" LIMIT {limit}", f" LIMIT {limit} OFFSET {offset}"])
+
+    def select(self):
+        """A query, and what its answer tells: "exact" all of it; "count" only how many rows there are; a collation:
+        values that are equal in it are the same."""
+        r = self.r
+        table = r.choice(self.tables)
+        t, key = table.name, table.key
+        return r.choice([self._rows, self._rows, self._page, self._page, self._count, self._group, self._extreme, self._join,
+                         self._join, self._correlated, self._correlated, self._compound, self._distinct])(table, t, key)
+
+    def _rows(self, table, t, key):
+        where = self.where(table, t)
+        direction = self.r.choice(["", " DESC"])
+        limit = self.limit() if self.r.random() < 0.5 else ""
+        return f"SELECT {key}, a, b, c FROM {t}{where} ORDER BY {key}{direction}{limit}", "exact"
+
+    def _page(self, table, t, key):
+        column = self.r.choice(table.columns)
+        where = self.where(table, t)
+        direction = self.r.choice(["", " DESC", "", " DESC", " NULLS LAST", " DESC NULLS FIRST"])
+        sql = f"SELECT {column.name} FROM {t}{where} ORDER BY {column.name}{direction}"
+        return sql + (self.limit() if self.r.random() < 0.8 else ""), column.collation
+
+    def _count(self, table, t, key):
+        where = self.where(table, t)
+        order = self.r.choice(["", " ORDER BY a", " ORDER BY b DESC", " ORDER BY c"])
+        return f"SELECT {key}, a FROM {t}{where}{order}{self.limit()}", "count"
+
+    def _group(self, table, t, key):
+        column = self.r.choice(table.columns)
+        where = self.where(table, t)
+        return f"SELECT min({column.name}), count(*), sum({key} & 1023) FROM {t}{where} GROUP BY {column.name} ORDER BY {column.name}", column.collation
+
+    def _distinct(self, table, t, key):
+        column = self.r.choice(table.columns)
+        where = self.where(table, t)
+        return f"SELECT DISTINCT {column.name} FROM {t}{where} ORDER BY {column.name}{self.r.choice(['', ' DESC'])}", column.collation
+
+    def _extreme(self, table, t, key):
+        column = self.r.choice(table.columns)
+        function = self.r.choice(["min", "max"])
+        return f"SELECT {function}({column.name}) FROM {t}{self.where(table, t)}", column.collation
+
+    def _join(self, table, t, key):
+        r = self.r
+        other, other_key, columns = ("u", "rowid", self.local)
+        if len(self.tables) > 1 and r.random() < 0.3:
+            second = next(o for o in self.tables if o is not table)
+            other, other_key, columns = second.name, second.key, "abc"
+        join = r.choice(["JOIN", "LEFT JOIN", "CROSS JOIN", "JOIN"])
+        left, right = (t, other) if r.random() < 0.5 else (other, t)
+        sides = [f"{t}.{r.choice('abc')}", f"{other}.{r.choice(columns)}"]
+        r.shuffle(sides)
+        on = f"{sides[0]} {r.choice(['=', '=', '=', '<', '>', '<=', '>=', 'IS'])} {sides[1]}"
+        where = self.where(table, t, other if other == "u" else None)
+        limit = self.limit() if r.random() < 0.3 else ""
+        keys = f"{t}.{key}, {other}.{other_key}"
+        return f"SELECT {keys} FROM {left} {join} {right} ON {on}{where} ORDER BY {keys}{limit}", "exact"
+
+    def _correlated(self, table, t, key):
+        r = self.r
+        column = r.choice(table.columns)
+        where = self.where(table, t, "u")
+        order = f" ORDER BY {t}.{column.name}{r.choice(['', ' DESC'])}"
+        choice = r.randrange(4)
+        if choice == 0:
+            inner = f"(SELECT {t}.{column.name} FROM {t}{where}{order}{self.limit()})"
+        elif choice == 1:
+            inner = f"EXISTS (SELECT 1 FROM {t}{where})"
+        elif choice == 2:
+            inner = f"(SELECT count(*) FROM {t}{where})"
+        else:
+            inner = f"u.{r.choice(self.local)} IN (SELECT {column.name} FROM {t}{where})"
+        return f"SELECT u.rowid, {inner} FROM u ORDER BY u.rowid", column.collation
+
+    def _compound(self, table, t, key):
+        r = self.r
+        first, second = self.where(table, t), self.where(table, t)
+        operator = r.choice(["UNION ALL", "EXCEPT", "INTERSECT"])
+        limit = self.limit() if r.random() < 0.5 else ""
+        return f"SELECT {key} AS k FROM {t}{first} {operator} SELECT {key} FROM {t}{second} ORDER BY k{limit}", "exact"
+
+
+def insert(r, table, rowid):
+    names, given = [table.key], [rowid]
+    for column in table.columns:
+        if r.random() < 0.9:
+            names.append(column.name)
+            given.append(value(r))
+    # Differs: OR ABORT is not told apart from no clause. A constraint's own ON CONFLICT is not generated.
+    clause = r.choice(["", "", "", "OR REPLACE ", "OR IGNORE ", "OR FAIL ", "OR ROLLBACK "])
+    return f"INSERT {clause}INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", given
+
+
+def fill(r, table, count):
+    """Many rows at once, of values that share keys or scores of an index."""
+    of = {
+        "small": "i % 7", "text": "'x' || (i % 5)", "micro": "1700000000.0 + i * 0.0000001", "large": "9007199254740990 + i",
+        "mixed": "CASE i % 4 WHEN 0 THEN i % 9 WHEN 1 THEN '0' || (i % 9) WHEN 2 THEN (i % 9) + 0.5 ELSE CAST(i % 9 AS TEXT) END",
+        "null": "nullif(i % 3, 0)",
+    }
+    exprs = [of[r.choice(list(of))] for _ in table.columns]
+    names = ", ".join([table.key] + [column.name for column in table.columns])
+    return (f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+            f"INSERT OR IGNORE INTO {table.name} ({names}) SELECT 1000 + i, {', '.join(exprs)} FROM n"), []
+
+
+def change(r, query, table):
+    """UPDATE or DELETE."""
+    if r.random() < 0.35:
+        return f"DELETE FROM {table.name}{query.where(table, table.name)}", query.values
+    column = r.choice(table.columns)
+    clause = r.choice(["", "", "OR IGNORE ", "OR REPLACE "])
+    new = value(r)
+    query.values.append(new)
+    # Differs: an UPDATE of many rows computes all new rows before it changes the first, so rows that are in
+    # each other's way end otherwise: in a table with UNIQUE, one row is changed.
+    if any(column.unique for column in table.columns):
+        query.values.append(r.randrange(1, 15))
+        where = f" WHERE {table.key} = ?"
+    else:
+        where = query.where(table, table.name)
+    return f"UPDATE {clause}{table.name} SET {column.name} = ?{where}", query.values
+
+
+def local_table(r):
+    """The ordinary table `u` that both sides have."""
+    types = r.sample(["", "INTEGER", "TEXT", "REAL", "NUMERIC", "BLOB"], 3)
+    names = ["x", "y", "z"]
+    rows = [[value(r) for _ in names] for _ in range(8)]
+    definition = ", ".join(f"{name} {declared}" for name, declared in zip(names, types))
+    index = r.choice([[], ["CREATE INDEX iu ON u (x)"]])
+    return [f"CREATE TABLE u ({definition})", *index], rows
