@@ -38,6 +38,15 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
+# Another server than the redis-server of PATH: REDIS_SERVER=target/servers/6.2/redis-server scripts/demo
+if [ -n "${REDIS_SERVER:-}" ]; then
+    program=$(cd "$root" && realpath "$(command -v "$REDIS_SERVER")") || fail "there is no $REDIS_SERVER"
+    mkdir "$work/bin"
+    ln -s "$program" "$work/bin/redis-server"
+    [ ! -x "$(dirname "$program")/redis-cli" ] || ln -s "$(dirname "$program")/redis-cli" "$work/bin/redis-cli"
+    PATH="$work/bin:$PATH"
+fi
+
 # Builds, and leaves the shell in PATH, the extension in $extension, and a Python that loads it in
 # $python. Goes to the directory of the demo.
 build() {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sqlite_redis::admin::{Holder, Info};
 
 use crate::database::Server;
+use crate::shown::{self, one_line, without_secrets};
 
 /// `ls`: the databases as a table, or as a JSON array.
 pub fn ls(server: &Server, as_json: bool) -> Result<()> {
@@ -19,7 +20,7 @@ pub fn ls(server: &Server, as_json: bool) -> Result<()> {
                 Err(error) => json!({ "name": name, "error": error.to_string() }),
             })
             .collect();
-        return print(&serde_json::to_string_pretty(&all)?);
+        return print(&shown::json(&serde_json::to_string_pretty(&all)?));
     }
     if all.is_empty() {
         if stdout().is_terminal() {
@@ -46,7 +47,7 @@ pub fn ls(server: &Server, as_json: bool) -> Result<()> {
 pub fn info(server: &Server, name: &str, as_json: bool) -> Result<()> {
     let info = server.admin()?.info(name)?.ok_or_else(|| server.missing(name))?;
     if as_json {
-        return print(&serde_json::to_string_pretty(&to_json(&info))?);
+        return print(&shown::json(&serde_json::to_string_pretty(&to_json(&info))?));
     }
     let size = u64::from(info.page_size) * u64::from(info.page_count);
     let rows = [
@@ -57,7 +58,7 @@ pub fn info(server: &Server, name: &str, as_json: bool) -> Result<()> {
         ("lease", lease(info.lease.as_ref())),
         ("log", format!("{} commits, {}", info.log_length, bytes(info.log_bytes))),
     ];
-    let lines: Vec<_> = rows.iter().map(|(key, value)| format!("{key:<9} {value}")).collect();
+    let lines: Vec<_> = rows.iter().map(|(key, value)| format!("{key:<9} {}", one_line(value))).collect();
     print(&lines.join("\n"))
 }
 
@@ -69,7 +70,7 @@ pub fn rm(server: &Server, name: &str, yes: bool) -> Result<()> {
         if !stdin().is_terminal() {
             bail!("rm removes a database for good; say --yes where nobody can be asked");
         }
-        write!(stderr(), "Remove {name} ({} pages) for good? [y/N] ", info.page_count)?;
+        write!(stderr(), "Remove {} ({} pages) for good? [y/N] ", one_line(name), info.page_count)?;
         let mut answer = String::new();
         stdin().read_line(&mut answer)?;
         if !matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
@@ -82,7 +83,7 @@ pub fn rm(server: &Server, name: &str, yes: bool) -> Result<()> {
 /// Who holds a lease, for people.
 pub fn lease(lease: Option<&Holder>) -> String {
     match lease {
-        Some(lease) => format!("{} (for {:.1} s more)", lease.token, lease.ttl_ms as f64 / 1000.0),
+        Some(lease) => format!("{} (for {:.1} s more)", one_line(&lease.token), lease.ttl_ms as f64 / 1000.0),
         None => "free".to_owned(),
     }
 }
@@ -115,6 +116,8 @@ pub fn print(text: &str) -> Result<()> {
 
 /// Rows with columns as wide as their widest value; numbers to the right.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let rows: Vec<_> =
+        rows.iter().map(|row| row.each_ref().map(|cell| one_line(&without_secrets(cell)).into_owned())).collect();
     let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {

@@ -51,6 +51,10 @@ pub struct Cli {
 
     /// SQL or dot commands to run instead of reading standard input
     pub sql: Vec<String>,
+
+    /// `--` came before the name, so it is one, whatever it looks like.
+    #[arg(skip)]
+    pub literal: bool,
 }
 
 /// Which Redis.
@@ -214,9 +218,41 @@ fn version_text() -> String {
     format!("{} (SQLite {})", env!("CARGO_PKG_VERSION"), rusqlite::version())
 }
 
-/// Reads the command line of this process; ends it on `--help` and mistakes.
+/// Reads the command line of this process; ends it on `--help` and mistakes, with the exit codes of
+/// `sqlite3`.
 pub fn parse() -> Cli {
-    Cli::parse_from(normalise(std::env::args_os()))
+    parse_from(std::env::args_os()).unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            // Nobody reads it where it can't be printed.
+            let _ = error.print();
+            std::process::exit(0);
+        }
+        note!("{}", error.render().to_string().trim_end());
+        std::process::exit(1)
+    })
+}
+
+fn parse_from(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let args = normalise(args);
+    let mut cli = Cli::try_parse_from(&args)?;
+    cli.literal = args.iter().any(|arg| arg == "--");
+    Ok(cli)
+}
+
+/// The command that a name was probably meant to be: one or two letters differ, with the first the same.
+pub fn nearest_command(name: &str) -> Option<String> {
+    let cli = Cli::command();
+    let commands = cli.get_subcommands().map(clap::Command::get_name);
+    let near = |command: &&str| {
+        let distance = strsim::damerau_levenshtein(name, command);
+        match command.len() {
+            // Of two letters, both must be there: `sl`, `lst`, but not `db`.
+            0..=2 => distance == 1 && name.len() >= 2 && command.chars().all(|letter| name.contains(letter)),
+            3..=4 => distance == 1,
+            _ => distance == 1 || (distance == 2 && name.as_bytes().first() == command.as_bytes().first()),
+        }
+    };
+    commands.filter(near).min_by_key(|command| strsim::damerau_levenshtein(name, command)).map(str::to_owned)
 }
 
 /// Turns the spellings of `sqlite3` into ours: `-csv` and `--csv` into `--mode=csv`, `-cmd` into
@@ -237,7 +273,8 @@ fn ours(text: &str) -> Option<String> {
     let option = text.strip_prefix("--").or_else(|| text.strip_prefix('-'))?;
     let name = option.split('=').next()?;
     match option {
-        "header" | "headers" => Some("--headers=on".to_owned()),
+        // `--headers` has a value, which may be a word of its own.
+        "header" => Some("--headers=on".to_owned()),
         "noheader" | "noheaders" => Some("--headers=off".to_owned()),
         mode if Mode::NAMES.iter().any(|(name, _)| *name == mode) => Some(format!("--mode={mode}")),
         _ if is_long(name) => Some(format!("--{option}")),
@@ -258,7 +295,7 @@ mod tests {
 
     fn cli(args: &[&str]) -> Cli {
         let all = std::iter::once("sqlite-redis").chain(args.iter().copied());
-        Cli::try_parse_from(normalise(all.map(OsString::from))).unwrap()
+        parse_from(all.map(OsString::from)).unwrap()
     }
 
     #[test]
@@ -282,5 +319,41 @@ mod tests {
         assert!(opened.command.is_none());
         assert_eq!(opened.database.as_deref(), Some("ls"));
         assert!(matches!(cli(&["-redis", "unix:///x", "ls", "--json"]).command, Some(Command::Ls { json: true })));
+    }
+
+    #[test]
+    fn headers_take_their_value_as_a_word_or_behind_an_equals_sign() {
+        for (args, on) in [
+            (&["--headers", "on", "shop"][..], true),
+            (&["-headers", "off", "shop"], false),
+            (&["--headers=on", "shop"], true),
+            (&["-header", "shop"], true),
+            (&["--noheader", "shop"], false),
+        ] {
+            let cli = cli(args);
+            assert_eq!((cli.shell.headers, cli.database.as_deref()), (Some(on), Some("shop")), "{args:?}");
+        }
+        let refused = ["sqlite-redis", "--headers", "shop"].map(OsString::from).into_iter();
+        assert!(parse_from(refused).unwrap_err().to_string().contains("on or off"));
+    }
+
+    #[test]
+    fn a_misspelt_command_is_recognised() {
+        for (name, command) in [
+            ("imprt", "import"),
+            ("improt", "import"),
+            ("exprt", "export"),
+            ("sl", "ls"),
+            ("lst", "ls"),
+            ("rmm", "rm"),
+            ("inof", "info"),
+            ("statsu", "status"),
+        ] {
+            assert_eq!(nearest_command(name).as_deref(), Some(command), "{name}");
+        }
+        for name in ["shop", "db", "a", "l", "music", "report", "ls", "rs", "test", "main", "data", "foo"] {
+            assert_eq!(nearest_command(name), None, "{name}");
+        }
+        assert!(cli(&["--", "imprt"]).literal && !cli(&["imprt"]).literal);
     }
 }

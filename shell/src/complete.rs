@@ -8,6 +8,7 @@ use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::{Context, Helper, Highlighter, Hinter, Validator};
 
 use crate::output::Mode;
+use crate::shown::commands_terminal;
 use crate::{dot, names};
 
 /// What rustyline asks while a line is edited.
@@ -35,7 +36,11 @@ impl Completer for Completion {
                 Err(_) => dot::Completes::Nothing,
             };
             return match wanted {
-                dot::Completes::Files => self.files.complete(line, pos, context),
+                dot::Completes::Files => {
+                    let (start, mut files) = self.files.complete(line, pos, context)?;
+                    files.retain(|file| !file.display.contains(commands_terminal));
+                    Ok((start, files))
+                }
                 other => Ok(words(typed, &self.arguments(other))),
             };
         }
@@ -139,7 +144,9 @@ fn words(typed: &str, candidates: &[String]) -> (usize, Vec<Pair>) {
     (start, pairs(fitting.into_iter()))
 }
 
+/// The names as candidates. One with control characters is none, since the terminal would obey them.
 fn pairs<'a>(names: impl Iterator<Item = &'a String>) -> Vec<Pair> {
+    let names = names.filter(|name| !name.contains(commands_terminal));
     names.map(|name| Pair { display: name.clone(), replacement: name.clone() }).collect()
 }
 
@@ -149,7 +156,11 @@ mod tests {
 
     fn completed(typed: &str) -> Vec<String> {
         let db = Connection::open_in_memory().unwrap();
-        db.execute_batch("CREATE TABLE albums(title, artist); CREATE TABLE songs(length)").unwrap();
+        db.execute_batch(
+            "CREATE TABLE albums(title, artist); CREATE TABLE songs(length);
+                          CREATE TABLE \"songs\u{1b}]0;x\u{7}\"(x)",
+        )
+        .unwrap();
         let completion = Completion { db: Some(Rc::new(db)), ..Completion::default() };
         let history = rustyline::history::DefaultHistory::new();
         let context = Context::new(&history);

@@ -11,6 +11,7 @@ use sqlite_redis::admin::Admin;
 
 use crate::args::ServerArgs;
 use crate::server;
+use crate::shown::without_secrets;
 
 /// What a name on the command line or after `.open` means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +148,16 @@ fn open_uri(uri: &str, readonly: bool) -> Result<Connection> {
         flags.remove(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE);
         flags.insert(OpenFlags::SQLITE_OPEN_READ_ONLY);
     }
-    Ok(Connection::open_with_flags(uri, flags)?)
+    sqlite_redis::forget_last_failure();
+    Connection::open_with_flags(uri, flags).map_err(|error| {
+        // SQLite itself only says that it was unable to.
+        let reason = match sqlite_redis::last_failure() {
+            Some(failure) => failure.to_string(),
+            // rusqlite adds the name, which is told already.
+            None => message(&error).replace(&format!(": {uri}"), ""),
+        };
+        anyhow::anyhow!("unable to open database \"{}\": {reason}", without_secrets(uri))
+    })
 }
 
 /// Makes the VFS `redis` known to this process.

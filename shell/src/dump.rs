@@ -12,14 +12,29 @@ use rusqlite::{Connection, params_from_iter};
 use crate::names;
 use crate::output::value;
 
+/// What of a database is dumped, and how: the options of `.dump`.
+#[derive(Clone, Copy, Default)]
+pub struct Content {
+    /// Only the `INSERT` statements.
+    pub data_only: bool,
+    /// Line ends in values as they are.
+    pub newlines: bool,
+    /// No tables whose names begin with `sqlite_`.
+    pub without_system: bool,
+    /// With rowids, where a table has some that no column shows.
+    pub rowids: bool,
+}
+
 /// Writes the tables that fit one of the LIKE patterns; without patterns,
 /// everything.
-pub fn dump(db: &Connection, patterns: &[String], out: &mut dyn Write) -> Result<()> {
-    writeln!(out, "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;")?;
+pub fn dump(db: &Connection, patterns: &[String], content: Content, out: &mut dyn Write) -> Result<()> {
+    if !content.data_only {
+        writeln!(out, "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;")?;
+    }
     // One version of the database for all of it. With writable_schema, SQLite
     // reads as much as it can of a schema that is damaged.
     db.execute_batch("SAVEPOINT dump; PRAGMA writable_schema=ON")?;
-    let mut dump = Dump { db, out, writable_schema: false, errors: Vec::new() };
+    let mut dump = Dump { db, content, out, writable_schema: false, errors: Vec::new() };
     let result = dump.all(patterns);
     let Dump { writable_schema, errors, .. } = dump;
     db.execute_batch("PRAGMA writable_schema=OFF; RELEASE dump")?;
@@ -27,18 +42,18 @@ pub fn dump(db: &Connection, patterns: &[String], out: &mut dyn Write) -> Result
     if writable_schema {
         writeln!(out, "PRAGMA writable_schema=OFF;")?;
     }
-    match errors.first() {
-        None => writeln!(out, "COMMIT;")?,
-        Some(error) => {
-            writeln!(out, "ROLLBACK; -- due to errors")?;
-            return Err(anyhow!("the dump is not complete: {error}"));
-        }
+    if !content.data_only {
+        writeln!(out, "{}", if errors.is_empty() { "COMMIT;" } else { "ROLLBACK; -- due to errors" })?;
     }
-    Ok(())
+    match errors.first() {
+        None => Ok(()),
+        Some(error) => Err(anyhow!("the dump is not complete: {error}")),
+    }
 }
 
 struct Dump<'a> {
     db: &'a Connection,
+    content: Content,
     out: &'a mut dyn Write,
     /// Whether the reader was told to make the schema table writable.
     writable_schema: bool,
@@ -59,6 +74,9 @@ impl Dump<'_> {
         for (name, sql) in tables {
             self.table(&name, &sql)?;
         }
+        if self.content.data_only {
+            return Ok(());
+        }
         let others = self.objects(
             &format!(
                 "SELECT name, sql FROM sqlite_schema AS o
@@ -67,7 +85,7 @@ impl Dump<'_> {
             patterns,
         )?;
         for (_, sql) in others {
-            writeln!(self.out, "{sql};")?;
+            writeln!(self.out, "{};", closed(&sql))?;
         }
         Ok(())
     }
@@ -79,19 +97,24 @@ impl Dump<'_> {
     }
 
     fn table(&mut self, name: &str, sql: &str) -> Result<()> {
-        if name == "sqlite_sequence" {
-            writeln!(self.out, "DELETE FROM sqlite_sequence;")?;
-        } else if name == "sqlite_stat4" {
-            // Only SQLites that were compiled for it have this table; ANALYZE makes it again.
+        if self.content.without_system && name.starts_with("sqlite_") {
             return Ok(());
-        } else if name.starts_with("sqlite_stat") {
-            writeln!(self.out, "ANALYZE sqlite_schema;")?;
-        } else if name.starts_with("sqlite_") {
+        }
+        // Only SQLites that were compiled for it have sqlite_stat4; ANALYZE makes it again.
+        let known = name == "sqlite_sequence" || name.starts_with("sqlite_stat");
+        if name == "sqlite_stat4" || (name.starts_with("sqlite_") && !known) {
             return Ok(());
-        } else if sql.starts_with("CREATE VIRTUAL TABLE") {
-            return Ok(self.virtual_table(name, sql)?);
-        } else {
-            writeln!(self.out, "{};", if_not_exists(sql))?;
+        }
+        if !self.content.data_only {
+            if name == "sqlite_sequence" {
+                writeln!(self.out, "DELETE FROM sqlite_sequence;")?;
+            } else if known {
+                writeln!(self.out, "ANALYZE sqlite_schema;")?;
+            } else if sql.starts_with("CREATE VIRTUAL TABLE") {
+                return Ok(self.virtual_table(name, sql)?);
+            } else {
+                writeln!(self.out, "{};", closed(&if_not_exists(sql)))?;
+            }
         }
         match self.rows(name) {
             Err(error) if error.is::<rusqlite::Error>() => {
@@ -124,16 +147,24 @@ impl Dump<'_> {
         if columns.is_empty() {
             return Ok(());
         }
-        let list: Vec<_> = columns.iter().map(|name| names::quoted(name)).collect();
+        let mut list: Vec<_> = columns.iter().map(|name| names::quoted(name)).collect();
+        let mut into = names::quoted_if_needed(table);
+        let rowid = if self.content.rowids { rowid_name(self.db, table, &columns)? } else { None };
+        if let Some(rowid) = rowid {
+            let names: Vec<_> = columns.iter().map(|name| names::quoted_if_needed(name)).collect();
+            into += &format!("({rowid},{})", names.join(","));
+            list.insert(0, rowid.to_owned());
+        }
         let sql = format!("SELECT {} FROM main.{}", list.join(","), names::quoted(table));
         let mut statement = self.db.prepare(&sql)?;
         let mut rows = statement.raw_query();
-        let head = format!("INSERT INTO {} VALUES(", names::quoted_if_needed(table));
+        let head = format!("INSERT INTO {into} VALUES(");
+        let literal = if self.content.newlines { value::literal_as_is } else { value::literal };
         while let Some(row) = rows.next()? {
             self.out.write_all(head.as_bytes())?;
-            for i in 0..columns.len() {
+            for i in 0..list.len() {
                 self.out.write_all(if i > 0 { b"," } else { b"" })?;
-                self.out.write_all(&value::literal(row.get_ref(i)?))?;
+                self.out.write_all(&literal(row.get_ref(i)?))?;
             }
             self.out.write_all(b");\n")?;
         }
@@ -164,6 +195,32 @@ pub fn columns(db: &Connection, schema: &str, table: &str) -> rusqlite::Result<V
     statement.query_map([table, schema], |row| row.get(0))?.collect()
 }
 
+/// The name by which the rowids of a table can be stored: `None` where a column shows them, where
+/// there are none, or where columns have all of their names.
+fn rowid_name(db: &Connection, table: &str, columns: &[String]) -> rusqlite::Result<Option<&'static str>> {
+    let mut statement = db.prepare("SELECT type FROM pragma_table_info(?1, 'main') WHERE pk > 0")?;
+    let key: Vec<String> = statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    if matches!(key.as_slice(), [kind] if kind.eq_ignore_ascii_case("INTEGER")) {
+        // Such a key is the rowid, unless it has an index of its own.
+        let index = "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')";
+        if !db.query_row(index, [table], |row| row.get::<_, bool>(0))? {
+            return Ok(None);
+        }
+    }
+    let free = |name: &&&str| !columns.iter().any(|column| column.eq_ignore_ascii_case(name));
+    let Some(name) = ["rowid", "_rowid_", "oid"].iter().find(free) else { return Ok(None) };
+    // A table WITHOUT ROWID has no such column.
+    let exists = db.prepare(&format!("SELECT {name} FROM main.{}", names::quoted(table))).is_ok();
+    Ok(exists.then_some(*name))
+}
+
+/// The statement so that a `;` behind it ends it: with the end of a comment that is still open.
+pub fn closed(sql: &str) -> String {
+    let ends = ["", "*/", "\n"];
+    let end = ends.into_iter().find(|end| names::ends_statement(&format!("{sql}{end};")));
+    format!("{sql}{}", end.unwrap_or_default())
+}
+
 /// Tables with quoted names may be shadow tables, which the virtual table
 /// that owns them may have made already.
 pub fn if_not_exists(sql: &str) -> String {
@@ -177,7 +234,7 @@ pub fn if_not_exists(sql: &str) -> String {
 #[cfg(test)]
 fn text(db: &Connection) -> String {
     let mut out = Vec::new();
-    dump(db, &[], &mut out).unwrap();
+    dump(db, &[], Content::default(), &mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
 

@@ -1,20 +1,22 @@
 //! Where lines come from: a file, a pipe, or somebody who types.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder};
-use std::io::{BufRead, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io::{BufRead, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Context, Result, anyhow};
 use rusqlite::Connection;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
 
 use crate::complete::Completion;
-use crate::paths;
+use crate::shown::without_secrets;
+use crate::{paths, private};
 
 const PROMPT: &str = "sqlite-redis> ";
 const CONTINUED: &str = "         ...> ";
@@ -75,6 +77,45 @@ impl<R: BufRead> Lines for Reader<R> {
     }
 }
 
+/// A file to read, or the output of a program that is named `|program`.
+pub enum Source {
+    /// A file.
+    File(File),
+    /// A program that runs.
+    Program(Child, ChildStdout),
+}
+
+impl Source {
+    /// Opens the file, or starts the program.
+    pub fn open(name: &str) -> Result<Self> {
+        let cannot = |error| anyhow!("cannot open \"{name}\": {error}");
+        let Some(command) = name.strip_prefix('|') else {
+            return Ok(Source::File(File::open(name).map_err(cannot)?));
+        };
+        let mut child = Command::new("sh").arg("-c").arg(command).stdout(Stdio::piped()).spawn().map_err(cannot)?;
+        let output = child.stdout.take().context("a program without output")?;
+        Ok(Source::Program(child, output))
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Source::File(file) => file.read(buffer),
+            Source::Program(child, output) => {
+                let length = output.read(buffer)?;
+                if length == 0 && !buffer.is_empty() {
+                    let status = child.wait()?;
+                    if !status.success() {
+                        return Err(std::io::Error::other(format!("the program ended with {status}")));
+                    }
+                }
+                Ok(length)
+            }
+        }
+    }
+}
+
 /// Lines that somebody types, with history and completion.
 pub struct Typed {
     editor: Editor<Completion, FileHistory>,
@@ -113,8 +154,9 @@ impl Typed {
     }
 
     fn remember(&mut self, line: &str) {
-        // A history that can't be kept is no reason to disturb the session.
+        // A history that can't be kept is no reason to disturb the session. Passwords are not kept.
         if !line.trim().is_empty()
+            && without_secrets(line) == line
             && self.editor.add_history_entry(line).unwrap_or(false)
             && let Some(path) = &self.history
         {
@@ -158,15 +200,13 @@ impl Lines for Typed {
     }
 }
 
+/// The file of the history, made private: it may quote data. Without one, there is no history.
 fn history_file() -> Option<PathBuf> {
     let directory = paths::state_dir().ok()?;
-    if !directory.is_dir() {
-        // The history may quote data, so it is nobody else's business.
-        DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
-    }
+    private::directory(&directory).ok()?;
     let path = directory.join("history");
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    let file = fs::OpenOptions::new().append(true).create(true).open(&path).ok()?;
+    let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path).ok()?;
     file.set_permissions(private).ok()?;
     Some(path)
 }

@@ -3,25 +3,28 @@
 //!
 //! A line of input goes through these modules in this order:
 //!
-//! - [`args`]: the command line; [`paths`]: directories of the user
+//! - [`args`]: the command line; [`paths`]: directories of the user, made [`private`]
 //! - [`database`]: which server and database; [`server`]: the private Redis
 //! - [`input`]: lines from a file or from the editor, with [`complete`]
 //! - [`session`]: lines become statements ([`names`] knows where they end)
 //! - [`execute`] runs SQL, [`dot`] runs dot commands ([`dump`], [`copy`])
-//! - [`output`]: rows become text
+//! - [`output`]: rows become text; [`shown`]: what is hidden or escaped of any text
 //! - [`admin`], [`status`], [`transfer`]: the commands beside the shell
 //! - [`signals`]: Ctrl-C and the end
 
 /// `eprintln!` for terminals that may be gone: the session ends properly then, without a panic.
+/// What it prints holds no secret and no control character.
 macro_rules! note {
     ($($text:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
+        let _ = writeln!(std::io::stderr(), "{}", crate::shown::message(&format!($($text)*)));
     }};
 }
 
+mod shown;
 mod args;
 mod paths;
+mod private;
 mod database;
 mod server;
 mod input;
@@ -45,7 +48,7 @@ use std::io::{BufReader, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 
 use crate::args::{Cli, Command, ShellArgs};
 use crate::database::{Location, Server};
@@ -74,7 +77,7 @@ fn run(cli: Cli) -> Result<i32> {
     signals::watch(interactive)?;
     database::register()?;
     match cli.command {
-        None => shell(server, cli.database, cli.sql, &cli.shell, interactive),
+        None => shell(server, cli.database, cli.sql, &cli.shell, interactive, cli.literal),
         Some(command) => {
             let _busy = signals::busy();
             match command {
@@ -97,39 +100,35 @@ fn shell(
     sql: Vec<String>,
     options: &ShellArgs,
     interactive: bool,
+    literal: bool,
 ) -> Result<i32> {
     let location = Location::parse(database.as_deref().unwrap_or_default());
-    if let Location::Redis(name) = &location
-        && Path::new(name).is_file()
-    {
-        note!("Note: this opens {name} in Redis; the file of that name is file:{name}");
+    if let Location::Redis(name) = &location {
+        if !literal {
+            refuse_misspelt_command(&server, name, &sql)?;
+        }
+        if Path::new(name).is_file() {
+            note!("Note: this opens {name} in Redis; the file of that name is file:{name}");
+        }
     }
     let settings = settings(options);
     let mut shell = Shell::new(server, location, settings, options.readonly, interactive)?;
     shell.bail = options.bail;
     shell.echo = options.echo;
-    let mut outcome = Outcome::default();
-    if let Some(path) = &options.init {
-        let file = File::open(path).with_context(|| format!("cannot open \"{}\"", path.display()))?;
-        shell.interactive = false;
-        outcome = shell.run(&mut Reader::new(BufReader::new(file)));
-        shell.interactive = interactive;
-    }
+    let mut outcome = before_input(&mut shell, options);
     // Of arguments, the first error ends it all, as in sqlite3.
-    for text in options.cmd.iter().chain(&sql) {
+    for text in &sql {
         if outcome.exit.is_none() && !outcome.failed {
             outcome = shell.run_argument(text);
         }
     }
-    if sql.is_empty() && outcome.exit.is_none() && !(outcome.failed && shell.bail) {
-        let earlier = outcome.failed;
+    if sql.is_empty() && outcome.exit.is_none() && !outcome.failed {
         outcome = if interactive {
             welcome(&mut shell)?;
             shell.run(&mut Typed::new()?)
         } else {
             shell.run(&mut Reader::new(BufReader::new(std::io::stdin())))
         };
-        outcome.failed |= earlier;
     }
     // Somebody who typed has seen the errors.
     if interactive {
@@ -137,6 +136,47 @@ fn shell(
     }
     shell.redirect(output::Sink::stdout())?;
     Ok(outcome.code())
+}
+
+/// Runs `--init` and `--cmd`. As in sqlite3, their errors count only with `--bail`.
+fn before_input(shell: &mut Shell, options: &ShellArgs) -> Outcome {
+    let mut outcome = Outcome::default();
+    if let Some(path) = &options.init {
+        let interactive = std::mem::replace(&mut shell.interactive, false);
+        outcome = match File::open(path) {
+            Ok(file) => shell.run(&mut Reader::new(BufReader::new(file))),
+            Err(error) => {
+                note!("cannot open \"{}\": {error}", path.display());
+                Outcome { failed: true, ..Outcome::default() }
+            }
+        };
+        shell.interactive = interactive;
+        outcome.failed &= shell.bail;
+    }
+    for text in &options.cmd {
+        if outcome.exit.is_none() && !outcome.failed {
+            outcome = shell.run_argument(text);
+            outcome.failed &= shell.bail;
+        }
+    }
+    outcome
+}
+
+/// Refuses a name that is almost one of a command, such as `imprt`, unless there is a database of
+/// that name or SQL to run on a new one.
+fn refuse_misspelt_command(server: &Server, name: &str, sql: &[String]) -> Result<()> {
+    let Some(command) = args::nearest_command(name) else { return Ok(()) };
+    if sql.first().is_some_and(|text| names::begins_statement(text)) {
+        return Ok(());
+    }
+    // A server that can't be asked is reported when the database is opened.
+    if matches!(server.admin()?.info(name), Ok(None)) {
+        bail!(
+            "there is no command and no database {name}; did you mean `sqlite-redis {command}`? \
+             (`sqlite-redis -- {name}` makes a database of that name)"
+        );
+    }
+    Ok(())
 }
 
 fn settings(options: &ShellArgs) -> Settings {

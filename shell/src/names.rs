@@ -32,6 +32,48 @@ pub fn is_complete(sql: &str) -> bool {
     CString::new(format!("{sql}\n")).map_or(true, |text| ffi::is_complete(&text))
 }
 
+/// Whether `sql` ends with the end of a statement, and not in a quoted text or a comment.
+pub fn ends_statement(sql: &str) -> bool {
+    CString::new(sql).is_ok_and(|text| ffi::is_complete(&text))
+}
+
+/// Whether a text begins like SQL or a dot command.
+pub fn begins_statement(text: &str) -> bool {
+    const FIRST: &[&str] = &[
+        "ALTER",
+        "ANALYZE",
+        "ATTACH",
+        "BEGIN",
+        "COMMIT",
+        "CREATE",
+        "DELETE",
+        "DETACH",
+        "DROP",
+        "END",
+        "EXPLAIN",
+        "INSERT",
+        "PRAGMA",
+        "REINDEX",
+        "RELEASE",
+        "REPLACE",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "SELECT",
+        "UPDATE",
+        "VACUUM",
+        "VALUES",
+        "WITH",
+    ];
+    let text = text.trim_start();
+    let word = text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    // Not a path, such as `./file` or `/file`, nor a name with a dot.
+    let dot = text.strip_prefix('.').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic()));
+    dot || text.starts_with("--")
+        || text.starts_with("/*")
+        || text.starts_with(';')
+        || FIRST.iter().any(|first| word.eq_ignore_ascii_case(first))
+}
+
 /// Whether there is nothing but white space and comments.
 pub fn is_blank(sql: &str) -> bool {
     let mut rest = sql.trim_start();
@@ -75,6 +117,16 @@ mod tests {
         }
         for open in ["select 1", "select ';", "select 1 /* ;", "create trigger a after insert on b begin select 1;"] {
             assert!(!is_complete(open), "{open}");
+        }
+    }
+
+    #[test]
+    fn statements_are_told_from_names_of_files() {
+        for statement in ["select 1", " WITH x AS (SELECT 1) SELECT 1", ".tables", "-- x\nselect 1", "values(1)"] {
+            assert!(begins_statement(statement), "{statement}");
+        }
+        for other in ["music.sqlite", "/tmp/x", "../x", "./x", "music", "", "selection.db"] {
+            assert!(!begins_statement(other), "{other}");
         }
     }
 

@@ -10,11 +10,12 @@
 //!   server. A server whose shells were all killed is picked up by the next.
 //!
 //! The data directory of the server is compared before it is stopped, so a
-//! foreign server at the socket is left alone.
+//! foreign server at the socket is left alone. Directories that another user
+//! could have made or changed are refused ([`private`]).
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
+use crate::{paths, private};
 
 /// The programs that can be the server, the preferred one first.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
@@ -153,9 +154,9 @@ impl Place {
     }
 
     fn prepare(&self) -> Result<()> {
-        private_dir(&self.directory)?;
+        private::directory(&self.directory)?;
         match self.socket.parent() {
-            Some(parent) if parent != self.directory => private_dir(parent),
+            Some(parent) if parent != self.directory => private::directory(parent),
             _ => Ok(()),
         }
     }
@@ -305,27 +306,23 @@ fn lock_file(path: &Path) -> Result<File> {
     options.open(path).with_context(|| format!("{} can't be opened", path.display()))
 }
 
-/// Makes a directory that only its owner can enter.
-fn private_dir(path: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.with_context(|| format!("{} can't be made", path.display()))?;
-    // In a shared directory, somebody else may have made it before us; then
-    // this fails, as it must.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("{} can't be made private", path.display()))
-}
-
 /// The socket beside the data, or in a short directory of its own where the
 /// path would be too long for a socket.
 fn socket_path(data: &Path) -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    socket_path_in(data, runtime.into_iter().chain([std::env::temp_dir()]))
+}
+
+/// The same with the directories that may hold the short one. One in which another user could
+/// replace it is passed over: `su` keeps the `XDG_RUNTIME_DIR` of the other user.
+fn socket_path_in(data: &Path, bases: impl IntoIterator<Item = PathBuf>) -> PathBuf {
     let beside = data.join("redis.sock");
     if beside.as_os_str().len() <= SOCKET_PATH_LIMIT {
         return beside;
     }
     let key = format!("sqlite-redis-{:016x}", fnv1a(data.as_os_str().as_encoded_bytes()));
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let short = |base: &PathBuf| base.as_os_str().len() + key.len() + 12 <= SOCKET_PATH_LIMIT;
-    let base = runtime.into_iter().chain([std::env::temp_dir()]).find(short);
+    let base = bases.into_iter().find(|base| short(base) && private::is_safe_base(base));
     base.unwrap_or_else(|| PathBuf::from("/tmp")).join(key).join("redis.sock")
 }
 
@@ -346,6 +343,13 @@ mod tests {
         let long = PathBuf::from(format!("/home/{}", "a".repeat(120)));
         assert!(socket_path(&long).as_os_str().len() <= SOCKET_PATH_LIMIT);
         assert_ne!(socket_path(&long), socket_path(&long.join("b")));
+        let base = tempfile::tempdir().unwrap();
+        let shared = base.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        let chosen = || socket_path_in(&long, [PathBuf::from("relative"), shared.clone(), base.path().to_owned()]);
+        assert!(chosen().starts_with(&shared));
+        fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(!chosen().starts_with(&shared) && chosen().starts_with(base.path()));
     }
 
     #[test]

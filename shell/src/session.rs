@@ -11,6 +11,7 @@ use crate::database::{self, Causes, Location, Server};
 use crate::execute::{self, SqlFailure};
 use crate::input::{Line, Lines};
 use crate::output::{Settings, Sink};
+use crate::shown::{message, without_secrets};
 use crate::{dot, names, signals};
 
 /// Everything that statements and dot commands work on.
@@ -71,14 +72,17 @@ pub enum Flow {
 pub struct Outcome {
     /// Something failed.
     pub failed: bool,
+    /// SQLite's result code of an argument that failed.
+    pub result: i32,
     /// The session is to end, with this code if one was asked for.
     pub exit: Option<Option<i32>>,
 }
 
 impl Outcome {
-    /// The exit code of the process.
+    /// The exit code of the process: that of `sqlite3`.
     pub fn code(self) -> i32 {
-        self.exit.flatten().unwrap_or(i32::from(self.failed))
+        let failed = if self.failed { self.result.max(1) } else { 0 };
+        self.exit.flatten().unwrap_or(failed)
     }
 }
 
@@ -196,7 +200,7 @@ impl Shell {
 
     fn echo(&mut self, text: &str, outcome: &mut Outcome) {
         if self.echo
-            && let Err(error) = writeln!(self.out, "{}", text.trim_end())
+            && let Err(error) = writeln!(self.out, "{}", without_secrets(text.trim_end()))
         {
             self.settle(Err(error.into()), Origin::Typed, outcome);
         }
@@ -248,6 +252,9 @@ impl Shell {
                 let _ = self.out.flush();
                 self.report(&error, origin);
                 outcome.failed = true;
+                if let (Origin::Argument, Some(failure)) = (origin, error.downcast_ref::<SqlFailure>()) {
+                    outcome.result = failure.code;
+                }
             }
         }
     }
@@ -283,7 +290,7 @@ impl Shell {
             Some(failure) => failure.code,
             None => error.downcast_ref().map_or(0, database::code),
         };
-        if let Some(cause) = self.causes.behind(code)
+        if let Some(cause) = self.causes.behind(code).map(|cause| message(&cause))
             && !describe(error).contains(&cause)
         {
             note!("  cause: {cause}");
@@ -311,7 +318,7 @@ pub fn describe(error: &anyhow::Error) -> String {
             told.push(part);
         }
     }
-    told.join(": ")
+    message(&told.join(": "))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -10,7 +10,7 @@ use sqlite_redis::admin::{ReplicaState, ReplicaStatus, Status};
 
 use crate::admin::{holder, lease, table};
 use crate::database::Server;
-use crate::{session, signals};
+use crate::{session, shown, signals};
 
 /// How often `--watch` looks again.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Prints it once.
 pub fn status(server: &Server, name: &str, as_json: bool) -> Result<()> {
     let status = look(server, name)?;
-    let text = if as_json { serde_json::to_string_pretty(&to_json(&status))? } else { shown(&status) };
+    let text = if as_json { shown::json(&serde_json::to_string_pretty(&to_json(&status))?) } else { as_text(&status) };
     crate::admin::print(&text)
 }
 
@@ -28,8 +28,8 @@ pub fn watch(server: &Server, name: &str, as_json: bool) -> Result<()> {
     let clear = if stdout().is_terminal() && !as_json { "\x1b[H\x1b[2J" } else { "" };
     while signals::ending().is_none() {
         let text = match look(server, name) {
-            Ok(status) if as_json => to_json(&status).to_string(),
-            Ok(status) => shown(&status),
+            Ok(status) if as_json => shown::json(&to_json(&status).to_string()),
+            Ok(status) => as_text(&status),
             Err(error) if as_json => json!({ "name": name, "error": session::describe(&error) }).to_string(),
             Err(error) => format!("Error: {}", session::describe(&error)),
         };
@@ -50,7 +50,7 @@ fn look(server: &Server, name: &str) -> Result<Status> {
     server.admin()?.status(name)?.ok_or_else(|| server.missing(name))
 }
 
-fn shown(status: &Status) -> String {
+fn as_text(status: &Status) -> String {
     let head = ["SERVER", "VERSION", "BEHIND", "FOR", "ROLE"].map(str::to_owned);
     let role = if status.is_replica { "replica" } else { "primary" };
     let server = [&status.server, &status.version.to_string(), "-", "-", role].map(str::to_owned);

@@ -112,7 +112,7 @@ fn exit_codes_are_those_asked_for() {
     let home = Home::new();
     assert_eq!(home.run(&[":memory:"], ".exit 7\nSELECT 1;").code, 7);
     assert_eq!(home.run(&[":memory:", ".quit", "SELECT nope"], "").code, 0);
-    assert_eq!(home.run(&["--nonsense"], "").code, 2);
+    assert_eq!(home.run(&["--nonsense"], "").code, 1);
 }
 
 #[test]

@@ -1,9 +1,8 @@
 //! A Redis Cluster of real nodes.
 
 use sqlite_redis::Options;
-use std::process::Command;
 
-use crate::{Server, eventually, following, free_port};
+use crate::{Server, eventually, following, free_port, program};
 
 /// Three primaries with a replica each, unless asked for otherwise.
 pub struct Cluster {
@@ -21,7 +20,7 @@ impl Cluster {
         let places: Vec<_> = cluster.nodes.iter().map(place).collect();
         let create = ["--cluster", "create"].into_iter().map(str::to_owned).chain(places);
         let options = ["--cluster-replicas", "1", "--cluster-yes"].map(str::to_owned);
-        let made = Command::new("redis-cli").args(create.chain(options)).output().expect("redis-cli");
+        let made = program::server().cli().args(create.chain(options)).output().expect("redis-cli");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
         cluster.in_step();
         cluster

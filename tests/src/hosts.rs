@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use crate::program;
+
 /// The extension. Cargo builds it where the test programs are whenever it builds those, so it is
 /// never older than they are; the copy one directory above may be.
 ///
@@ -97,7 +99,7 @@ pub fn python(script: &str, environment: &[(&str, &str)]) -> Option<Command> {
         Command::new("/usr/bin/python3").args(["-c", probe]).output().is_ok_and(|output| output.status.success())
     });
     if !able {
-        println!("SKIPPED: /usr/bin/python3 is missing or its sqlite3 module can't load extensions");
+        program::skipped("/usr/bin/python3 is missing or its sqlite3 module can't load extensions");
         return None;
     }
     let mut command = command("/usr/bin/python3", environment);
@@ -118,8 +120,9 @@ pub fn run_python(script: &str, environment: &[(&str, &str)]) -> Option<Said> {
 /// with a message, where that does not work.
 pub fn node(script: &str, environment: &[(&str, &str)]) -> Option<Command> {
     static MODULES: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let modules = MODULES
-        .get_or_init(|| better_sqlite3().inspect_err(|reason| println!("SKIPPED: no better-sqlite3: {reason}")).ok());
+    let modules = MODULES.get_or_init(|| {
+        better_sqlite3().inspect_err(|reason| program::skipped(&format!("no better-sqlite3: {reason}"))).ok()
+    });
     let mut command = command("node", environment);
     command.env("NODE_PATH", modules.as_ref()?).env("EXTENSION", extension());
     command.arg("-e").arg(script);

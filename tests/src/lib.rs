@@ -11,6 +11,7 @@ mod frames;
 pub mod group;
 pub mod hostile;
 pub mod hosts;
+pub mod program;
 pub mod proxy;
 pub mod python;
 pub mod queries;
@@ -110,12 +111,12 @@ impl Start {
 }
 
 fn spawn(directory: &Path, port: Option<u16>, arguments: &[String]) -> Result<Child> {
-    let mut command = ending_with_us("redis-server");
+    let mut command = ending_with_us(&program::server().path);
     command.args(Some(directory.join("redis.conf")).filter(|file| file.exists()));
     command.args(["--port", &port.unwrap_or(0).to_string(), "--bind", "127.0.0.1"]);
     command.args(["--unixsocket", &directory.join("redis.sock").to_string_lossy()]);
     command.args(["--dir", &directory.to_string_lossy(), "--logfile", "redis.log"]);
-    command.args(["--save", "", "--daemonize", "no", "--enable-debug-command", "yes"]);
+    command.args(["--save", "", "--daemonize", "no"]).args(program::server().debug_arguments());
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     start_for_good(command).context("can't start redis-server; is it installed? (scripts/setup installs it)")
 }
@@ -140,7 +141,7 @@ fn start_for_good(command: Command) -> io::Result<Child> {
 
 /// A program that ends when the thread does that started it, even if a signal ends that. Where
 /// util-linux is not there, it only ends when it is told to.
-fn ending_with_us(program: &str) -> Command {
+fn ending_with_us(program: &Path) -> Command {
     let setpriv = ["--pdeathsig", "KILL", "true"];
     let known =
         Command::new("setpriv").args(setpriv).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
@@ -148,7 +149,7 @@ fn ending_with_us(program: &str) -> Command {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", program]);
+    command.args(["--pdeathsig", "KILL"]).arg(program);
     command
 }
 
@@ -262,8 +263,7 @@ impl Server {
     /// # Panics
     /// When it can't be run.
     pub fn redis_cli(&self, arguments: &[&str]) -> String {
-        let output =
-            Command::new("redis-cli").arg("-s").arg(self.socket()).args(arguments).output().expect("redis-cli");
+        let output = program::server().cli().arg("-s").arg(self.socket()).args(arguments).output().expect("redis-cli");
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
@@ -326,14 +326,14 @@ impl Server {
     }
 
     /// Cuts half a transaction off the end of the append-only file, as `docs/failures.md` says one
-    /// must after a crash: Redis 7.0 only cuts off half a command, and leaves its `MULTI` there.
+    /// must after a crash: Redis only cuts off half a command, and leaves its `MULTI` there.
     fn repair_append_only_file(&self) {
-        let manifest = self.directory.path().join("appendonlydir/appendonly.aof.manifest");
-        if !manifest.exists() {
-            return;
-        }
-        let mut command = Command::new("redis-check-aof");
-        command.arg("--fix").arg(manifest).stdin(Stdio::piped()).stdout(Stdio::null());
+        // Redis 6.2 has one file, later versions a manifest that names several.
+        let places = ["appendonlydir/appendonly.aof.manifest", "appendonly.aof"];
+        let mut files = places.iter().map(|place| self.directory.path().join(place));
+        let Some(file) = files.find(|file| file.exists()) else { return };
+        let mut command = program::server().check_aof();
+        command.arg("--fix").arg(file).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut check = command.spawn().expect("redis-check-aof");
         // It asks only when there is something to cut off.
         let _ = check.stdin.take().expect("its input").write_all(b"y\n");
@@ -431,10 +431,14 @@ pub fn code<T: std::fmt::Debug>(result: rusqlite::Result<T>) -> i32 {
     }
 }
 
-/// The Chinook database beside the project, if it is there.
+/// The Chinook database beside the project. Without it, the test is skipped.
 pub fn chinook() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/chinook.sqlite");
-    path.exists().then_some(path)
+    if !path.exists() {
+        program::skipped("there is no chinook.sqlite beside the project");
+        return None;
+    }
+    Some(path)
 }
 
 /// A file that the build has made, such as the extension or the shell: the newest, since

@@ -7,7 +7,7 @@ use std::process::Command;
 use sqlite_redis::Options;
 
 use crate::hosts::extension;
-use crate::{Server, check_integrity, number};
+use crate::{Server, check_integrity, number, program};
 
 /// Opens `shop` as `open()`; `child(body)` forks, runs `body` there and returns its exit status.
 const PRELUDE: &str = "
@@ -56,7 +56,7 @@ pub fn python(server: &Server, script: &str) {
 pub fn python_with(server: &Server, options: &Options, script: &str) {
     let python = "/usr/bin/python3";
     if !Path::new(python).exists() {
-        eprintln!("skipped: there is no {python}");
+        program::skipped(&format!("there is no {python}"));
         return;
     }
     let mut command = Command::new(python);

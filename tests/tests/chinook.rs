@@ -5,15 +5,7 @@ use std::path::PathBuf;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use sqlite_redis_tests::rows::{assert_same_content, rows};
-use sqlite_redis_tests::{Server, check_integrity, number, queries};
-
-fn path() -> Option<PathBuf> {
-    let path = sqlite_redis_tests::chinook();
-    if path.is_none() {
-        eprintln!("skipped: there is no chinook.sqlite beside the project");
-    }
-    path
-}
+use sqlite_redis_tests::{Server, check_integrity, chinook, number, queries};
 
 fn read_only(path: &PathBuf) -> Connection {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
@@ -31,7 +23,7 @@ fn import(server: &Server, path: &PathBuf) -> Connection {
 
 #[test]
 fn every_query_answers_as_on_the_file() {
-    let Some(path) = path() else { return };
+    let Some(path) = chinook() else { return };
     let server = Server::start();
     let redis = import(&server, &path);
     let file = read_only(&path);
@@ -48,7 +40,7 @@ fn every_query_answers_as_on_the_file() {
 
 #[test]
 fn the_import_has_every_table_and_row_and_goes_back_to_a_file() {
-    let Some(path) = path() else { return };
+    let Some(path) = chinook() else { return };
     let server = Server::start();
     let redis = import(&server, &path);
     let file = read_only(&path);
@@ -68,7 +60,7 @@ fn the_import_has_every_table_and_row_and_goes_back_to_a_file() {
 
 #[test]
 fn the_import_can_be_worked_with() {
-    let Some(path) = path() else { return };
+    let Some(path) = chinook() else { return };
     let server = Server::start();
     let redis = import(&server, &path);
     let directory = tempfile::tempdir().unwrap();

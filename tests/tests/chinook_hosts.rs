@@ -6,10 +6,7 @@ use sqlite_redis_tests::{Server, queries};
 
 /// A server with Chinook on it, and the file; `None`, with a message, where there is no file.
 fn imported() -> Option<(Server, String)> {
-    let Some(path) = sqlite_redis_tests::chinook() else {
-        println!("SKIPPED: there is no chinook.sqlite beside the project");
-        return None;
-    };
+    let path = sqlite_redis_tests::chinook()?;
     let (server, path) = (Server::start(), path.display().to_string());
     let said = hosts::sqlite3(
         &format!(

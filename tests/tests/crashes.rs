@@ -18,6 +18,10 @@ fn stamp(db: &Connection, with: i64, from: i64) {
 
 fn append_only_file(server: &Server) -> PathBuf {
     let directory = server.directory().join("appendonlydir");
+    if !directory.exists() {
+        // As Redis 6.2 has it.
+        return server.directory().join("appendonly.aof");
+    }
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max().expect("an append-only file")
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlite_redis::Options;
 use sqlite_redis_tests::failures::{assert_failure, code, open_failure};
-use sqlite_redis_tests::{Server, free_port, hosts};
+use sqlite_redis_tests::{Server, free_port, hosts, program};
 
 fn openssl(directory: &Path, arguments: &str) {
     let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
@@ -62,6 +62,9 @@ except sqlite3.Error as error:
 
 #[test]
 fn a_tls_server_is_trusted_by_its_authority_only() {
+    if !program::has_tls() {
+        return;
+    }
     let (server, port, certificates) = tls_server();
     let authority = certificates.path().join("ca.crt").to_string_lossy().into_owned();
     for host in ["localhost", "127.0.0.1"] {
@@ -86,6 +89,9 @@ fn a_tls_server_is_trusted_by_its_authority_only() {
 
 #[test]
 fn tls_to_a_plain_port_and_plain_to_a_tls_port_fail_with_a_reason() {
+    if !program::has_tls() {
+        return;
+    }
     let plain = Server::with::<String>([]).tcp().start();
     let (_server, port, _certificates) = tls_server();
     for url in [format!("rediss://127.0.0.1:{}", plain.port()), format!("redis://127.0.0.1:{port}")] {

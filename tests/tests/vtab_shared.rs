@@ -342,7 +342,7 @@ fn sentinels_lead_to_the_primary_also_after_a_failover() {
         primary.port()
     );
     std::fs::write(&config, text_of).unwrap();
-    let sentinel = std::process::Command::new("redis-server")
+    let sentinel = std::process::Command::new(&sqlite_redis_tests::program::server().path)
         .arg(&config)
         .arg("--sentinel")
         .stdout(std::process::Stdio::null())

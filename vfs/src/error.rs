@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::store::{CommitId, PageNo, Version};
+use printable::Printable;
+
+mod printable;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure: what happened, and to which database on which server.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{}{cause}", Prefix(place))]
+#[error("{}{}", Printable(&Prefix(place)), Printable(cause))]
 pub struct Error {
     /// The database and server concerned, such as ``database `shop` on redis://localhost:6379``.
     pub place: Option<Arc<str>>,

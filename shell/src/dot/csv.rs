@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use csv::{ByteRecord, ReaderBuilder};
+use anyhow::{Context, Result, bail, ensure};
+use csv::{ByteRecord, ReaderBuilder, Terminator};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params_from_iter};
 
-use super::misuse;
+use super::{Arguments, misuse};
+use crate::input::Source;
 use crate::output::Mode;
 use crate::session::{AlreadyReported, Flow, Shell};
 use crate::{database, dump, names, signals};
@@ -19,10 +20,12 @@ struct Request {
     schema: Option<String>,
     skip: u64,
     separator: u8,
+    /// Rows end with `\\x1e`, and quotes are nothing special.
+    ascii: bool,
 }
 
 /// `.import ?OPTIONS? FILE TABLE`
-pub fn import(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
+pub fn import(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let request = request(shell, arguments)?;
     let own = shell.db.is_autocommit();
     if own {
@@ -38,47 +41,42 @@ pub fn import(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
     if result? { Err(AlreadyReported.into()) } else { Ok(Flow::Continue) }
 }
 
-fn request(shell: &Shell, arguments: &[String]) -> Result<Request> {
-    let mut csv = shell.settings.mode == Mode::Csv;
-    let (mut schema, mut skip) = (None, 0);
-    let mut names = Vec::new();
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        match argument.trim_start_matches('-') {
-            "csv" if argument.starts_with('-') => csv = true,
-            "skip" if argument.starts_with('-') => {
-                let Some(Ok(lines)) = rest.next().map(|lines| lines.parse()) else {
-                    return Err(misuse("import"));
-                };
-                skip = lines;
-            }
-            "schema" if argument.starts_with('-') => schema = rest.next().cloned(),
-            _ if argument.starts_with('-') => bail!("unknown option: \"{argument}\""),
-            _ => names.push(argument.clone()),
-        }
-    }
-    let Ok([file, table]) = <[String; 2]>::try_from(names) else {
+fn request(shell: &Shell, arguments: &Arguments) -> Result<Request> {
+    let [file, table] = arguments.words.as_slice() else {
         return Err(misuse("import"));
     };
+    let skip = match arguments.value("skip").map(str::parse) {
+        None => 0,
+        Some(Ok(lines)) => lines,
+        Some(Err(_)) => return Err(misuse("import")),
+    };
+    let ascii = arguments.has("ascii");
+    let csv = arguments.has("csv") || shell.settings.mode == Mode::Csv;
     let separator = match shell.settings.column_separator.as_bytes() {
+        _ if ascii => b'\x1f',
         _ if csv => b',',
         [byte] => *byte,
         _ => bail!("import takes a column separator of one byte; see .separator and --csv"),
     };
-    Ok(Request { file, table, schema, skip, separator })
+    let schema = arguments.value("schema").map(str::to_owned);
+    Ok(Request { file: file.clone(), table: table.clone(), schema, skip, separator, ascii })
 }
 
 /// Imports all rows; true if some were refused.
 fn rows(db: &Connection, request: &Request) -> Result<bool> {
     let name = &request.file;
-    let file = std::fs::File::open(name).map_err(|error| anyhow!("cannot open \"{name}\": {error}"))?;
-    let mut file = BufReader::new(file);
+    let mut file = BufReader::new(Source::open(name)?);
+    let end = if request.ascii { b'\x1e' } else { b'\n' };
     for _ in 0..request.skip {
         let mut line = Vec::new();
-        file.read_until(b'\n', &mut line)?;
+        file.read_until(end, &mut line)?;
     }
-    let mut reader =
-        ReaderBuilder::new().has_headers(false).flexible(true).delimiter(request.separator).from_reader(file);
+    let mut format = ReaderBuilder::new();
+    format.has_headers(false).flexible(true).delimiter(request.separator);
+    if request.ascii {
+        format.terminator(Terminator::Any(end)).quoting(false);
+    }
+    let mut reader = format.from_reader(file);
     let mut record = ByteRecord::new();
     let schema = request.schema.as_deref().unwrap_or("main");
     let mut columns = dump::columns(db, schema, &request.table)?.len();

@@ -1,33 +1,36 @@
 //! Dot commands that work on files.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rusqlite::Connection;
 
+use super::Arguments;
 use crate::copy;
 use crate::database::Location;
-use crate::input::Reader;
+use crate::input::{Reader, Source};
 use crate::output::Sink;
 use crate::session::{AlreadyReported, Flow, Shell};
 
 /// How deep files may read files.
 const MAX_DEPTH: usize = 25;
 
-/// `.backup ?DB? FILE`
-pub fn backup(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let (schema, file) = schema_and_file(arguments);
+/// `.backup ?OPTIONS? ?DB? FILE`
+pub fn backup(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let (schema, file) = schema_and_file(&arguments.words);
     let mut target = Connection::open(file).with_context(|| format!("cannot open \"{file}\""))?;
+    if arguments.has("async") {
+        target.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF")?;
+    }
     copy::copy((&shell.db, schema), (&mut target, "main"), &|_, _| ())?;
     Ok(Flow::Continue)
 }
 
 /// `.restore ?DB? FILE`
-pub fn restore(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let (schema, file) = schema_and_file(arguments);
+pub fn restore(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let (schema, file) = schema_and_file(&arguments.words);
     let directory = tempfile::tempdir()?;
     let copied = directory.path().join("copy.sqlite");
     let source = copy::settled_copy(Path::new(file), &copied, &|_, _| ())?;
@@ -38,8 +41,8 @@ pub fn restore(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
     Ok(Flow::Continue)
 }
 
-fn schema_and_file(arguments: &[String]) -> (&str, &str) {
-    match arguments {
+fn schema_and_file(words: &[String]) -> (&str, &str) {
+    match words {
         [schema, file] => (schema, file),
         [file] => ("main", file),
         _ => ("main", ""),
@@ -47,55 +50,46 @@ fn schema_and_file(arguments: &[String]) -> (&str, &str) {
 }
 
 /// `.open ?OPTIONS? ?NAME?`
-pub fn open(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
+pub fn open(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     // What the command line forbids stays forbidden.
-    let mut readonly = shell.readonly;
-    let mut name = None;
-    for argument in arguments {
-        match argument.as_str() {
-            "--readonly" | "-readonly" => readonly = true,
-            option if option.starts_with('-') => bail!("unknown option: {option}"),
-            text => name = Some(text),
-        }
-    }
-    let location = Location::parse(name.unwrap_or_default());
-    shell.open(location, readonly)?;
+    let readonly = shell.readonly || arguments.has("readonly");
+    shell.open(Location::parse(arguments.first().unwrap_or_default()), readonly)?;
     Ok(Flow::Continue)
 }
 
-/// `.output ?FILE?`
-pub fn output(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let sink = match arguments.first() {
-        None => Sink::stdout(),
-        Some(target) => open_sink(target)?,
-    };
-    shell.redirect(sink)?;
+/// `.output ?OPTIONS? ?FILE?`
+pub fn output(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    redirect(shell, arguments)?;
     Ok(Flow::Continue)
 }
 
-/// `.once FILE`
-pub fn once(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let sink = open_sink(&arguments[0])?;
-    shell.redirect(sink)?;
+/// `.once ?OPTIONS? ?FILE?`
+pub fn once(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    redirect(shell, arguments)?;
     shell.once = true;
     Ok(Flow::Continue)
 }
 
-fn open_sink(target: &str) -> Result<Sink> {
-    Sink::open(target).map_err(|error| anyhow!("cannot open \"{target}\": {error}"))
+fn redirect(shell: &mut Shell, arguments: &Arguments) -> Result<()> {
+    let target = arguments.first().unwrap_or("stdout");
+    let sink = Sink::open(target).map_err(|error| anyhow!("cannot open \"{target}\": {error}"))?;
+    shell.redirect(sink)?;
+    if arguments.has("bom") {
+        shell.out.write_all("\u{feff}".as_bytes())?;
+    }
+    Ok(())
 }
 
 /// `.read FILE`
-pub fn read(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let name = &arguments[0];
-    let file = File::open(name).map_err(|error| anyhow!("cannot open \"{name}\": {error}"))?;
+pub fn read(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     if shell.depth >= MAX_DEPTH {
         bail!("files read each other {MAX_DEPTH} deep");
     }
+    let mut source = Source::open(&arguments.words[0])?;
     // Messages are about lines of that file now.
     let interactive = std::mem::replace(&mut shell.interactive, false);
     shell.depth += 1;
-    let outcome = shell.run(&mut Reader::new(BufReader::new(file)));
+    let outcome = shell.run(&mut Reader::new(BufReader::new(&mut source)));
     shell.depth -= 1;
     shell.interactive = interactive;
     match outcome.exit {

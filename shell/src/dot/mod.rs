@@ -1,12 +1,17 @@
 //! Dot commands: one table that dispatch, `.help` and completion read.
 
+mod arguments;
 mod csv;
 mod files;
 mod help;
+mod indent;
 mod schema;
 mod settings;
 
 use anyhow::{Result, anyhow, bail};
+
+pub use arguments::Arguments;
+use arguments::{Options, flag, with_value};
 
 use crate::session::{Flow, Shell};
 
@@ -20,12 +25,14 @@ pub struct Command {
     pub about: &'static str,
     /// What else there is to know, for `.help NAME`.
     pub more: &'static str,
-    /// How many arguments it takes.
+    /// How many arguments it takes besides options.
     pub arity: (usize, usize),
+    /// Which options it has.
+    pub options: Options,
     /// What completion offers for its arguments.
     pub completes: Completes,
     /// Runs it.
-    pub run: fn(&mut Shell, &[String]) -> Result<Flow>,
+    pub run: fn(&mut Shell, &Arguments) -> Result<Flow>,
 }
 
 /// What can be completed.
@@ -51,9 +58,9 @@ const fn command(
     about: &'static str,
     arity: (usize, usize),
     completes: Completes,
-    run: fn(&mut Shell, &[String]) -> Result<Flow>,
+    run: fn(&mut Shell, &Arguments) -> Result<Flow>,
 ) -> Command {
-    Command { name, usage, about, more: "", arity, completes, run }
+    Command { name, usage, about, more: "", arity, options: Options::Known(&[]), completes, run }
 }
 
 impl Command {
@@ -61,32 +68,62 @@ impl Command {
         self.more = more;
         self
     }
+
+    const fn options(mut self, options: &'static [arguments::Opt]) -> Self {
+        self.options = Options::Known(options);
+        self
+    }
+
+    /// Takes words that begin with `-` as they are.
+    const fn literal(mut self) -> Self {
+        self.options = Options::Words;
+        self
+    }
 }
 
 const MANY: usize = usize::MAX;
 
+const OUTPUT_OPTIONS: &str = "   --bom          Begin with a UTF-8 byte order mark\n   \
+    FILE may be \"|program\", which then reads it.";
+
 /// All dot commands in alphabetical order. Abbreviations lead to the first
 /// that fits.
 pub static COMMANDS: &[Command] = &[
-    command("backup", "?DB? FILE", "Backup DB (default \"main\") to FILE", (1, 2), Files, files::backup),
+    command("backup", "?OPTIONS? ?DB? FILE", "Backup DB (default \"main\") to FILE", (1, 2), Files, files::backup)
+        .options(&[flag("async")])
+        .more("   --async        Write FILE without waiting for the disk"),
     command("bail", "on|off", "Stop after hitting an error.  Default OFF", (1, 1), Switch, settings::bail),
     command("changes", "on|off", "Show number of rows changed by SQL", (1, 1), Switch, settings::changes),
     command("databases", "", "List names and files of attached databases", (0, 0), Nothing, schema::databases),
-    command("dump", "?OBJECTS?", "Render database content as SQL", (0, MANY), Tables, schema::dump)
-        .more("   OBJECTS are LIKE patterns of tables to dump; without, everything is."),
+    command("dump", "?OPTIONS? ?OBJECTS?", "Render database content as SQL", (0, MANY), Tables, schema::dump)
+        .options(&[flag("data-only"), flag("newlines"), flag("nosys"), flag("preserve-rowids")])
+        .more(
+            "   --data-only    Only the INSERT statements\n   \
+                --newlines     Leave line ends in values as they are\n   \
+                --nosys        Omit tables whose names begin with \"sqlite_\"\n   \
+                --preserve-rowids  Put ROWID values into the INSERT statements\n   \
+                OBJECTS are LIKE patterns of tables to dump; without, everything is.",
+        ),
     command("echo", "on|off", "Turn command echo on or off", (1, 1), Switch, settings::echo),
-    command("exit", "?CODE?", "Exit this program with return-code CODE", (0, 1), Nothing, settings::exit),
+    command("exit", "?CODE?", "Exit this program with return-code CODE", (0, 1), Nothing, settings::exit).literal(),
     command("headers", "on|off", "Turn display of headers on or off", (1, 1), Switch, settings::headers),
-    command("help", "?PATTERN?", "Show help text for PATTERN", (0, 1), Nothing, help::help),
-    command("import", "?OPTIONS? FILE TABLE", "Import data from FILE into TABLE", (2, 6), Files, csv::import).more(
-        "   --csv          Comma-separated values, whatever the mode is\n   \
-            --schema S     The table is in the attached database S\n   \
-            --skip N       Skip the first N lines\n   \
-            A missing TABLE is made, its columns named by the first line of FILE.",
-    ),
+    command("help", "?--all? ?PATTERN?", "Show help text for PATTERN", (0, 1), Nothing, help::help)
+        .options(&[flag("all")]),
+    command("import", "?OPTIONS? FILE TABLE", "Import data from FILE into TABLE", (2, 2), Files, csv::import)
+        .options(&[flag("ascii"), flag("csv"), with_value("schema"), with_value("skip")])
+        .more(
+            "   --ascii        Columns end with \\037 and rows with \\036\n   \
+                --csv          Comma-separated values, whatever the mode is\n   \
+                --schema S     The table is in the attached database S\n   \
+                --skip N       Skip the first N lines\n   \
+                A missing TABLE is made, its columns named by the first line of FILE.\n   \
+                FILE may be \"|program\", whose output is read then.",
+        ),
     command("indexes", "?TABLE?", "Show names of indexes", (0, 1), Tables, schema::indexes),
-    command("mode", "?MODE? ?OPTIONS?", "Set output mode", (0, 6), Modes, settings::mode).more(
-        "   MODE is one of:\n     \
+    command("mode", "?MODE? ?OPTIONS?", "Set output mode", (0, 2), Modes, settings::mode)
+        .options(&[with_value("wrap")])
+        .more(
+            "   MODE is one of:\n     \
               box         Tables using unicode box-drawing characters\n     \
               csv         Comma-separated values\n     \
               column      Output in columns\n     \
@@ -101,19 +138,32 @@ pub static COMMANDS: &[Command] = &[
             OPTIONS:\n     \
               --wrap N    Wrap long values to N characters (aligned modes; 0 for never)\n     \
               TABLE       The name of SQL table used for \"insert\" mode",
-    ),
-    command("nullvalue", "STRING", "Use STRING in place of NULL values", (1, 1), Nothing, settings::nullvalue),
-    command("once", "FILE", "Output for the next command only to FILE", (1, 1), Files, files::once)
-        .more("   FILE may be \"|program\", which then reads it."),
-    command("open", "?OPTIONS? ?NAME?", "Close existing database and open NAME", (0, 2), Nothing, files::open).more(
-        "   NAME is a database in Redis, a file: URI, or :memory:\n   \
-            --readonly     Open it read-only",
-    ),
-    command("output", "?FILE?", "Send output to FILE or stdout if FILE is omitted", (0, 1), Files, files::output)
-        .more("   FILE may be \"|program\", which then reads it."),
-    command("print", "STRING...", "Print literal STRING", (0, MANY), Nothing, settings::print),
-    command("quit", "", "Exit this program", (0, MANY), Nothing, settings::quit),
-    command("read", "FILE", "Read input from FILE", (1, 1), Files, files::read),
+        ),
+    command("nullvalue", "STRING", "Use STRING in place of NULL values", (1, 1), Nothing, settings::nullvalue)
+        .literal(),
+    command("once", "?OPTIONS? ?FILE?", "Output for the next command only to FILE", (0, 1), Files, files::once)
+        .options(&[flag("bom")])
+        .more(OUTPUT_OPTIONS),
+    command("open", "?OPTIONS? ?NAME?", "Close existing database and open NAME", (0, 1), Nothing, files::open)
+        .options(&[flag("readonly")])
+        .more(
+            "   NAME is a database in Redis, a file: URI, or :memory:\n   \
+                --readonly     Open it read-only",
+        ),
+    command(
+        "output",
+        "?OPTIONS? ?FILE?",
+        "Send output to FILE or stdout if FILE is omitted",
+        (0, 1),
+        Files,
+        files::output,
+    )
+    .options(&[flag("bom")])
+    .more(OUTPUT_OPTIONS),
+    command("print", "STRING...", "Print literal STRING", (0, MANY), Nothing, settings::print).literal(),
+    command("quit", "", "Exit this program", (0, MANY), Nothing, settings::quit).literal(),
+    command("read", "FILE", "Read input from FILE", (1, 1), Files, files::read)
+        .more("   FILE may be \"|program\", whose output is read then."),
     command(
         "restore",
         "?DB? FILE",
@@ -122,11 +172,25 @@ pub static COMMANDS: &[Command] = &[
         Files,
         files::restore,
     ),
-    command("schema", "?PATTERN?", "Show the CREATE statements matching PATTERN", (0, 1), Tables, schema::schema),
-    command("separator", "COL ?ROW?", "Change the column and row separators", (1, 2), Nothing, settings::separator),
+    command(
+        "schema",
+        "?OPTIONS? ?PATTERN?",
+        "Show the CREATE statements matching PATTERN",
+        (0, 1),
+        Tables,
+        schema::schema,
+    )
+    .options(&[flag("indent"), flag("nosys")])
+    .more(
+        "   --indent       Try to pretty-print the schema\n   \
+            --nosys        Omit objects whose names begin with \"sqlite_\"",
+    ),
+    command("separator", "COL ?ROW?", "Change the column and row separators", (1, 2), Nothing, settings::separator)
+        .literal(),
     command("show", "", "Show the current values for various settings", (0, 0), Nothing, settings::show),
     command("tables", "?TABLE?", "List names of tables matching LIKE pattern TABLE", (0, 1), Tables, schema::tables),
-    command("timeout", "MS", "Try opening locked tables for MS milliseconds", (1, 1), Nothing, settings::timeout),
+    command("timeout", "MS", "Try opening locked tables for MS milliseconds", (1, 1), Nothing, settings::timeout)
+        .literal(),
     command("timer", "on|off", "Turn SQL timer on or off", (1, 1), Switch, settings::timer),
     command("vfsname", "?DB?", "Print the name of the VFS", (0, 1), Nothing, schema::vfsname),
 ];
@@ -138,11 +202,12 @@ pub fn run(shell: &mut Shell, line: &str) -> Result<Flow> {
         bail!("a command is missing after the dot; \".help\" lists all");
     };
     let command = find(name)?;
+    let arguments = Arguments::parse(command, arguments)?;
     let (least, most) = command.arity;
-    if arguments.len() < least || arguments.len() > most {
+    if arguments.words.len() < least || arguments.words.len() > most {
         return Err(usage(command));
     }
-    (command.run)(shell, arguments)
+    (command.run)(shell, &arguments)
 }
 
 /// The error that shows how a command is used.

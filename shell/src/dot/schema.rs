@@ -5,22 +5,26 @@ use std::io::Write;
 use anyhow::Result;
 use rusqlite::{Connection, TransactionState};
 
+use super::Arguments;
+use super::indent::indented;
+use crate::dump::{self, Content};
+use crate::names;
 use crate::session::{Flow, Shell};
-use crate::{dump, names};
+use crate::shown::{message, one_line};
 
 /// `.tables ?TABLE?`
-pub fn tables(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
+pub fn tables(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     objects(shell, "type IN ('table','view') AND name NOT LIKE 'sqlite_%'", "name", arguments)
 }
 
 /// `.indexes ?TABLE?`
-pub fn indexes(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
+pub fn indexes(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     objects(shell, "type = 'index'", "tbl_name", arguments)
 }
 
 /// Lists names of all attached databases in columns.
-fn objects(shell: &mut Shell, condition: &str, by: &str, arguments: &[String]) -> Result<Flow> {
-    let pattern = arguments.first().map_or("%", String::as_str);
+fn objects(shell: &mut Shell, condition: &str, by: &str, arguments: &Arguments) -> Result<Flow> {
+    let pattern = arguments.first().unwrap_or("%");
     let mut found: Vec<String> = Vec::new();
     for schema in schemas(&shell.db)? {
         let prefix = if schema == "main" { String::new() } else { format!("{schema}.") };
@@ -28,9 +32,9 @@ fn objects(shell: &mut Shell, condition: &str, by: &str, arguments: &[String]) -
         let mut statement = shell
             .db
             .prepare(&format!("SELECT ?1 || name FROM {quoted}.sqlite_schema WHERE {condition} AND {by} LIKE ?2"))?;
-        let rows = statement.query_map([prefix.as_str(), pattern], |row| row.get(0))?;
+        let rows = statement.query_map([prefix.as_str(), pattern], |row| row.get::<_, String>(0))?;
         for name in rows {
-            found.push(name?);
+            found.push(one_line(&name?).into_owned());
         }
     }
     found.sort();
@@ -58,7 +62,7 @@ fn in_columns(names: &[String], out: &mut dyn Write) -> Result<()> {
 }
 
 /// `.databases`
-pub fn databases(shell: &mut Shell, _arguments: &[String]) -> Result<Flow> {
+pub fn databases(shell: &mut Shell, _arguments: &Arguments) -> Result<Flow> {
     let mut statement = shell.db.prepare("SELECT name, file FROM pragma_database_list")?;
     let all = statement
         .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)))?
@@ -66,34 +70,42 @@ pub fn databases(shell: &mut Shell, _arguments: &[String]) -> Result<Flow> {
     drop(statement);
     for (name, file) in all {
         let file = file.filter(|file| !file.is_empty()).unwrap_or_else(|| "\"\"".to_owned());
+        let file = message(&file);
         let access = if shell.db.is_readonly(name.as_str())? { "r/o" } else { "r/w" };
         let state = match shell.db.transaction_state(Some(name.as_str()))? {
             TransactionState::Read => " read-txn",
             TransactionState::Write => " write-txn",
             _ => "",
         };
-        writeln!(shell.out, "{name}: {file} {access}{state}")?;
+        writeln!(shell.out, "{}: {file} {access}{state}", one_line(&name))?;
     }
     Ok(Flow::Continue)
 }
 
-/// `.schema ?PATTERN?`
-pub fn schema(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let pattern = arguments.first().map_or("%", String::as_str);
+/// `.schema ?OPTIONS? ?PATTERN?`
+pub fn schema(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let pattern = arguments.first().unwrap_or("%");
+    // As in sqlite3: a GLOB pattern if it looks like one, with the schema if there is a dot.
+    let compare = if pattern.contains(['*', '?', '[']) { "GLOB ?1" } else { "LIKE ?1 ESCAPE '\\'" };
+    let compared = if pattern.contains('.') { "?2 || '.' || tbl_name" } else { "tbl_name" };
+    let system = if arguments.has("nosys") { "name NOT LIKE 'sqlite\\_%' ESCAPE '\\'" } else { "true" };
     for schema in schemas(&shell.db)? {
         let quoted = names::quoted(&schema);
         let mut statement = shell.db.prepare(&format!(
             "SELECT name, sql FROM {quoted}.sqlite_schema
-             WHERE sql IS NOT NULL AND (tbl_name LIKE ?1 OR ?2 || '.' || tbl_name LIKE ?1)
+             WHERE sql IS NOT NULL AND lower({compared}) {compare} AND {system} AND ?2 = ?2
              ORDER BY rowid"
         ))?;
         let found = statement
             .query_map([pattern, schema.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<Vec<(String, String)>>>()?;
         for (name, sql) in found {
-            let shown = in_schema(&sql, &schema);
             let comment = fake_declaration(&shell.db, &schema, &name, &sql)?;
-            writeln!(shell.out, "{}{comment};", dump::if_not_exists(&shown))?;
+            let mut shown = in_schema(&sql, &schema) + &comment;
+            if arguments.has("indent") {
+                shown = indented(&shown);
+            }
+            writeln!(shell.out, "{};", dump::closed(&dump::if_not_exists(&shown)))?;
         }
     }
     Ok(Flow::Continue)
@@ -132,15 +144,21 @@ fn fake_declaration(db: &Connection, schema: &str, name: &str, sql: &str) -> Res
     Ok(format!("\n/* {prefix}{name}({}) */", columns.join(",")))
 }
 
-/// `.dump ?OBJECTS?`
-pub fn dump(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    dump::dump(&shell.db, arguments, &mut shell.out)?;
+/// `.dump ?OPTIONS? ?OBJECTS?`
+pub fn dump(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let content = Content {
+        data_only: arguments.has("data-only"),
+        newlines: arguments.has("newlines"),
+        without_system: arguments.has("nosys"),
+        rowids: arguments.has("preserve-rowids"),
+    };
+    dump::dump(&shell.db, &arguments.words, content, &mut shell.out)?;
     Ok(Flow::Continue)
 }
 
 /// `.vfsname ?DB?`
-pub fn vfsname(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let schema = arguments.first().map_or("main", String::as_str);
+pub fn vfsname(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let schema = arguments.first().unwrap_or("main");
     if let Some(name) = crate::ffi::vfs_name(&shell.db, schema) {
         writeln!(shell.out, "{name}")?;
     }

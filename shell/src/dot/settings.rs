@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
-use super::misuse;
+use super::{Arguments, misuse};
 use crate::args::parse_switch;
 use crate::output::Mode;
 use crate::session::{Flow, Shell};
+use crate::shown::without_secrets;
 
 fn switch(text: &str) -> Result<bool> {
     match parse_switch(text) {
@@ -18,26 +19,26 @@ fn switch(text: &str) -> Result<bool> {
 }
 
 /// `.bail on|off`
-pub fn bail(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    shell.bail = switch(&arguments[0])?;
+pub fn bail(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    shell.bail = switch(&arguments.words[0])?;
     Ok(Flow::Continue)
 }
 
 /// `.changes on|off`
-pub fn changes(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    shell.changes = switch(&arguments[0])?;
+pub fn changes(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    shell.changes = switch(&arguments.words[0])?;
     Ok(Flow::Continue)
 }
 
 /// `.echo on|off`
-pub fn echo(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    shell.echo = switch(&arguments[0])?;
+pub fn echo(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    shell.echo = switch(&arguments.words[0])?;
     Ok(Flow::Continue)
 }
 
 /// `.exit ?CODE?`
-pub fn exit(_shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    match arguments.first().map(|code| code.parse()) {
+pub fn exit(_shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    match arguments.first().map(str::parse) {
         None => Ok(Flow::Exit(None)),
         Some(Ok(code)) => Ok(Flow::Exit(Some(code))),
         Some(Err(_)) => Err(misuse("exit")),
@@ -45,88 +46,84 @@ pub fn exit(_shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
 }
 
 /// `.quit`
-pub fn quit(_shell: &mut Shell, _arguments: &[String]) -> Result<Flow> {
+pub fn quit(_shell: &mut Shell, _arguments: &Arguments) -> Result<Flow> {
     Ok(Flow::Exit(None))
 }
 
 /// `.headers on|off`
-pub fn headers(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    shell.settings.headers = Some(switch(&arguments[0])?);
+pub fn headers(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    shell.settings.headers = Some(switch(&arguments.words[0])?);
     Ok(Flow::Continue)
 }
 
 /// `.timer on|off`
-pub fn timer(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    shell.timer = switch(&arguments[0])?;
+pub fn timer(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    shell.timer = switch(&arguments.words[0])?;
     Ok(Flow::Continue)
 }
 
 /// `.mode ?MODE? ?OPTIONS?`
-pub fn mode(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let Some((name, options)) = arguments.split_first() else {
-        writeln!(shell.out, "current output mode: {}", shell.settings.mode.name())?;
-        return Ok(Flow::Continue);
+pub fn mode(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let wrap = match arguments.value("wrap").map(str::parse) {
+        None => None,
+        Some(Ok(width)) => Some(width),
+        Some(Err(_)) => return Err(misuse("mode")),
     };
-    let Some(mode) = Mode::parse(name) else {
-        let names: Vec<_> = Mode::NAMES.iter().map(|(name, _)| *name).collect();
-        bail!("mode should be one of: {}", names.join(" "));
-    };
-    let (mut wrap, mut table) = (None, None);
-    let mut options = options.iter();
-    while let Some(option) = options.next() {
-        match option.trim_start_matches('-') {
-            "wrap" if option.starts_with('-') => {
-                let Some(Ok(width)) = options.next().map(|width| width.parse()) else {
-                    return Err(misuse("mode"));
-                };
-                wrap = Some(width);
-            }
-            _ if option.starts_with('-') => bail!("unknown option: {option}"),
-            _ => table = Some(option.clone()),
+    let table = arguments.words.get(1);
+    let mode = match arguments.first() {
+        None if wrap.is_some() => shell.settings.mode,
+        None => {
+            writeln!(shell.out, "current output mode: {}", shell.settings.mode.name())?;
+            return Ok(Flow::Continue);
         }
-    }
+        Some(name) => Mode::parse(name).ok_or_else(|| {
+            let names: Vec<_> = Mode::NAMES.iter().map(|(name, _)| *name).collect();
+            anyhow!("mode should be one of: {}", names.join(" "))
+        })?,
+    };
     shell.settings.set_mode_by_command(mode);
     if let Some(width) = wrap {
         shell.settings.wrap = width;
     }
-    if mode == Mode::Insert {
-        shell.settings.insert_table = table.unwrap_or_else(|| "table".to_owned());
+    if mode == Mode::Insert && arguments.first().is_some() {
+        shell.settings.insert_table = table.map_or("table", String::as_str).to_owned();
     }
     Ok(Flow::Continue)
 }
 
 /// `.nullvalue STRING`
-pub fn nullvalue(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    shell.settings.null.clone_from(&arguments[0]);
+pub fn nullvalue(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    shell.settings.null.clone_from(&arguments.words[0]);
     Ok(Flow::Continue)
 }
 
 /// `.separator COL ?ROW?`
-pub fn separator(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    shell.settings.column_separator.clone_from(&arguments[0]);
-    if let Some(row) = arguments.get(1) {
+pub fn separator(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    shell.settings.column_separator.clone_from(&arguments.words[0]);
+    if let Some(row) = arguments.words.get(1) {
         shell.settings.row_separator.clone_from(row);
     }
     Ok(Flow::Continue)
 }
 
 /// `.print STRING...`
-pub fn print(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    writeln!(shell.out, "{}", arguments.join(" "))?;
+pub fn print(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    writeln!(shell.out, "{}", arguments.words.join(" "))?;
     Ok(Flow::Continue)
 }
 
 /// `.timeout MS`
-pub fn timeout(shell: &mut Shell, arguments: &[String]) -> Result<Flow> {
-    let Ok(milliseconds) = arguments[0].parse() else {
+pub fn timeout(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let Ok(milliseconds) = arguments.words[0].parse::<i32>() else {
         return Err(misuse("timeout"));
     };
-    shell.db.busy_timeout(Duration::from_millis(milliseconds))?;
+    // Less than nothing turns it off, as in sqlite3.
+    shell.db.busy_timeout(Duration::from_millis(milliseconds.try_into().unwrap_or(0)))?;
     Ok(Flow::Continue)
 }
 
 /// `.show`
-pub fn show(shell: &mut Shell, _arguments: &[String]) -> Result<Flow> {
+pub fn show(shell: &mut Shell, _arguments: &Arguments) -> Result<Flow> {
     let on_off = |on| if on { "on" } else { "off" }.to_owned();
     let settings = &shell.settings;
     let lines = [
@@ -140,7 +137,7 @@ pub fn show(shell: &mut Shell, _arguments: &[String]) -> Result<Flow> {
         ("output", shell.out.name().to_owned()),
         ("colseparator", quoted(&settings.column_separator)),
         ("rowseparator", quoted(&settings.row_separator)),
-        ("filename", shell.location.name().to_owned()),
+        ("filename", without_secrets(shell.location.name()).into_owned()),
     ];
     for (name, value) in lines {
         writeln!(shell.out, "{name:>12}: {value}")?;

@@ -1,13 +1,17 @@
 //! Where output goes: the terminal or a pipe, a file, another program.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::process::{Child, Command, Stdio};
+
+use crate::shown;
 
 /// The current target of results.
 pub enum Sink {
     /// Standard output.
     Stdout(BufWriter<io::Stdout>),
+    /// Standard output that is a terminal: control characters of results are escaped.
+    Terminal(BufWriter<io::Stdout>),
     /// A file.
     File(BufWriter<File>, String),
     /// The input of a program, as `.output |less` makes it.
@@ -17,7 +21,8 @@ pub enum Sink {
 impl Sink {
     /// Standard output.
     pub fn stdout() -> Self {
-        Sink::Stdout(BufWriter::new(io::stdout()))
+        let out = BufWriter::new(io::stdout());
+        if io::stdout().is_terminal() { Sink::Terminal(out) } else { Sink::Stdout(out) }
     }
 
     /// What `.output` and `.once` name: a file, `|program`, or `stdout`.
@@ -36,7 +41,7 @@ impl Sink {
     /// Its name, as `.show` prints it.
     pub fn name(&self) -> &str {
         match self {
-            Sink::Stdout(_) => "stdout",
+            Sink::Stdout(_) | Sink::Terminal(_) => "stdout",
             Sink::File(_, name) | Sink::Program(_, name) => name,
         }
     }
@@ -71,6 +76,7 @@ impl Write for Sink {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Sink::Stdout(out) => out.write(buf),
+            Sink::Terminal(out) => out.write_all(&shown::for_terminal(buf)).map(|()| buf.len()),
             Sink::File(out, _) => out.write(buf),
             Sink::Program(child, _) => match child.as_mut().and_then(|child| child.stdin.as_mut()) {
                 Some(input) => input.write(buf),
@@ -81,7 +87,7 @@ impl Write for Sink {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Sink::Stdout(out) => out.flush(),
+            Sink::Stdout(out) | Sink::Terminal(out) => out.flush(),
             Sink::File(out, _) => out.flush(),
             Sink::Program(..) => Ok(()),
         }

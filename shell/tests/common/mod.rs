@@ -3,6 +3,7 @@
 // Each test file uses its own part of this.
 #![allow(dead_code)]
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,13 @@ pub struct Home {
 
 impl Home {
     pub fn new() -> Self {
-        Home { dir: tempfile::tempdir().unwrap() }
+        let home = Home { dir: tempfile::tempdir().unwrap() };
+        if let Some(program) = server_program() {
+            // The shell starts what `PATH` has under this name.
+            std::fs::create_dir(home.path("bin")).unwrap();
+            std::os::unix::fs::symlink(program, home.path("bin/redis-server")).unwrap();
+        }
+        home
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -36,6 +43,7 @@ impl Home {
         command
             .args(args)
             .current_dir(self.dir.path())
+            .env("PATH", self.search_path())
             .env("HOME", self.dir.path())
             .env("XDG_DATA_HOME", self.path("data"))
             .env("XDG_STATE_HOME", self.path("state"))
@@ -43,6 +51,12 @@ impl Home {
             .env_remove("SQLITE_REDIS_URL")
             .env_remove("SQLITE_REDIS_PREFIX");
         command
+    }
+
+    /// `PATH` with the server under test first.
+    fn search_path(&self) -> OsString {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::join_paths(std::iter::once(self.path("bin")).chain(std::env::split_paths(&path))).unwrap()
     }
 
     /// Runs a shell on this input to its end.
@@ -98,6 +112,37 @@ impl From<Output> for Run {
     }
 }
 
+/// The server that the variable `REDIS_SERVER` names instead of `redis-server` from `PATH`. A relative
+/// path counts from the root of the project.
+fn server_program() -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("REDIS_SERVER").filter(|path| !path.is_empty())?);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match path.components().count() {
+        1 => std::env::split_paths(&std::env::var_os("PATH")?)
+            .map(|folder| folder.join(&path))
+            .find(|path| path.is_file()),
+        _ => Some(root.join(path)),
+    }
+}
+
+/// Whether there is a server to start; without one, the test is skipped.
+pub fn has_redis() -> bool {
+    let program = server_program().unwrap_or_else(|| PathBuf::from("redis-server"));
+    let found = Command::new(&program).arg("--version").output();
+    if let Err(error) = &found {
+        skipped(&format!("{} can't be run: {error}", program.display()));
+    }
+    found.is_ok()
+}
+
+/// Says that a test is skipped, on standard error itself: the output of a test that passes is not
+/// shown. `scripts/test` counts these lines.
+pub fn skipped(reason: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Without a reader, the test is skipped all the same.
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+}
+
 /// The stock `sqlite3` of some version; without it, a message and `None`.
 pub fn sqlite3(version: &str) -> Option<Stock> {
     let output = Command::new("sqlite3").arg("-version").output();
@@ -105,11 +150,11 @@ pub fn sqlite3(version: &str) -> Option<Stock> {
     match found {
         Ok(found) if found.starts_with(version) => Some(Stock),
         Ok(found) => {
-            eprintln!("SKIPPED: this compares with sqlite3 {version}, there is {found}");
+            skipped(&format!("this compares with sqlite3 {version}, there is {found}"));
             None
         }
         Err(error) => {
-            eprintln!("SKIPPED: this compares with the sqlite3 program: {error}");
+            skipped(&format!("this compares with the sqlite3 program: {error}"));
             None
         }
     }

@@ -1,0 +1,139 @@
+//! The Redis server that the suites start: `redis-server` from `PATH`, or the program that the
+//! variable `REDIS_SERVER` names, and what that one can do.
+
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+/// The variable that names another server.
+const VARIABLE: &str = "REDIS_SERVER";
+
+/// A server that can be started.
+pub struct Program {
+    /// The program.
+    pub path: PathBuf,
+    /// Its version, of Redis or of Valkey.
+    pub version: (u32, u32, u32),
+    /// Whether it is Valkey.
+    pub is_valkey: bool,
+}
+
+/// The server that the suites start.
+///
+/// # Panics
+/// When it can't be run.
+pub fn server() -> &'static Program {
+    static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
+        let path = match std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) {
+            Some(path) => from_root(Path::new(&path)),
+            None => PathBuf::from("redis-server"),
+        };
+        Program::of(path).unwrap_or_else(|error| panic!("{error}; is it installed? (scripts/setup installs it)"))
+    });
+    &PROGRAM
+}
+
+/// A relative path counts from the root of the project, as the tests run in other directories.
+fn from_root(path: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if path.is_relative() && path.components().count() > 1 { root.join(path) } else { path.to_owned() }
+}
+
+impl Program {
+    fn of(path: PathBuf) -> Result<Program, String> {
+        let failed = |reason: String| format!("{} --version: {reason}", path.display());
+        let output = Command::new(&path).arg("--version").output().map_err(|error| failed(error.to_string()))?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (version, is_valkey) = version(&text).ok_or_else(|| failed(text.clone()))?;
+        Ok(Program { path, version, is_valkey })
+    }
+
+    /// Whether it is this version of Redis, a later one, or Valkey, which came after Redis 7.2.
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        self.is_valkey || self.version >= (major, minor, 0)
+    }
+
+    /// Arguments that let clients use `DEBUG`, as Redis 6.2 does without any.
+    pub fn debug_arguments(&self) -> &'static [&'static str] {
+        if self.is_at_least(7, 0) { &["--enable-debug-command", "yes"] } else { &[] }
+    }
+
+    /// Whether it was built with TLS. It is asked by a value that is wrong, so that none starts.
+    pub fn has_tls(&self) -> bool {
+        static HAS_TLS: LazyLock<bool> = LazyLock::new(|| {
+            let arguments = ["--port", "0", "--tls-port", "none"];
+            let output = Command::new(&server().path).args(arguments).output().expect("redis-server");
+            let told = [output.stdout, output.stderr].concat();
+            // Without TLS, it knows no such directive.
+            String::from_utf8_lossy(&told).contains("couldn't be parsed into an integer")
+        });
+        *HAS_TLS
+    }
+
+    /// `redis-cli`: the one beside it, or that of `PATH`.
+    pub fn cli(&self) -> Command {
+        let beside = self.path.with_file_name("redis-cli");
+        Command::new(if beside.is_file() { beside } else { PathBuf::from("redis-cli") })
+    }
+
+    /// `redis-check-aof` of the same version: the server is that program when it is called so.
+    pub fn check_aof(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.arg0("redis-check-aof");
+        command
+    }
+
+    /// Its name and version, for messages.
+    pub fn name(&self) -> String {
+        let (major, minor, patch) = self.version;
+        format!("{} {major}.{minor}.{patch}", if self.is_valkey { "Valkey" } else { "Redis" })
+    }
+}
+
+/// Reads `Redis server v=6.2.5 sha=...`.
+fn version(text: &str) -> Option<((u32, u32, u32), bool)> {
+    let (_, behind) = text.split_once(" v=")?;
+    let mut numbers = behind.split_whitespace().next()?.split('.').map(|number| number.parse().ok());
+    let mut next = || numbers.next().flatten();
+    Some(((next()?, next()?, next()?), text.starts_with("Valkey")))
+}
+
+/// Says that a test, or a part of it, is skipped. Goes to standard error itself, since the output of a test that
+/// passes is not shown; `scripts/test` counts these lines.
+pub fn skipped(reason: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Without a reader, the test is skipped all the same.
+    let _ = writeln!(io::stderr(), "SKIPPED: {test}: {reason}");
+}
+
+/// Whether the server is at least this version. If not, the test is skipped for `what` it lacks.
+pub fn has(what: &str, major: u32, minor: u32) -> bool {
+    let there = server().is_at_least(major, minor);
+    if !there {
+        skipped(&format!("{} has no {what}, which came with Redis {major}.{minor}", server().name()));
+    }
+    there
+}
+
+/// Whether the server was built with TLS. If not, the test is skipped.
+pub fn has_tls() -> bool {
+    let there = server().has_tls();
+    if !there {
+        skipped(&format!("{} was built without TLS", server().name()));
+    }
+    there
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version("Redis server v=6.2.5 sha=00000000:0 malloc=jemalloc-5.1.0"), Some(((6, 2, 5), false)));
+        assert_eq!(version("Valkey server v=8.0.1 sha=0"), Some(((8, 0, 1), true)));
+        assert_eq!(version("7.0"), None);
+    }
+}
