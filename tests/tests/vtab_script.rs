@@ -174,8 +174,8 @@ fn a_commit_with_more_keys_than_a_command_takes_is_one_commit() {
     server.redis_cli(&["XADD", wrong, "1-1", "a", "b"]);
     let error = one.execute_batch(insert).unwrap_err().to_string();
     assert!(error.contains(&format!("`{wrong}`")), "{error}");
-    // The names of indexes, and the key of a wrong type.
-    assert_eq!(server.redis_cli(&["DBSIZE"]), "2");
+    // The names of indexes, this client's mark, and the key of a wrong type.
+    assert_eq!(server.redis_cli(&["DBSIZE"]), "3");
     server.redis_cli(&["DEL", wrong]);
     one.execute_batch(insert).unwrap();
     assert_eq!(check_keys(&server, "t"), 17_000);

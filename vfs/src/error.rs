@@ -280,6 +280,12 @@ pub enum Cause {
     /// Another client changed what a transaction on virtual tables read or wrote.
     #[error("{0} was changed by another client; nothing was written; roll back and run the transaction again")]
     Conflict(String),
+    /// A commit of virtual tables was in Redis already when SQLite rolled back, and is not taken back as a whole.
+    #[error("the transaction was rolled back, but {0}; look at these rows before running it again")]
+    NotTakenBack(String),
+    /// The reply to a commit of virtual tables was lost, and what became of it can't be told.
+    #[error("it is unknown whether the transaction was written: {0}")]
+    RowsUnknown(String),
     /// No rowid is left.
     #[error("no rowid is left: the counter `{0}` is at its end")]
     NoRowid(String),
@@ -390,7 +396,11 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
             _ => code::BUSY,
         },
         Cause::Stale { .. } | Cause::SnapshotGone { .. } => code::BUSY_SNAPSHOT,
-        Cause::OutcomeUnknown { .. } | Cause::NotReplicated { .. } | Cause::HalfCommitted { .. } => code::IOERR_FSYNC,
+        Cause::OutcomeUnknown { .. }
+        | Cause::NotReplicated { .. }
+        | Cause::HalfCommitted { .. }
+        | Cause::NotTakenBack(_)
+        | Cause::RowsUnknown(_) => code::IOERR_FSYNC,
         // Only after an I/O error does SQLite drop its page cache, which holds the parent's writes.
         Cause::Forked => match during {
             During::Lock => code::BUSY_SNAPSHOT,

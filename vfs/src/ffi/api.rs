@@ -185,6 +185,10 @@ functions! {
         unsafe extern "C" fn(*mut sqlite3_context, *const c_void, u64, Option<Destructor>);
     202 result_text64 = ffi::sqlite3_result_text64,
         unsafe extern "C" fn(*mut sqlite3_context, *const c_char, u64, Option<Destructor>, u8);
+    222 vtab_nochange = ffi::sqlite3_vtab_nochange,
+        unsafe extern "C" fn(*mut sqlite3_context) -> c_int;
+    223 value_nochange = ffi::sqlite3_value_nochange,
+        unsafe extern "C" fn(*mut sqlite3_value) -> c_int;
     224 vtab_collation = ffi::sqlite3_vtab_collation,
         unsafe extern "C" fn(*mut sqlite3_index_info, c_int) -> *const c_char;
     242 value_frombind = ffi::sqlite3_value_frombind,

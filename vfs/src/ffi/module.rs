@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::rc::Rc;
+use std::time::Duration;
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_module, sqlite3_vtab};
 
@@ -12,11 +13,11 @@ use super::query::{best_index, close, column, eof, filter, next, open, rowid};
 use super::update::update;
 use super::{guard, report, sql};
 use crate::error::{Cause, During, Result, code};
-use crate::vtab::commit;
 use crate::vtab::declare::Definition;
 use crate::vtab::table::{Session, Table};
 use crate::vtab::value::Value;
 use crate::vtab::write::Writes;
+use crate::vtab::{commit, published};
 
 /// What the callbacks of one connection share.
 pub(crate) struct Host {
@@ -109,7 +110,8 @@ static MODULE: sqlite3_module = sqlite3_module {
 /// # Safety
 /// `db` is an open connection of the SQLite that `api` belongs to.
 pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<Rc<Session>> {
-    let session = Session::new();
+    // SAFETY: by contract; the session is asked only in callbacks of the connection.
+    let session = Session::new(Rc::new(move || unsafe { busy_timeout(api, db) }));
     let host = Host::boxed(api, db, &session);
     // SAFETY: by contract; the module is static, and SQLite frees the host, also when it fails.
     let created =
@@ -120,6 +122,20 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<Rc<
     // SAFETY: by contract.
     unsafe { super::eponymous::register(api, db)? };
     Ok(session)
+}
+
+/// What `PRAGMA busy_timeout` answers: SQLite has no function for that. A busy handler of the application counts as none.
+/// After `sqlite3_interrupt`, no statement runs.
+///
+/// # Safety
+/// `db` is open, and SQLite is running a callback of it.
+unsafe fn busy_timeout(api: &'static Api, db: *mut sqlite3) -> Option<Duration> {
+    // SAFETY: by contract; the statement ends with this function.
+    let statement = unsafe { super::sql::prepare(api, db, "PRAGMA busy_timeout") }.ok()?;
+    match (statement.step().ok()?, statement.row().as_slice()) {
+        (true, [Value::Integer(milliseconds)]) => u64::try_from(*milliseconds).ok().map(Duration::from_millis),
+        _ => None,
+    }
 }
 
 /// Frees a [`Host`].
@@ -304,10 +320,12 @@ unsafe extern "C" fn rollback(vtab: *mut sqlite3_vtab) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a table of ours.
         let table = unsafe { &vtab_of(vtab).table };
-        let committed = table.writes.borrow().committed;
-        if !committed {
-            commit::rolled_back(table);
+        let is_parents = table.writes.borrow().is_parents();
+        // SQLite ignores what xRollback answers, so a failure can only be reported.
+        if !is_parents && let Err(error) = published::roll_back(table) {
+            report(&table.at(error), During::Commit);
         }
+        commit::rolled_back(table);
         *table.writes.borrow_mut() = Writes::default();
         table.session.forget_reads();
         code::OK
@@ -343,7 +361,8 @@ unsafe extern "C" fn release(vtab: *mut sqlite3_vtab, number: c_int) -> c_int {
 unsafe extern "C" fn rollback_to(vtab: *mut sqlite3_vtab, number: c_int) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a table of ours.
-        unsafe { vtab_of(vtab) }.table.rollback_to(number);
-        code::OK
+        let undone = unsafe { vtab_of(vtab) }.table.rollback_to(number);
+        // SAFETY: as above.
+        unsafe { outcome(vtab, undone, During::Write) }
     })
 }

@@ -187,6 +187,7 @@ pub(super) unsafe extern "C" fn filter(
             if !explicit {
                 vtab.table.session.forget_reads();
             }
+            vtab.table.session.reopen()?;
             cursor.cursor = None;
             cursor.cursor = Some(Cursor::new(vtab.table.clone(), plan, &given, explicit)?);
             Ok(())
@@ -241,6 +242,12 @@ pub(super) unsafe extern "C" fn column(
     guard(|| {
         // SAFETY: SQLite passes a cursor of ours.
         let (vtab, cursor) = unsafe { cursor_of(cursor) };
+        let generated = usize::try_from(n).ok().and_then(|n| vtab.table.definition.columns.get(n));
+        // SAFETY: SQLite passes the context of the call.
+        if generated.is_some_and(|column| column.generated) && unsafe { (vtab.api.vtab_nochange)(context) } != 0 {
+            // Without an answer, xUpdate is told that the statement does not set the column.
+            return code::OK;
+        }
         let base = cursor.base.pVtab;
         let value = match (&mut cursor.cursor, usize::try_from(n)) {
             (Some(cursor), Ok(n)) => cursor.value(n),

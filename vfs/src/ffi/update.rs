@@ -43,6 +43,7 @@ pub(super) unsafe extern "C" fn update(
 /// SQLite is running xUpdate with these values.
 unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> Result<Option<i64>> {
     let table = &vtab.table;
+    table.session.reopen()?;
     let autocommit = !vtab.in_transaction();
     // SAFETY: SQLite is running xUpdate on this connection.
     let conflict = match unsafe { (vtab.api.vtab_on_conflict)(vtab.db) } {
@@ -63,7 +64,8 @@ unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> R
                 // SAFETY: by contract; the first two values are the rowids.
                 unsafe { omitted(vtab, &raw[2..], columns) }
             } else {
-                vec![false; columns.len()]
+                // SAFETY: by contract; the first two values are the rowids.
+                unsafe { unset(vtab, &raw[2..]) }
             };
             let given = Given { values: columns, omitted: &omitted, rowid, conflict, autocommit };
             let made = match old {
@@ -81,6 +83,16 @@ unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> R
         }
         _ => Err(Cause::Internal(format!("xUpdate with {} values", values.len())).into()),
     }
+}
+
+/// Which generated columns an `UPDATE` does not set, as far as SQLite tells.
+///
+/// # Safety
+/// SQLite is running xUpdate with these values.
+unsafe fn unset(vtab: &Vtab, raw: &[*mut sqlite3_value]) -> Vec<bool> {
+    let columns = vtab.table.definition.columns.iter().zip(raw);
+    // SAFETY: by contract.
+    columns.map(|(column, raw)| column.generated && unsafe { (vtab.api.value_nochange)(*raw) } != 0).collect()
 }
 
 /// Which columns an `INSERT` leaves to their default. SQLite hands over NULL for those, as for

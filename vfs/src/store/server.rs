@@ -229,6 +229,14 @@ impl Server {
         Ok(self.route.all()?.into_iter().map(|connection| Link::of(self, connection)).collect())
     }
 
+    /// Refuses servers that can't keep rows safely, as [`Server::ask_checked`] does.
+    pub(crate) fn check(&self) -> Result<()> {
+        if *self.checked.lock() == Some(self.route.generation()) {
+            return Ok(());
+        }
+        self.ask_checked(&Request::default()).map(|_| ())
+    }
+
     /// The same as [`Server::ask`], but refuses servers that can't keep a database safely. What that takes
     /// is asked once for each server, in the same trip.
     pub(crate) fn ask_checked(&self, request: &Request) -> Result<Vec<Value>> {
@@ -511,7 +519,7 @@ pub(crate) fn server_cause(error: &ServerError) -> Cause {
     let aborted = message.split_once("because of: ").filter(|_| error.code() == "EXECABORT");
     let code = aborted.and_then(|(_, why)| why.split(' ').next()).unwrap_or(error.code());
     match code {
-        "LOADING" | "MASTERDOWN" => Cause::Loading(message),
+        "LOADING" | "MASTERDOWN" | "BUSY" => Cause::Loading(message),
         "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" => Cause::Moving(message),
         "NOREPLICAS" => Cause::TooFewReplicas(message),
         "READONLY" => Cause::ReadOnlyServer(message),

@@ -110,10 +110,6 @@ impl Part<'_> {
             script.push(&zadd);
         }
         changes.write(script);
-        let uniques: Vec<String> = self.own_uniques().collect();
-        if !uniques.is_empty() && uniques.iter().any(|name| !self.checked.uniques.contains(name)) {
-            script.push(cmd("SADD").arg(self.keys.uniques()).arg(uniques));
-        }
         if let Some(unused) = writes.unused() {
             script.push(&give_back(&self.keys, unused));
         }
@@ -122,23 +118,20 @@ impl Part<'_> {
         }
     }
 
-    /// Names of constraints that have keys of their own.
-    fn own_uniques(&self) -> impl Iterator<Item = String> {
-        let definition = &self.table.definition;
-        let with_keys = definition.uniques.iter().filter(|unique| unique.indexed_column().is_none());
-        with_keys.map(|unique| unique.name(&definition.columns))
-    }
-
     fn write_row(&self, script: &mut Scripted, rowid: i64, before: &Hash, from: &Hash, pending: &Pending) {
         let definition = &self.table.definition;
         let Some(row) = &pending.row else { return };
         let columns = definition.columns.iter().zip(row.iter());
         let own = columns.map(|(column, value)| (column.name.as_str(), column.affinity, value));
-        let mut fields = row::fields(own, from.get(TYPES).map(Vec::as_slice));
+        let foreign = |name: &[u8]| name != TYPES && !definition.columns.iter().any(|c| c.name.as_bytes() == name);
+        let copied = |(name, text): (&Vec<u8>, &Vec<u8>)| (name.clone(), text.clone());
+        let mut fields = match &pending.exact {
+            // Others may have changed the fields that are theirs, if the row is there.
+            Some(exact) => exact.iter().filter(|(name, _)| before.is_empty() || !foreign(name)).map(copied).collect(),
+            None => row::fields(own, from.get(TYPES).map(Vec::as_slice)),
+        };
         if pending.moved_from.is_some() {
-            let foreign = |name: &[u8]| name != TYPES && !definition.columns.iter().any(|c| c.name.as_bytes() == name);
-            let carried = from.iter().filter(|(name, _)| foreign(name));
-            fields.extend(carried.map(|(name, text)| (name.clone(), text.clone())));
+            fields.extend(from.iter().filter(|(name, _)| foreign(name)).map(copied));
         }
         // Scripts call no command with 8000 arguments.
         for chunk in fields.chunks(CHUNK) {
@@ -206,7 +199,8 @@ impl Part<'_> {
             }
         }
         if pending.row.is_some() && !stays {
-            let text = if pending.moved_from.is_some() { text(from) } else { None };
+            let moved = pending.moved_from.is_some();
+            let text = pending.exact.as_ref().map_or_else(|| text(from).filter(|_| moved), |exact| text(exact));
             for trace in unknown_trace(&self.keys, name, text.as_deref()).into_iter().take(1) {
                 changes.add(rowid, trace);
             }

@@ -97,7 +97,7 @@ impl Table {
 
     /// `None` when it has to be tried again.
     fn try_at_once<T>(&self, plan: &mut impl FnMut(&mut Watch<'_>) -> Result<(Vec<Cmd>, T)>) -> Result<Option<T>> {
-        let server = self.place.server()?;
+        let server = self.place.fit_server()?;
         let mut watch = Watch { link: server.link()? };
         // `MULTI` is sent first, so that a server that refuses it does not carry out the rest.
         let planned = plan(&mut watch).and_then(|planned| watch.ask(&[], &[cmd("MULTI")]).map(|_| planned));

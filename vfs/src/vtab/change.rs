@@ -5,6 +5,7 @@ use redis::{Value as Reply, cmd};
 use super::commit;
 use super::declare::Conflict;
 use super::keys::{Keys, shown};
+use super::place::is_busy;
 use super::scripted::eval;
 use super::table::{Row, Table};
 use super::value::{Affinity, Value};
@@ -17,7 +18,7 @@ use crate::store::request::Request;
 #[derive(Clone, Copy)]
 pub(crate) struct Given<'a> {
     pub values: &'a [Value],
-    /// Columns to fill with their default.
+    /// Columns to fill with their default; of an `UPDATE`, generated columns that it does not set.
     pub omitted: &'a [bool],
     /// The rowid as given; NULL when it was not.
     pub rowid: &'a Value,
@@ -50,11 +51,14 @@ impl Table {
     /// `false` when the row is skipped.
     fn insert_at(&self, keys: &Keys, given: &Given<'_>, rowid: i64, named: bool) -> Result<bool> {
         let Some(row) = self.judged(given, rowid)? else { return Ok(false) };
+        self.refuse_generated(given, &row, None)?;
         let rivals = self.rivals(keys, rowid, named, None, &row)?;
         if !self.resolve(given.conflict, rivals)? {
             return Ok(false);
         }
-        self.writes.borrow_mut().put(self, rowid, Some(row), Base::Absent, None);
+        let mut writes = self.writes.borrow_mut();
+        let base = writes.base_of_new(rowid);
+        writes.put(self, rowid, Some(row), base, None);
         Ok(true)
     }
 
@@ -76,11 +80,43 @@ impl Table {
         self.judge.stored(&values, given.omitted, given.conflict)
     }
 
+    /// Refuses a value for a generated column that its row will not have. `row` is what will be stored, `old` the rowid
+    /// of the row that is updated. `INSERT` may give NULL, since SQLite lets nobody leave out a virtual table's column.
+    fn refuse_generated(&self, given: &Given<'_>, row: &[Value], old: Option<i64>) -> Result<()> {
+        let generated = self.definition.columns.iter().enumerate().filter(|(_, column)| column.generated);
+        for (n, column) in generated {
+            let value = &given.values[n];
+            let no_value = given.omitted[n] || old.is_none() && *value == Value::Null;
+            if no_value || *value == row[n] {
+                continue;
+            }
+            // `UPDATE ... FROM` hands over the old value of columns that it does not set.
+            if let Some(old) = old
+                && self.row_now(old)?.is_some_and(|row| row[n] == *value)
+            {
+                continue;
+            }
+            let verb = if old.is_some() { "UPDATE" } else { "INSERT into" };
+            let message = format!("cannot {verb} generated column \"{}\"", column.name);
+            return Err(Cause::Constraint { code: code::ERROR, message }.into());
+        }
+        Ok(())
+    }
+
+    /// A row as the transaction sees it.
+    fn row_now(&self, rowid: i64) -> Result<Option<Row>> {
+        if let Some(pending) = self.writes.borrow().pending.get(&rowid) {
+            return Ok(pending.row.as_deref().cloned());
+        }
+        let fetch = Request::one(&self.fetch_command(&self.keys(), rowid));
+        self.row_of(rowid, self.place.ask(&fetch)?.pop().unwrap_or_default())
+    }
+
     /// Gives the number back that was taken last.
     fn untake(&self, taken: Option<i64>) {
         let mut writes = self.writes.borrow_mut();
-        if taken.is_some_and(|taken| taken + 1 == writes.reserved.next) {
-            writes.reserved.next -= 1;
+        if taken.is_some_and(|taken| taken.wrapping_add(1) == writes.reserved.next) {
+            writes.reserved.next = writes.reserved.next.wrapping_sub(1);
         }
     }
 
@@ -92,6 +128,7 @@ impl Table {
         let guess = known.counter.and_then(|counter| counter.checked_add(1));
         let Some(rowid) = named.or(guess.filter(|guess| *guess > 0)) else { return Ok(None) };
         let Some(row) = self.judged(given, rowid)? else { return Ok(Some(None)) };
+        self.refuse_generated(given, &row, None)?;
         let mut before = Vec::new();
         if named.is_none() {
             before.push(cmd("INCR").arg(keys.counter()).to_owned());
@@ -115,7 +152,7 @@ impl Table {
             Ok(Some(mut armed)) => {
                 let mut writes = self.writes.borrow_mut();
                 if named.is_none() {
-                    writes.reserved.next = rowid + 1;
+                    writes.reserved.next = rowid.wrapping_add(1);
                 }
                 armed.changes = writes.changes;
                 writes.armed = Some(armed);
@@ -128,6 +165,7 @@ impl Table {
                 match outcome {
                     // The ordinary way looks for the server again.
                     Err(error) if self.place.server()?.is_elsewhere(&error.cause) => Ok(None),
+                    Err(error) if is_overflow(&error.cause) || is_busy(&error.cause) => Ok(None),
                     outcome => outcome.map(|_| None),
                 }
             }
@@ -158,20 +196,21 @@ impl Table {
     /// The next rowid from the counter. Numbers are taken in blocks that grow, so that many rows
     /// take few round trips; what is not used is given back at the end.
     fn take_rowid(&self, keys: &Keys) -> Result<i64> {
+        let mut near_the_end = false;
         loop {
             {
                 let mut writes = self.writes.borrow_mut();
                 let next = writes.reserved.next;
                 let in_block = next <= writes.reserved.end && next > 0;
                 if in_block && next > writes.greatest.unwrap_or(0) {
-                    writes.reserved.next += 1;
+                    writes.reserved.next = next.wrapping_add(1);
                     if writes.pending.get(&next).is_none_or(|pending| pending.row.is_none()) {
                         return Ok(next);
                     }
                     continue;
                 }
             }
-            let size = (self.writes.borrow().reserved.size * 8).clamp(1, 8192);
+            let size = if near_the_end { 1 } else { (self.writes.borrow().reserved.size * 8).clamp(1, 8192) };
             let mut request = Request::default();
             request.push(cmd("ZREVRANGE").arg(keys.rowids()).arg(0).arg(0));
             let raise = self.writes.borrow().greatest.filter(|greatest| *greatest > 0);
@@ -179,10 +218,16 @@ impl Table {
                 request.push(&eval(&commit::raise(keys, greatest)));
             }
             request.push(cmd("INCRBY").arg(keys.counter()).arg(size));
-            let replies = self.place.ask(&request).map_err(|error| match &error.cause {
-                Cause::Server(message) if message.contains("overflow") => Cause::NoRowid(shown(&keys.counter())).into(),
-                _ => error,
-            })?;
+            let replies = match self.place.ask(&request) {
+                Err(error) if is_overflow(&error.cause) && size > 1 => {
+                    near_the_end = true;
+                    continue;
+                }
+                Err(error) if is_overflow(&error.cause) => {
+                    return Err(Cause::NoRowid(shown(&keys.counter())).into());
+                }
+                replies => replies?,
+            };
             let greatest = replies.first().map_or(0, |reply| self.greatest_of(reply));
             self.learn_taken(keys, replies.last().unwrap_or(&Reply::Nil), size)?;
             let mut writes = self.writes.borrow_mut();
@@ -204,6 +249,7 @@ impl Table {
             (_, None) => old,
         };
         let Some(row) = self.judged(given, rowid)? else { return Ok(None) };
+        self.refuse_generated(given, &row, Some(old))?;
         let rivals = self.rivals(&keys, rowid, rowid != old, Some(old), &row)?;
         if !self.resolve(given.conflict, rivals)? {
             return Ok(None);
@@ -214,7 +260,8 @@ impl Table {
             writes.put(self, old, Some(row), base, None);
         } else {
             writes.put(self, old, None, base, None);
-            writes.put(self, rowid, Some(row), Base::Absent, Some(old));
+            let base = writes.base_of_new(rowid);
+            writes.put(self, rowid, Some(row), base, Some(old));
         }
         Ok(Some(rowid))
     }
@@ -232,10 +279,21 @@ impl Table {
         writes.put(self, rowid, None, base, None);
     }
 
-    pub(crate) fn rollback_to(&self, number: i32) {
+    /// xRollbackTo.
+    ///
+    /// # Errors
+    /// Those of [`Session::reopen`](super::table::Session::reopen).
+    pub(crate) fn rollback_to(&self, number: i32) -> Result<()> {
+        self.session.reopen()?;
         let mut writes = self.writes.borrow_mut();
         writes.rollback_to(self, number);
+        Ok(())
     }
+}
+
+/// Whether the server has refused to count beyond the largest integer.
+fn is_overflow(cause: &Cause) -> bool {
+    matches!(cause, Cause::Server(message) if message.contains("overflow"))
 }
 
 /// A value as rowid, as `OP_MustBeInt` does it.

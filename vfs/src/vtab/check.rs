@@ -8,9 +8,9 @@ use redis::{Cmd, Value as Reply, cmd};
 use super::commit::CHUNK;
 use super::keys::{Keys, shown};
 use super::place::{checked_reply, wrong_type};
-use super::rivals::unique_keys;
+use super::rivals::{unique_keys, unique_values};
 use super::scripted::{Claim, words};
-use super::table::{Table, bulk, count, digest, names, rowids};
+use super::table::{Table, bulk, count, digest, digest as digest_of, names, rowids};
 use super::value::Value;
 use super::write::Base;
 use crate::error::{Cause, Result};
@@ -44,6 +44,16 @@ pub(crate) struct Checked {
     pub held: bool,
     /// What was asked about keys that are too many to be watched.
     pub claims: Vec<Claim>,
+    /// Rows that share a key with a unique value, and must be compared with it.
+    pub strangers: Vec<Stranger>,
+}
+
+/// A row that shares a key with a value of one of the transaction's rows under a constraint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stranger {
+    pub unique: usize,
+    pub ours: i64,
+    pub rowid: i64,
 }
 
 /// What a reply is about.
@@ -58,8 +68,10 @@ pub(super) enum Expect {
     Row(i64, Base),
     /// A row that was read, and what its digest was.
     Seen(i64, u64),
-    /// The rowids with a value that one row shall have alone.
-    Unique(Vec<u8>, i64),
+    /// Whether a row that was read is still there: without any field of ours, only that can tell.
+    There(i64),
+    /// The rowids under a key of a constraint, where one row is to have its value alone.
+    Unique(usize, i64),
     /// The rowids with any of the values that new rows shall have alone.
     Free,
 }
@@ -162,6 +174,9 @@ impl Questions<'_> {
                 self.watched.push(keys.row(rowid));
             }
             self.ask(&table.fetch_command(keys, rowid), Expect::Seen(rowid, digest));
+            if digest == digest_of(&table.empty_row(rowid)) {
+                self.ask(cmd("EXISTS").arg(keys.row(rowid)), Expect::There(rowid));
+            }
         }
         for chunk in absent.chunks(CHUNK) {
             self.ask(cmd("EXISTS").arg(chunk), Expect::Absent);
@@ -174,7 +189,8 @@ impl Questions<'_> {
     /// Asks who else has the values of a row that shall be unique.
     fn ask_unique(&mut self, rowid: i64, row: &[Value]) {
         let (table, keys) = (self.table, self.keys);
-        for unique in &table.definition.uniques {
+        let writes = table.writes.borrow();
+        for (n, unique) in table.definition.uniques.iter().enumerate() {
             let sets = unique_keys(table, keys, unique, row);
             if self.together {
                 self.free.extend(sets);
@@ -184,7 +200,14 @@ impl Questions<'_> {
                 self.watched.extend(sets.iter().cloned());
             }
             for key in sets {
-                self.ask(cmd("SMEMBERS").arg(&key), Expect::Unique(key.clone(), rowid));
+                self.ask(cmd("SMEMBERS").arg(&key), Expect::Unique(n, rowid));
+            }
+            let Some(values) = unique_values(unique, row).filter(|_| !writes.tolerated.is_empty()) else { continue };
+            for (other, digest) in writes.tolerated.get(&(n, values)).into_iter().flatten() {
+                if !self.large {
+                    self.watched.push(keys.row(*other));
+                }
+                self.ask(&table.fetch_command(keys, *other), Expect::Seen(*other, *digest));
             }
         }
     }
@@ -251,15 +274,20 @@ pub(super) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Ve
                     found.conflict = Some(format!("the row `{}`", shown(&keys.row(rowid))));
                 }
             }
+            Expect::There(rowid) if count(&reply) == 0 => {
+                found.conflict = Some(format!("the row `{}`", shown(&keys.row(rowid))));
+            }
+            Expect::There(_) => {}
             Expect::Free => found.unclear |= !array("SUNION", reply)?.is_empty(),
-            Expect::Unique(key, rowid) => {
-                let rival = rowids(reply)?.into_iter().find(|other| {
-                    let known = writes.pending.contains_key(other) || writes.tolerated.contains(&(key.clone(), *other));
-                    *other != rowid && !known
-                });
-                if rival.is_some() {
-                    found.conflict = Some(format!("a unique value, `{}`,", shown(&key)));
-                }
+            Expect::Unique(unique, ours) => {
+                let row = writes.pending.get(&ours).and_then(|pending| pending.row.as_deref());
+                let values = row.and_then(|row| unique_values(&table.definition.uniques[unique], row));
+                let tolerated = values.and_then(|values| writes.tolerated.get(&(unique, values)));
+                let strange = |rowid: &i64| {
+                    !writes.pending.contains_key(rowid) && tolerated.is_none_or(|known| !known.contains_key(rowid))
+                };
+                let strangers = rowids(reply)?.into_iter().filter(strange);
+                found.strangers.extend(strangers.map(|rowid| Stranger { unique, ours, rowid }));
             }
         }
     }
@@ -268,7 +296,7 @@ pub(super) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Ve
     Ok(found)
 }
 
-fn hash(reply: Reply) -> Result<Hash> {
+pub(super) fn hash(reply: Reply) -> Result<Hash> {
     let items = array("HGETALL", reply)?;
     let pairs = items.as_chunks::<2>().0.iter();
     Ok(pairs.filter_map(|[field, text]| Some((bulk(Some(field))?.to_vec(), bulk(Some(text))?.to_vec()))).collect())

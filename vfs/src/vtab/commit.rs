@@ -11,7 +11,8 @@
 //! The mark is a key of this connection with the number of its commit and a time to live. It is
 //! written in the same transaction, so after a lost reply it tells whether that happened. If it
 //! did not, the mark is changed, so that an `EXEC` that is still on its way from the lost connection
-//! is refused, because it watches the mark; and the commit is tried again or has failed.
+//! is refused, because it watches the mark; and the commit is tried again or has failed. The mark is there
+//! before each commit. If it is gone after a lost reply, the server has dropped it, and the outcome is unknown.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,8 +25,9 @@ use super::apply::Part;
 use super::check::{answers, questions};
 use super::keys::{Keys, shown};
 use super::place::checked_reply;
+use super::published::Published;
 use super::scripted::{self, COMMIT, Scripted, eval, words};
-use super::table::{Mark, Session, Table, count};
+use super::table::{Mark, Session, Table};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::bad_reply;
@@ -59,11 +61,15 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
         request.push(command);
     }
     let mark = keys.commit(table.session.client()?);
-    let expected = questions(table, &keys, true, Some(mark), &mut request);
+    let marks = table.session.write_mark(&mark, &mut request);
+    let expected = questions(table, &keys, true, Some(mark.clone()), &mut request);
     request.push(&cmd("MULTI"));
-    let server = table.place.server()?;
+    let server = table.place.fit_server()?;
     let (mut replies, connection) = converse(&server, &request)?;
-    let rest = replies.split_off(before.len());
+    let mut rest = replies.split_off(before.len());
+    if marks {
+        table.session.note_mark(&mark, &rest.remove(0));
+    }
     let each = replies.into_iter().zip(before);
     let replies = each.map(|(reply, command)| checked_reply(reply, || words(command).map(<[u8]>::to_vec).collect()));
     let replies: Vec<Reply> = replies.collect::<Result<_>>()?;
@@ -74,6 +80,8 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     let fits = found.conflict.is_none()
         && found.taken.is_none()
         && !found.held
+        && found.strangers.is_empty()
+        && !table.lacks_indexes(&found.indices, &found.uniques)
         && found.indices.iter().all(|name| assumed.contains(name));
     if !fits {
         table.learn(|known| known.indices.clone_from(&found.indices));
@@ -98,14 +106,24 @@ fn converse(server: &Arc<Server>, request: &Request) -> Result<(Vec<Reply>, Opti
 /// Commits a table's transaction, and that of all other tables of the connection on the same
 /// server. Afterwards they are marked as committed.
 pub(crate) fn sync(table: &Rc<Table>) -> Result<()> {
-    if table.writes.borrow().committed || table.writes.borrow().is_empty() {
-        return Ok(());
+    {
+        let writes = table.writes.borrow();
+        if writes.is_parents() {
+            return Err(Cause::Forked.into());
+        }
+        if let Some(what) = &writes.overtaken {
+            return Err(Cause::Conflict(what.clone()).into());
+        }
+        // What is published has not changed since: whatever goes on takes it back first.
+        if writes.published.is_some() || writes.is_empty() {
+            return Ok(());
+        }
     }
     let server = table.place.server()?;
     let ready = |other: &Rc<Table>| {
         let writes = other.writes.borrow();
         let concerned = !writes.is_empty() || writes.watched().next().is_some();
-        concerned && !writes.committed && other.place.server().is_ok_and(|other| Arc::ptr_eq(&other, &server))
+        concerned && writes.published.is_none() && other.place.server().is_ok_and(|other| Arc::ptr_eq(&other, &server))
     };
     let group: Vec<Rc<Table>> = table.session.tables().into_iter().filter(ready).collect();
     let outcome = match commit(&table.session, &group) {
@@ -120,7 +138,6 @@ pub(crate) fn sync(table: &Rc<Table>) -> Result<()> {
     };
     for table in outcome? {
         let mut writes = table.writes.borrow_mut();
-        writes.committed = true;
         let new =
             writes.pending.iter().filter(|(_, p)| p.base == Base::Absent && p.row.is_some()).map(|(rowid, _)| *rowid);
         let (rows, greatest) = (new.clone().count() as u64, new.max());
@@ -132,20 +149,34 @@ pub(crate) fn sync(table: &Rc<Table>) -> Result<()> {
                 None => known.counter.max(greatest),
             };
         });
+        writes.reserved.end = writes.counter().unwrap_or(0);
     }
     Ok(())
 }
 
-fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
+/// Commits some tables together. Afterwards they are [`Published`](super::published::Published), or nothing was written.
+pub(super) fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
+    let outcome = try_commit(session, group);
+    if outcome.is_err() {
+        group.iter().for_each(|table| table.writes.borrow_mut().published = None);
+    }
+    outcome
+}
+
+fn try_commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
     let Some(first) = group.first() else { return Ok(()) };
     let mark = session.next_commit()?;
-    let deadline = Instant::now() + PATIENCE;
+    let begun = Instant::now();
+    let deadline = begun + PATIENCE;
     let mut pause = Duration::from_millis(5);
     let mut lost = None;
     let mut by_text = false;
     loop {
         let error = match attempt(mark, group, by_text) {
-            Ok(true) => return Ok(()),
+            Ok(true) => {
+                session.note_mark(&first.keys().commit(mark.client), &Reply::Okay);
+                return Ok(());
+            }
             Ok(false) => {
                 by_text = true;
                 continue;
@@ -158,21 +189,24 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
             }
         };
         let server = first.place.server()?;
+        // Nothing was sent that could be done yet.
+        let waits = lost.is_none() && first.place.waits(&error.cause, begun);
         let again =
             matches!(error.cause, Cause::Unreachable(_) | Cause::Loading(_)) || server.is_elsewhere(&error.cause);
         if let Some(lost) = &lost {
             // Until the mark was looked at, nobody knows.
             match decided(mark, first) {
-                Ok(true) => return Ok(()),
-                Ok(false) if !again => return Err(error),
-                Ok(false) => {}
+                Ok(Some(true)) => return Ok(()),
+                Ok(Some(false)) if !again => return Err(error),
+                Ok(Some(false)) => {}
+                Ok(None) => return Err(unknown(mark, first, lost, "the server has dropped that key meanwhile")),
                 Err(_) if Instant::now() < deadline => {}
-                Err(second) => return Err(unknown(mark, first, lost, &second)),
+                Err(second) => return Err(unknown(mark, first, lost, &second.cause.to_string())),
             }
-        } else if !(again && server.route().follows()) {
+        } else if !waits && !(again && server.route().follows()) {
             return Err(error);
         }
-        if Instant::now() > deadline {
+        if !waits && Instant::now() > deadline {
             return Err(error);
         }
         sleep(pause);
@@ -180,24 +214,46 @@ fn commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
     }
 }
 
-fn unknown(mark: Mark, table: &Table, lost: &str, second: &Error) -> Error {
-    Cause::Server(format!(
-        "it is unknown whether the transaction was written: {lost}; and then: {}; \
-         look for its effects, or for `{}` = {}, before running it again",
-        second.cause,
+fn unknown(mark: Mark, table: &Table, lost: &str, second: &str) -> Error {
+    Cause::RowsUnknown(format!(
+        "{lost}; and then: {second}; look for its effects, or for `{}` = {}, before running it again",
         shown(&table.keys().commit(mark.client)),
         mark.number
     ))
     .into()
 }
 
-/// Whether the commit happened, as its mark says. If not, it can't any more: it watches the mark, which
-/// is changed, so an `EXEC` that is still on its way is refused.
-fn decided(mark: Mark, table: &Table) -> Result<bool> {
+/// Whether the commit happened, as its mark says; `None` if the mark is gone. If it did not happen, it can't any
+/// more: it watches the mark, which is changed, so an `EXEC` that is still on its way is refused.
+fn decided(mark: Mark, table: &Table) -> Result<Option<bool>> {
     let mut decide = cmd("decide");
     decide.arg(table.keys().commit(mark.client)).arg(mark.number).arg(MARK_SECONDS);
     let reply = table.place.ask(&Request::one(&eval(&decide)))?.pop().unwrap_or_default();
-    Ok(count(&reply) > 0)
+    match reply {
+        Reply::Int(1) => Ok(Some(true)),
+        Reply::Int(0) => Ok(Some(false)),
+        Reply::Int(-1) => Ok(None),
+        other => Err(bad_reply("EVAL", &other).into()),
+    }
+}
+
+impl Session {
+    /// Writes a mark before a commit, unless the last commit has just written it. Returns whether a command was added.
+    fn write_mark(&self, key: &[u8], request: &mut Request) -> bool {
+        let fresh = Duration::from_secs(MARK_SECONDS) - 2 * PATIENCE;
+        let marked = self.marked.borrow();
+        if marked.as_ref().is_some_and(|(marked, when)| marked == key && when.elapsed() < fresh) {
+            return false;
+        }
+        request.push(cmd("SET").arg(key).arg("ready").arg("EX").arg(MARK_SECONDS));
+        true
+    }
+
+    /// Remembers that the mark is there, if the reply to what has written it says so. If not, the commit will say why.
+    fn note_mark(&self, key: &[u8], reply: &Reply) {
+        let written = matches!(reply, Reply::Okay);
+        *self.marked.borrow_mut() = written.then(|| (key.to_vec(), Instant::now()));
+    }
 }
 
 /// One try; `false` when it is to be made again with the text of the script. With a failure comes
@@ -211,6 +267,10 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
     let scripts = server.scripts();
     let by = if by_text { By::Text } else { scripts.way_to(&COMMIT) };
     let request = writes(mark, &parts, by);
+    for Part { table, checked, .. } in parts {
+        table.writes.borrow_mut().published = Some(Published::new(mark, checked.rows));
+        table.session.has_published.set(true);
+    }
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
     let exec = replies.pop().unwrap_or_default();
@@ -257,7 +317,7 @@ fn written(results: Vec<Reply>) -> Result<()> {
 #[allow(clippy::type_complexity)]
 fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc<Server>)> {
     let Some(first) = group.first() else { return Err(Cause::Internal("a commit of no table".into()).into()) };
-    let server = first.place.server()?;
+    let server = first.place.fit_server()?;
     let lost = || Error::from(Cause::ConnectionLost("it is closed".into()));
     if let [table] = group {
         let armed = table.writes.borrow_mut().armed.take();
@@ -274,12 +334,17 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
         let mut request = Request::default();
         let mut expected = Vec::new();
         // Should this try get lost and arrive late: the mark has been changed.
-        let mut mark = Some(first.keys().commit(mark.client));
+        let key = first.keys().commit(mark.client);
+        let marks = first.session.write_mark(&key, &mut request);
+        let mut mark = Some(key.clone());
         for table in group {
             expected.push(questions(table, &table.keys(), singly, mark.take(), &mut request));
         }
         request.push(&cmd("MULTI"));
         let (mut replies, connection) = converse(&server, &request)?;
+        if marks {
+            first.session.note_mark(&key, &replies.remove(0));
+        }
         // Without MULTI, the connection goes, and with it what it watches.
         let opened = replies.pop().unwrap_or_default();
         let mut parts = Vec::new();
@@ -296,8 +361,12 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
         if parts.iter().any(|part| part.checked.held) {
             sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(100));
+        } else if restore_indexes(&parts)? {
+            // They are read anew.
         } else if parts.iter().any(|part| part.checked.unclear) {
             singly = true;
+        } else if parts.iter().any(|part| !part.checked.strangers.is_empty()) {
+            parts.iter().try_for_each(|part| part.table.compare_strangers(&part.keys, &part.checked.strangers))?;
         } else if fits {
             return Ok((parts, connection.ok_or_else(lost)?, server));
         }
@@ -306,8 +375,19 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
     Err(Cause::Conflict("the whole table".into()).into())
 }
 
+/// Makes declared indexes that the server has lost. `false` if there are none.
+fn restore_indexes(parts: &[Part<'_>]) -> Result<bool> {
+    let lacks = |part: &&Part<'_>| part.table.lacks_indexes(&part.checked.indices, &part.checked.uniques);
+    let lacking: Vec<&Part<'_>> = parts.iter().filter(lacks).collect();
+    lacking.iter().try_for_each(|part| part.table.restore_indexes())?;
+    Ok(!lacking.is_empty())
+}
+
 /// Ends a table's transaction that was not committed: gives unused rowids back.
 pub(crate) fn rolled_back(table: &Table) {
+    if table.writes.borrow().is_parents() {
+        return;
+    }
     let unused = table.writes.borrow().taken();
     let Some(unused) = unused else { return };
     let request = Request::one(&eval(&give_back(&table.keys(), unused)));
@@ -321,6 +401,7 @@ pub(crate) fn rolled_back(table: &Table) {
 /// Removes the mark of a connection that is done.
 pub(crate) fn forget_mark(table: &Table) {
     let Some(mark) = table.session.last_commit().filter(|mark| mark.number > 0) else { return };
+    table.session.marked.replace(None);
     let request = Request::one(cmd("UNLINK").arg(table.keys().commit(mark.client)));
     if let Err(error) = table.place.ask(&request) {
         crate::ffi::log(&format!("a mark will end by itself: {}", table.at(error)));

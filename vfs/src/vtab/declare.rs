@@ -171,6 +171,12 @@ impl Definition {
         self.indexed.retain(|column| Some(*column) != self.alias);
     }
 
+    /// Names of the uniqueness constraints that have keys of their own.
+    pub(crate) fn own_uniques(&self) -> impl Iterator<Item = String> {
+        let with_keys = self.uniques.iter().filter(|unique| unique.indexed_column().is_none());
+        with_keys.map(|unique| unique.name(&self.columns))
+    }
+
     pub(crate) fn keys(&self) -> Keys {
         Keys::new(&self.prefix, &self.schema, &self.table)
     }

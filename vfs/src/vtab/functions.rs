@@ -7,7 +7,7 @@ use redis::{Cmd, cmd};
 
 use super::at_once::Watch;
 use super::index::{Part, Trace, trace, value_of};
-use super::keys::Keys;
+use super::keys::{Keys, refuse_ambiguous};
 use super::operand::Reach;
 use super::range::{self, Member, Window};
 use super::rivals::unique_key;
@@ -241,7 +241,8 @@ impl Table {
             return Ok(Vec::new());
         }
         let mut all = Vec::new();
-        let pattern = escaped(&keys.unique("", b""));
+        // Names of constraints begin with a quote, unlike the rowids of a table whose name ends with `.unique`.
+        let pattern = escaped(&keys.unique("\"", b""));
         let pattern = [pattern.strip_suffix(b":").unwrap_or(&pattern), b"*"].concat();
         let mut cursor = "0".to_owned();
         loop {
@@ -264,12 +265,16 @@ impl Table {
         let keys = self.keys();
         let declared: Vec<&str> =
             self.definition.indexed.iter().map(|column| self.definition.columns[*column].name.as_str()).collect();
+        let uniques: Vec<String> = self.definition.own_uniques().collect();
         let rows = self.at_once(|watch| {
             let (all, rows) = self.all_keys(watch, &keys)?;
             let mut changes = unlink(&all);
             changes.extend(self.recall());
             if !declared.is_empty() {
                 changes.push(cmd("SADD").arg(keys.indices()).arg(&declared).to_owned());
+            }
+            if !uniques.is_empty() {
+                changes.push(cmd("SADD").arg(keys.uniques()).arg(&uniques).to_owned());
             }
             Ok((changes, rows))
         })?;
@@ -284,6 +289,23 @@ impl Table {
         Err(Cause::Declaration(format!("{what} while a transaction has changed it; commit or roll back first")).into())
     }
 
+    /// Whether an index or constraint that the definition asks for is not among these: another client has dropped
+    /// it, or the server has lost its keys.
+    pub(crate) fn lacks_indexes(&self, indices: &[String], uniques: &[String]) -> bool {
+        let definition = &self.definition;
+        definition.indexed.iter().any(|column| !indices.contains(&definition.columns[*column].name))
+            || definition.own_uniques().any(|name| !uniques.contains(&name))
+    }
+
+    /// Makes the declared indexes that are missing.
+    ///
+    /// # Errors
+    /// Rows that are there violate a `UNIQUE` constraint.
+    pub(crate) fn restore_indexes(&self) -> Result<()> {
+        self.refresh()?;
+        self.create_declared_indexes()
+    }
+
     /// Makes the indexes of columns declared `INDEXED` or `UNIQUE`, as far as they are missing.
     pub(crate) fn create_declared_indexes(&self) -> Result<()> {
         let known = self.known();
@@ -293,11 +315,11 @@ impl Table {
                 self.create_index(name)?;
             }
         }
-        self.create_unique_keys(&known)
+        self.create_unique_keys()
     }
 
     /// Uniqueness constraints with keys of their own, over rows that are there.
-    fn create_unique_keys(&self, known: &super::table::Known) -> Result<()> {
+    fn create_unique_keys(&self) -> Result<()> {
         let definition = &self.definition;
         let own: Vec<_> = definition.uniques.iter().filter(|unique| unique.indexed_column().is_none()).collect();
         if own.is_empty() {
@@ -308,7 +330,7 @@ impl Table {
         let registered = names(reply)?;
         let missing = own.into_iter().filter(|unique| !registered.contains(&unique.name(&definition.columns)));
         let missing: Vec<_> = missing.collect();
-        if missing.is_empty() || known.rows == 0 {
+        if missing.is_empty() {
             return Ok(());
         }
         let names: Vec<String> = missing.iter().map(|unique| unique.name(&definition.columns)).collect();
@@ -342,6 +364,7 @@ impl Table {
             return Err(Cause::Declaration(words.into()).into());
         }
         self.refuse_inside_transaction("it can't be renamed")?;
+        refuse_ambiguous(&self.definition.prefix, &self.definition.schema, name)?;
         super::commit::forget_mark(self);
         self.rename_keys(&self.keys(), &Keys::new(&self.definition.prefix, &self.definition.schema, name))?;
         self.set_name(name);

@@ -1,5 +1,7 @@
 //! The keys of one table, each spelled once. `docs/virtual-table.md` describes them.
 
+use crate::error::{Cause, Result};
+
 /// Hash field that tells values apart whose text is not enough; no column can be called so.
 pub(crate) const TYPES: &[u8] = b"\0types";
 
@@ -104,6 +106,38 @@ impl Keys {
     }
 }
 
+/// What stands between the base of a table and `:` in its keys, beside those of its rows.
+const PARTS: [&str; 5] = [".index", ".index.other", ".index.null", ".unique", ".commit"];
+
+/// Refuses names of which keys are made that could be those of another table.
+///
+/// # Errors
+/// A dot in the name of the table or schema: `prefix.db.table` could be cut in another place. Or the keys begin
+/// as those of an index, a constraint or a commit of another table do.
+pub(crate) fn refuse_ambiguous(prefix: &str, schema: &str, table: &str) -> Result<()> {
+    let base = Keys::new(prefix, schema, table).base;
+    let refuse = |why: String| Err(Cause::Declaration(why).into());
+    for (kind, name) in [("table", table), ("schema", schema)] {
+        if name.contains('.') {
+            return refuse(format!(
+                "the {kind} `{name}` can't have a dot in its name: the keys `{base}` could be those of another table"
+            ));
+        }
+    }
+    let is_of_another = |part: &str| {
+        base.match_indices(part).any(|(at, _)| {
+            let rest = &base[at + part.len()..];
+            (rest.is_empty() || rest.starts_with(':')) && base[..at].matches('.').count() >= 2
+        })
+    };
+    match PARTS.into_iter().find(|part| is_of_another(part)) {
+        Some(part) => refuse(format!(
+            "`{part}` in the keys `{base}` could make them those of another table; choose another name or prefix"
+        )),
+        None => Ok(()),
+    }
+}
+
 /// A key for messages.
 pub(crate) fn shown(key: &[u8]) -> String {
     String::from_utf8_lossy(&key[..key.len().min(120)]).into_owned()
@@ -122,5 +156,33 @@ mod tests {
         assert_eq!(keys.indices(), b"p.main.idx.indices");
         assert_eq!(keys.values("f"), b"p.main.idx.index:f");
         assert_eq!(keys.rows_with("f", b"1.5"), b"p.main.idx.index:f:1.5");
+    }
+
+    #[test]
+    fn names_whose_keys_could_be_another_tables_are_refused() {
+        for (prefix, schema, table) in [
+            ("p", "main", "a.unique"),
+            ("p", "main", "x.y"),
+            ("p", "main.x", "y"),
+            ("p.main", "a", "index"),
+            ("p.main", "a", "index:x"),
+            ("p.main", "a", "unique"),
+            ("p.main", "a", "commit"),
+            ("p.main.a", "index", "null"),
+            ("p.main.a", "index", "other"),
+            ("p.main.a.index:x", "main", "t"),
+        ] {
+            assert!(refuse_ambiguous(prefix, schema, table).is_err(), "{prefix} {schema} {table}");
+        }
+        for (prefix, schema, table) in [
+            ("p", "main", "t"),
+            ("p", "main", "index"),
+            ("shop.v1", "main", "orders"),
+            ("app:shop", "main", "a:b"),
+            ("p.main", "a", "indexes"),
+            ("a.index", "main", "t"),
+        ] {
+            refuse_ambiguous(prefix, schema, table).unwrap();
+        }
     }
 }

@@ -13,7 +13,7 @@
 //!   in that; [`omitted`] finds the columns that get their default
 //! - `COMMIT`: xSync is [`commit`], the one place that writes rows, after a [`check`] of what it rests
 //!   on, as [`apply`] says, by a script that looks once more ([`scripted`]); [`index`] says what a
-//!   value leaves in an index
+//!   value leaves in an index. When SQLite then does not finish the transaction, [`published`] takes it back
 //! - `redis_create_index()` and the other functions: [`functions`], each of
 //!   which changes what it changes [`at_once`]; `redis_keys()` and the other
 //!   table-valued ones: [`look`]
@@ -40,6 +40,7 @@ pub(crate) mod rivals;
 pub(crate) mod write;
 pub(crate) mod omitted;
 pub(crate) mod commit;
+pub(crate) mod published;
 pub(crate) mod check;
 pub(crate) mod apply;
 pub(crate) mod scripted;

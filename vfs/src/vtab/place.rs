@@ -1,12 +1,15 @@
 //! The server of a table.
 
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 
 use super::keys::shown;
 use crate::config::{Address, Config};
-use crate::error::{Cause, Error, Result};
+use crate::error::{Cause, During, Error, Result, code, sqlite_code};
 use crate::process::Process;
 use crate::store::protocol::text;
 use crate::store::request::Request;
@@ -19,12 +22,25 @@ pub(crate) struct Place {
     tag: String,
     /// The same place as that of a Cluster, if a node of one was named by itself.
     cluster: OnceLock<Option<Config>>,
+    /// Rows are kept there, so servers that may drop keys are refused.
+    keeps_rows: bool,
+    /// How long to wait for a server that is busy.
+    patience: Option<Patience>,
 }
+
+/// The busy timeout of a connection as it is now; `None` when it can't be had, as after `sqlite3_interrupt`.
+pub(crate) type Patience = Rc<dyn Fn() -> Option<Duration>>;
 
 impl Place {
     /// Where keys like this one are.
     pub(crate) fn new(config: Config, key: &str) -> Self {
-        Place { config, tag: hash_tag(key).unwrap_or(key).to_owned(), cluster: OnceLock::new() }
+        let tag = hash_tag(key).unwrap_or(key).to_owned();
+        Place { config, tag, cluster: OnceLock::new(), keeps_rows: false, patience: None }
+    }
+
+    /// Where a table's keys are, which all begin with this.
+    pub(crate) fn of_table(config: Config, base: &str, patience: Patience) -> Self {
+        Place { keeps_rows: true, patience: Some(patience), ..Place::new(config, base) }
     }
 
     /// Its address, without passwords.
@@ -46,6 +62,15 @@ impl Place {
         Ok(process.server(named, &self.tag))
     }
 
+    /// The server, once it is known to be fit to keep rows.
+    pub(crate) fn fit_server(&self) -> Result<Arc<Server>> {
+        let server = self.server()?;
+        if self.keeps_rows {
+            server.check()?;
+        }
+        Ok(server)
+    }
+
     /// A node of a Cluster knows the others.
     fn cluster_of_node(&self, server: &Server) -> Result<Option<Config>> {
         let Address::Fixed(info) = &self.config.server else { return Ok(None) };
@@ -65,9 +90,27 @@ impl Place {
     }
 
     /// Sends commands that may be sent twice; see [`Server::ask`]. Errors among the replies are
-    /// failures.
+    /// failures. Waits for a server that is busy, since SQLite calls no busy handler for a virtual table.
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
-        checked_each(request, self.server()?.ask(request)?)
+        let (begun, mut pause) = (Instant::now(), Duration::from_millis(5));
+        loop {
+            match self.ask_once(request) {
+                Err(error) if self.waits(&error.cause, begun) => sleep(pause),
+                outcome => return outcome,
+            }
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    /// Whether to ask again what failed so, and was asked first at `begun`.
+    pub(crate) fn waits(&self, cause: &Cause, begun: Instant) -> bool {
+        let patience = || self.patience.as_ref().and_then(|patience| patience());
+        is_busy(cause) && patience().is_some_and(|patience| begun.elapsed() < patience)
+    }
+
+    fn ask_once(&self, request: &Request) -> Result<Vec<Value>> {
+        let server = self.server()?;
+        checked_each(request, if self.keeps_rows { server.ask_checked(request)? } else { server.ask(request)? })
     }
 
     /// Sends what [`Place::ask`] would send, and goes on.
@@ -82,8 +125,16 @@ impl Place {
         // In a forked child, the connection is its parent's.
         let asked = if Arc::ptr_eq(&now, &server) { asked } else { asked.unsent() };
         let (request, replies) = now.replies(asked)?;
-        checked_each(&request, replies)
+        match checked_each(&request, replies) {
+            Err(error) if is_busy(&error.cause) => self.ask(&request),
+            outcome => outcome,
+        }
     }
+}
+
+/// Whether the server is there and will answer later.
+pub(crate) fn is_busy(cause: &Cause) -> bool {
+    sqlite_code(cause, During::Read) == code::BUSY
 }
 
 fn checked_each(request: &Request, replies: Vec<Value>) -> Result<Vec<Value>> {

@@ -4,15 +4,16 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use redis::cmd;
+use redis::{Value as Reply, cmd};
 
+use super::check::Stranger;
 use super::declare::{Column, Conflict, Unique};
 use super::index::{trace, unique_text};
-use super::keys::Keys;
+use super::keys::{Keys, shown};
 use super::operand::Reach;
 use super::range;
 use super::source::members;
-use super::table::{Table, count, rowids};
+use super::table::{Table, count, digest, names, rowids};
 use super::value::{Affinity, Value};
 use crate::error::{Cause, Result, code};
 use crate::store::request::Request;
@@ -109,10 +110,25 @@ impl Table {
         }
         request.push(cmd("ZREVRANGE").arg(keys.rowids()).arg(0).arg(0));
         request.push(cmd("ZCARD").arg(keys.rowids()));
+        let look = !self.writes.borrow().indexes_seen;
+        if look {
+            request.push(cmd("SMEMBERS").arg(keys.indices()));
+            request.push(cmd("SMEMBERS").arg(keys.uniques()));
+        }
         let mut replies = self.place.ask(&request)?;
+        if look {
+            let uniques = names(replies.pop().unwrap_or_default())?;
+            let indices = names(replies.pop().unwrap_or_default())?;
+            self.writes.borrow_mut().indexes_seen = true;
+            if self.lacks_indexes(&indices, &uniques) {
+                // Without them, rivals are not found.
+                self.restore_indexes()?;
+                return self.rivals(keys, rowid, named, but, row);
+            }
+        }
         let rows = replies.pop().map_or(0, |reply| count(&reply));
         let greatest = replies.pop().map_or(0, |reply| self.greatest_of(&reply));
-        for ((unique, key), reply) in questions.into_iter().zip(replies) {
+        for ((unique, _), reply) in questions.into_iter().zip(replies) {
             let Some(unique) = unique else {
                 if count(&reply) > 0 {
                     rivals.push(Rival { rowid, unique: None });
@@ -121,7 +137,7 @@ impl Table {
             };
             for rival in rowids(reply)? {
                 let ours = self.writes.borrow().pending.contains_key(&rival);
-                if !ours && rival != rowid && Some(rival) != but && self.is_rival(keys, unique, &key, rival, row)? {
+                if !ours && rival != rowid && Some(rival) != but && self.is_rival(keys, unique, rival, row)? {
                     rivals.push(Rival { rowid: rival, unique: Some(unique) });
                 }
             }
@@ -220,15 +236,44 @@ impl Table {
         Ok(())
     }
 
-    /// Whether a row in Redis has the same values, not only the same key.
-    fn is_rival(&self, keys: &Keys, unique: usize, key: &[u8], rival: i64, row: &[Value]) -> Result<bool> {
+    /// Whether a row in Redis has the same values, not only the same key. If not, the commit rests on that.
+    pub(super) fn is_rival(&self, keys: &Keys, unique: usize, rival: i64, row: &[Value]) -> Result<bool> {
         let reply = self.place.ask(&Request::one(&self.fetch_command(keys, rival)))?.pop().unwrap_or_default();
-        let other = self.row_of(rival, reply)?;
-        let same = other.is_some_and(|other| same_values(&self.definition.uniques[unique], &other, row));
-        if !same {
-            self.writes.borrow_mut().tolerated.insert((key.to_vec(), rival));
+        self.compare_rival(unique, rival, row, reply)
+    }
+
+    fn compare_rival(&self, unique: usize, rival: i64, row: &[Value], fetched: Reply) -> Result<bool> {
+        let other = self.row_of(rival, fetched)?.unwrap_or_else(|| self.empty_row(rival));
+        let definition = &self.definition.uniques[unique];
+        let Some(values) = unique_values(definition, row) else { return Ok(false) };
+        if unique_values(definition, &other).is_some_and(|others| others == values) {
+            return Ok(true);
         }
-        Ok(same)
+        let mut writes = self.writes.borrow_mut();
+        writes.tolerated.entry((unique, values)).or_default().insert(rival, digest(&other));
+        Ok(false)
+    }
+
+    /// Compares rows that share a key with a unique value of the transaction with that value.
+    ///
+    /// # Errors
+    /// One has it, so the transaction is overtaken.
+    pub(super) fn compare_strangers(&self, keys: &Keys, strangers: &[Stranger]) -> Result<()> {
+        for chunk in strangers.chunks(READ_AT_ONCE) {
+            let (mut request, fetch) = (Request::default(), self.fetch(keys));
+            chunk.iter().for_each(|stranger| request.push_numbered(&fetch, stranger.rowid));
+            for (stranger, reply) in chunk.iter().zip(self.place.ask(&request)?) {
+                let pending = self.writes.borrow().pending.get(&stranger.ours).cloned();
+                let Some(row) = pending.and_then(|pending| pending.row) else { continue };
+                if self.compare_rival(stranger.unique, stranger.rowid, &row, reply)? {
+                    let key = unique_key(self, keys, &self.definition.uniques[stranger.unique], &row);
+                    return Err(
+                        Cause::Conflict(format!("a unique value, `{}`,", shown(&key.unwrap_or_default()))).into()
+                    );
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Does about rivals what the conflict clauses say; `false` to skip the row.
@@ -272,9 +317,4 @@ impl Table {
         let code = if conflict == Conflict::Abort { extended } else { code::CONSTRAINT };
         Cause::Constraint { code, message: format!("UNIQUE constraint failed: {columns}") }.into()
     }
-}
-
-/// Whether two rows are equal in the columns of a uniqueness constraint.
-fn same_values(unique: &Unique, a: &[Value], b: &[Value]) -> bool {
-    unique_values(unique, a).is_some_and(|a| unique_values(unique, b) == Some(a))
 }

@@ -10,8 +10,8 @@ use redis::{Value as Reply, cmd};
 
 use super::declare::Definition;
 use super::judge::Judge;
-use super::keys::{Keys, TYPES, shown};
-use super::place::{Place, hash_tag};
+use super::keys::{Keys, TYPES, refuse_ambiguous, shown};
+use super::place::{Patience, Place, hash_tag};
 use super::row;
 use super::value::{FNV, Value};
 use super::write::Writes;
@@ -29,6 +29,12 @@ pub(crate) type Row = Vec<Value>;
 pub(crate) struct Session {
     tables: RefCell<Vec<Weak<Table>>>,
     last_commit: Cell<Option<Mark>>,
+    /// How long its statements wait for a server that is busy.
+    patience: Patience,
+    /// The mark that was written last, and when.
+    pub(super) marked: RefCell<Option<(Vec<u8>, Instant)>>,
+    /// A table's commit may be in Redis while SQLite has not finished its transaction.
+    pub(super) has_published: Cell<bool>,
 }
 
 /// One commit of one connection in one process, as nobody else has it.
@@ -42,8 +48,14 @@ pub(crate) struct Mark {
 }
 
 impl Session {
-    pub(crate) fn new() -> Rc<Session> {
-        Rc::new(Session { tables: RefCell::default(), last_commit: Cell::new(None) })
+    pub(crate) fn new(patience: Patience) -> Rc<Session> {
+        Rc::new(Session {
+            tables: RefCell::default(),
+            last_commit: Cell::new(None),
+            patience,
+            marked: RefCell::default(),
+            has_published: Cell::new(false),
+        })
     }
 
     /// The last commit that was tried in this process; number 0 if none was. What a forked child finds is its parent's.
@@ -128,7 +140,7 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(definition: Definition, judge: Judge, session: &Rc<Session>) -> Rc<Table> {
         let keys = definition.keys();
-        let place = Place::new(definition.server.clone(), keys.base());
+        let place = Place::of_table(definition.server.clone(), keys.base(), session.patience.clone());
         let table = Rc::new(Table {
             name: RefCell::new(definition.table.clone()),
             known: RefCell::new(Process::current().known(&definition.server, &keys)),
@@ -310,6 +322,7 @@ impl Table {
     /// What `CREATE VIRTUAL TABLE` has to find out: that the server is there and can serve, and
     /// that the keys hold what they should.
     pub(crate) fn create(&self) -> Result<()> {
+        refuse_ambiguous(&self.definition.prefix, &self.definition.schema, &self.definition.table)?;
         if self.place.is_cluster()? && hash_tag(&self.definition.prefix).is_none() {
             return Err(Cause::Declaration(format!(
                 "this server is a node of a cluster, where all keys of a table must share a slot: \

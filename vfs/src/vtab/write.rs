@@ -1,12 +1,14 @@
 //! What a transaction has written to a table, in memory until it commits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::check::Checked;
+use super::check::{Checked, Hash};
+use super::published::Published;
 use super::rivals::{Existing, unique_values};
 use super::table::{Row, Table, digest};
 use super::value::Value;
+use crate::ffi::fork::{self, Generation};
 use crate::store::server::Kept;
 
 /// Rows that a transaction remembers having read: about 24 bytes each.
@@ -31,6 +33,8 @@ pub(crate) struct Pending {
     pub base: Base,
     /// The rowid that it had before, when that was changed.
     pub moved_from: Option<i64>,
+    /// The fields of the row to restore, when a commit is taken back.
+    pub exact: Option<Rc<Hash>>,
 }
 
 /// Rowids taken from the counter.
@@ -38,6 +42,7 @@ pub(crate) struct Pending {
 pub(super) struct Reserved {
     /// The first one of the transaction, if none of another client's came between.
     pub first: i64,
+    /// The next one to use. It wraps around after the largest rowid.
     pub next: i64,
     /// The last one; less than `next` when all are used.
     pub end: i64,
@@ -67,8 +72,10 @@ pub(crate) struct Writes {
     pub(super) read: HashMap<i64, u64>,
     /// The transaction may have several statements: what one of them has read, others rest on.
     explicit: bool,
-    /// Rows that share a key with a unique value, and were seen to have another value.
-    pub tolerated: HashSet<(Vec<u8>, i64)>,
+    /// By constraint and values: digests of rows that share a key with these values, but have others.
+    pub tolerated: HashMap<(usize, Vec<u8>), BTreeMap<i64, u64>>,
+    /// The declared indexes were there when the transaction looked for rivals.
+    pub(super) indexes_seen: bool,
     /// How often it was asked what is in the way of a row.
     pub(super) asked: u64,
     /// All that can be in the way of rows, once asking for each would cost more.
@@ -81,8 +88,12 @@ pub(crate) struct Writes {
     pub(super) was_empty: bool,
     /// Between xBegin and the end of the transaction.
     pub begun: bool,
-    /// The transaction is in Redis.
-    pub committed: bool,
+    /// The process that has begun it.
+    generation: Option<Generation>,
+    /// The transaction is in Redis, and SQLite has not said yet what became of it.
+    pub published: Option<Published>,
+    /// Why the transaction can't commit any more.
+    pub overtaken: Option<String>,
     pub armed: Option<Armed>,
     /// Grows with every change.
     pub changes: u64,
@@ -93,7 +104,12 @@ impl Writes {
     /// single statement is all of it.
     pub(crate) fn begin(&mut self, explicit: bool) {
         let read = if explicit { std::mem::take(&mut self.read) } else { HashMap::new() };
-        *self = Writes { begun: true, explicit, read, ..Writes::default() };
+        *self = Writes { begun: true, generation: Some(fork::generation()), explicit, read, ..Writes::default() };
+    }
+
+    /// Whether the process has forked inside this transaction: then only the parent can end it.
+    pub(crate) fn is_parents(&self) -> bool {
+        self.generation.is_some_and(|generation| generation != fork::generation())
     }
 
     pub(super) fn put(&mut self, table: &Table, rowid: i64, row: Option<Row>, base: Base, moved_from: Option<i64>) {
@@ -101,7 +117,7 @@ impl Writes {
         let base = old.as_ref().map_or(base, |old| old.base);
         let moved_from = moved_from.or(old.as_ref().and_then(|old| old.moved_from));
         self.index(table, rowid, old.as_ref(), false);
-        let new = Pending { row: row.map(Rc::new), base, moved_from };
+        let new = Pending { row: row.map(Rc::new), base, moved_from, exact: None };
         self.index(table, rowid, Some(&new), true);
         self.pending.insert(rowid, new);
         self.undo.push((rowid, old));
@@ -144,9 +160,9 @@ impl Writes {
     }
 
     pub(crate) fn rollback_to(&mut self, table: &Table, number: i32) {
-        // A savepoint that the table was not told of is older than its part in the transaction. That
-        // which opens a transaction has the number -1.
-        let length = self.marks.iter().find(|(mark, _)| *mark >= number).map_or(0, |(_, length)| *length);
+        // A savepoint without a mark is older than the table's first write in the transaction, so all of its
+        // writes go. The one that opens a transaction has the number -1 and never has a mark.
+        let length = self.marks.iter().find(|(mark, _)| *mark == number).map_or(0, |(_, length)| *length);
         self.undo_to(table, length);
         self.marks.retain(|(mark, _)| *mark <= number);
     }
@@ -170,6 +186,13 @@ impl Writes {
         read.map(|(rowid, digest)| (*rowid, *digest))
     }
 
+    /// What is known of a rowid that is about to get a new row. If the transaction has read a row there,
+    /// that has been deleted since, and the commit is refused.
+    pub(super) fn base_of_new(&self, rowid: i64) -> Base {
+        let read = self.read.get(&rowid).filter(|_| self.explicit);
+        read.map_or(Base::Absent, |digest| Base::Read(*digest))
+    }
+
     /// What is known of a row that is about to be changed.
     pub(super) fn base(&self, rowid: i64) -> Base {
         self.read.get(&rowid).map_or(Base::Present, |digest| Base::Read(*digest))
@@ -178,7 +201,8 @@ impl Writes {
     /// The rowids that were taken and not used: the first and the last.
     pub(crate) fn unused(&self) -> Option<(i64, i64)> {
         let Reserved { next, end, .. } = self.reserved;
-        (next <= end && end > 0).then_some((next, end))
+        // After the largest rowid, `next` is negative.
+        (next > 0 && next <= end).then_some((next, end))
     }
 
     /// All rowids that were taken: the first and the last.
@@ -189,6 +213,6 @@ impl Writes {
 
     /// What the counter is at when the transaction has committed, as far as it is known.
     pub(crate) fn counter(&self) -> Option<i64> {
-        (self.reserved.end > 0).then_some(self.reserved.next - 1)
+        (self.reserved.end > 0).then_some(self.reserved.next.wrapping_sub(1))
     }
 }

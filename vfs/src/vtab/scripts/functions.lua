@@ -29,10 +29,11 @@ function functions.settle(values, set, member)
   return redis.call('ZREM', values, member)
 end
 
--- Whether a client's commit happened: its mark tells. If not, it can't any more: it watches the mark.
--- Returns 1 if it happened.
+-- Tells by a client's mark whether its commit happened. If not, it can't any more: it watches the mark.
+-- Returns 1 if it happened, 0 if not, -1 if the mark is gone, so that nobody can tell.
 function functions.decide(mark, number, seconds)
-  if redis.call('GET', mark) == number then return 1 end
+  local found = redis.call('GET', mark)
+  if found == number then return 1 end
   redis.call('SET', mark, 'not ' .. number, 'EX', seconds)
-  return 0
+  return found and 0 or -1
 end

@@ -1,0 +1,287 @@
+//! The virtual table in transactions that SQLite refuses after xSync, or takes back in part: what SQLite answers is
+//! true of the rows in Redis.
+
+use std::collections::BTreeMap;
+
+use redis::cmd;
+use rusqlite::Connection;
+use sqlite_redis_tests::vtab::{check_keys, connect, create, table};
+use sqlite_redis_tests::{Server, code, number, text};
+
+const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT UNIQUE, a, b, UNIQUE (a, b)";
+const BUSY: i32 = 5;
+const BUSY_SNAPSHOT: i32 = 517;
+const ROWS: &str = "SELECT ifnull(group_concat(id || ':' || ifnull(n, '-') || ':' || s, ' '), '') FROM t";
+
+/// A file beside a table in Redis, and another connection that can lock the file.
+struct Scene {
+    server: Server,
+    one: Connection,
+    reader: Connection,
+    other: Connection,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let server = Server::start();
+        let other = table(&server, COLUMNS);
+        let file = server.directory().join("plain.sqlite");
+        let one = Connection::open(&file).unwrap();
+        one.execute_batch("CREATE TABLE o (x)").unwrap();
+        create(&one, &server.url(), "t", COLUMNS).unwrap();
+        let reader = Connection::open(&file).unwrap();
+        let waits = std::time::Duration::from_millis(10);
+        [&one, &reader].iter().for_each(|connection| connection.busy_timeout(waits).unwrap());
+        other
+            .execute_batch(
+                "INSERT INTO t VALUES (1, 10, 'one', 'x', 1), (2, NULL, 'two', NULL, 2), (3, 30, 'three', 5, 3)",
+            )
+            .unwrap();
+        server.redis_cli(&["HSET", "p.main.t:2", "foreign", "kept"]);
+        server.redis_cli(&["HSET", "p.main.t:3", "foreign", "kept as well"]);
+        Scene { server, one, reader, other }
+    }
+
+    fn locked<T>(&self, action: impl FnOnce() -> T) -> T {
+        self.reader.execute_batch("BEGIN; SELECT count(*) FROM o").unwrap();
+        let done = action();
+        self.reader.execute_batch("COMMIT").unwrap();
+        done
+    }
+
+    /// Writes to both, and asks for a commit while the file is locked.
+    fn refused(&self, sql: &str) {
+        self.one.execute_batch(&format!("BEGIN; INSERT INTO o VALUES (1); {sql}")).unwrap();
+        assert_eq!(code(self.one.execute_batch("COMMIT")), BUSY, "{sql}");
+    }
+}
+
+/// Whatever is stored, but for the marks of commits, the counter of rowids and times to live.
+fn stored(server: &Server) -> BTreeMap<String, Vec<String>> {
+    let mut redis = server.redis();
+    let keys: Vec<String> = cmd("KEYS").arg("*").query(&mut redis).unwrap();
+    let kept = keys.into_iter().filter(|key| !key.contains(".commit:") && !key.ends_with(".t.rowid"));
+    kept.map(|key| {
+        let kind: String = cmd("TYPE").arg(&key).query(&mut redis).unwrap();
+        let mut content: Vec<String> = match kind.as_str() {
+            "hash" => {
+                let fields: BTreeMap<String, String> = cmd("HGETALL").arg(&key).query(&mut redis).unwrap();
+                fields.into_iter().map(|(field, text)| format!("{field}={text}")).collect()
+            }
+            "set" => cmd("SMEMBERS").arg(&key).query(&mut redis).unwrap(),
+            _ => cmd("ZRANGE").arg(&key).arg(0).arg(-1).arg("WITHSCORES").query(&mut redis).unwrap(),
+        };
+        content.sort();
+        (key, content)
+    })
+    .collect()
+}
+
+const CHANGES: &str = "INSERT INTO t (n, s) VALUES (40, 'four'), (41, 'five'); \
+                       UPDATE t SET n = 11, s = 'first', a = 1.5 WHERE id = 1; DELETE FROM t WHERE id = 2; \
+                       UPDATE t SET id = 100 WHERE id = 3";
+
+#[test]
+fn a_transaction_rolled_back_after_a_refused_commit_leaves_every_key_as_it_was() {
+    let scene = Scene::new();
+    let before = stored(&scene.server);
+    scene.locked(|| {
+        scene.refused(CHANGES);
+        scene.one.execute_batch("ROLLBACK").unwrap();
+    });
+    assert_eq!(stored(&scene.server), before);
+    // The next transaction is as any other. The counter stays where the rowid 100 has raised it.
+    scene.one.execute_batch(CHANGES).unwrap();
+    assert_eq!(text(&scene.other, ROWS), "1:11:first 100:30:three 101:40:four 102:41:five");
+    assert_eq!(scene.server.redis_cli(&["HGET", "p.main.t:100", "foreign"]), "kept as well");
+}
+
+#[test]
+fn a_large_transaction_is_taken_back_as_well() {
+    let scene = Scene::new();
+    let before = stored(&scene.server);
+    scene.locked(|| {
+        scene.refused(
+            "DELETE FROM t; WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 3000) \
+             INSERT INTO t SELECT n, n % 7, 's' || n, n, n FROM n",
+        );
+        scene.one.execute_batch("ROLLBACK").unwrap();
+    });
+    assert_eq!(stored(&scene.server), before);
+}
+
+#[test]
+fn a_single_statement_that_is_refused_leaves_no_rows_however_often_it_is_tried() {
+    let scene = Scene::new();
+    let before = stored(&scene.server);
+    scene
+        .one
+        .execute_batch("CREATE TEMP TRIGGER tr AFTER INSERT ON o BEGIN INSERT INTO t (n) VALUES (new.x); END")
+        .unwrap();
+    scene.locked(|| {
+        for _ in 0..3 {
+            assert_eq!(code(scene.one.execute_batch("INSERT INTO o VALUES (7)")), BUSY);
+            assert_eq!(stored(&scene.server), before);
+        }
+    });
+    scene.one.execute_batch("INSERT INTO o VALUES (7)").unwrap();
+    assert_eq!(number(&scene.other, "SELECT count(*) FROM t WHERE n = 7"), 1);
+    check_keys_of_rows(&scene);
+}
+
+/// Rows and rowids agree, by the keys themselves.
+fn check_keys_of_rows(scene: &Scene) {
+    scene.other.execute_batch("DELETE FROM t WHERE id IN (1, 2, 3)").unwrap();
+    number(&scene.other, "SELECT redis_drop_index('t', 'n')");
+    check_keys(&scene.server, "t");
+}
+
+#[test]
+fn a_commit_hook_that_vetoes_leaves_no_rows() {
+    let mut scene = Scene::new();
+    let before = stored(&scene.server);
+    scene.one.commit_hook(Some(|| true)).unwrap();
+    assert_eq!(
+        code(scene.one.execute_batch("BEGIN; INSERT INTO o VALUES (1); INSERT INTO t (n) VALUES (5); COMMIT")),
+        531
+    );
+    assert!(scene.one.is_autocommit());
+    assert_eq!(code(scene.one.execute_batch("INSERT INTO t (n) VALUES (6)")), 531);
+    assert_eq!(stored(&scene.server), before);
+    scene.one.commit_hook(None::<fn() -> bool>).unwrap();
+    scene.one.execute_batch("INSERT INTO t (n) VALUES (6)").unwrap();
+    assert_eq!(number(&scene.other, "SELECT count(*) FROM t"), 4);
+}
+
+#[test]
+fn a_transaction_goes_on_after_a_refused_commit() {
+    for (later, rows) in [
+        ("", "1:10:one 2:-:two 3:30:three 4:40:four"),
+        ("INSERT INTO t (n, s) VALUES (50, 'five')", "1:10:one 2:-:two 3:30:three 4:40:four 5:50:five"),
+        ("UPDATE t SET n = n + 1 WHERE id IN (1, 4)", "1:11:one 2:-:two 3:30:three 4:41:four"),
+        ("DELETE FROM t WHERE id >= 3", "1:10:one 2:-:two"),
+        ("ROLLBACK TO s", "1:10:one 2:-:two 3:30:three"),
+        ("ROLLBACK TO s; INSERT INTO t (id, n, s) VALUES (9, 9, 'four')", "1:10:one 2:-:two 3:30:three 9:9:four"),
+        ("SAVEPOINT u; DELETE FROM t; ROLLBACK TO u", "1:10:one 2:-:two 3:30:three 4:40:four"),
+    ] {
+        let scene = Scene::new();
+        let before = stored(&scene.server);
+        scene.locked(|| scene.refused("SAVEPOINT s; INSERT INTO t (n, s) VALUES (40, 'four')"));
+        scene.one.execute_batch(later).unwrap();
+        assert_eq!(text(&scene.one, ROWS), rows, "{later}: to the transaction");
+        // A transaction that goes on is not in Redis.
+        assert_eq!(stored(&scene.server), before, "{later}");
+        scene.one.execute_batch("COMMIT").unwrap();
+        assert_eq!(text(&scene.other, ROWS), rows, "{later}");
+        assert_eq!(number(&scene.other, "SELECT count(*) FROM t WHERE n = 40"), i64::from(rows.contains(":40:")));
+    }
+}
+
+#[test]
+fn a_commit_is_asked_for_again_or_taken_back_when_the_connection_closes() {
+    let scene = Scene::new();
+    let before = stored(&scene.server);
+    scene.locked(|| {
+        scene.refused(CHANGES);
+        assert_eq!(code(scene.one.execute_batch("COMMIT")), BUSY);
+    });
+    scene.one.execute_batch("COMMIT").unwrap();
+    assert_eq!(text(&scene.other, ROWS), "1:11:first 4:40:four 5:41:five 100:30:three");
+    drop(scene);
+    let scene = Scene::new();
+    scene.locked(|| {
+        scene.refused(CHANGES);
+    });
+    let Scene { server, one, .. } = scene;
+    one.close().unwrap();
+    assert_eq!(stored(&server), before);
+}
+
+#[test]
+fn what_others_have_changed_since_stays_and_is_named() {
+    let scene = Scene::new();
+    scene.locked(|| {
+        scene.refused(CHANGES);
+        scene
+            .other
+            .execute_batch("UPDATE t SET n = 12 WHERE id = 1; INSERT INTO t (id, n, s) VALUES (7, 7, 'two')")
+            .unwrap();
+        scene.one.execute_batch("ROLLBACK").unwrap();
+    });
+    let said = text(&scene.one, "SELECT redis_last_error()");
+    for part in ["rolled back", "`p.main.t:1`", "`p.main.t:2`", "changed"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("p.main.t:3`") && !said.contains("p.main.t:4`"), "{said}");
+    // Row 2 can't come back, since another has its unique value.
+    assert_eq!(text(&scene.other, ROWS), "1:12:first 3:30:three 7:7:two");
+    check_keys_of_rows(&scene);
+}
+
+#[test]
+fn a_transaction_that_goes_on_is_refused_if_others_have_changed_its_rows_since() {
+    // The second replaces a row that it has not read.
+    for write in ["UPDATE t SET n = 11 WHERE id = 1", "INSERT OR REPLACE INTO t (id, n, s) VALUES (1, 11, 'one')"] {
+        let scene = Scene::new();
+        scene.locked(|| scene.refused(write));
+        scene.other.execute_batch("UPDATE t SET n = n + 1 WHERE id = 1").unwrap();
+        assert_eq!(code(scene.one.execute_batch("INSERT INTO t (n) VALUES (8)")), BUSY_SNAPSHOT, "{write}");
+        assert_eq!(code(scene.one.execute_batch("COMMIT")), BUSY_SNAPSHOT, "{write}");
+        assert!(scene.one.is_autocommit());
+        assert_eq!(text(&scene.other, ROWS), "1:12:one 2:-:two 3:30:three", "{write}");
+    }
+}
+
+#[test]
+fn rows_that_can_not_be_taken_back_are_reported() {
+    let mut scene = Scene::new();
+    scene.locked(|| scene.refused("INSERT INTO t (n) VALUES (8)"));
+    scene.server.kill();
+    scene.one.execute_batch("ROLLBACK").unwrap();
+    let said = text(&scene.one, "SELECT redis_last_error()");
+    assert!(said.contains("rolled back, but its rows are still in Redis"), "{said}");
+}
+
+#[test]
+fn a_server_that_refuses_takes_back_what_another_has_committed() {
+    let (first, second) = (Server::start(), Server::start());
+    let one = connect();
+    create(&one, &first.url(), "f", "id INTEGER PRIMARY KEY, n INT").unwrap();
+    create(&one, &second.url(), "s", "id INTEGER PRIMARY KEY, n INT").unwrap();
+    let other = connect();
+    create(&other, &second.url(), "s", "id INTEGER PRIMARY KEY, n INT").unwrap();
+    one.execute_batch("BEGIN; INSERT INTO f VALUES (1, 1); INSERT INTO s VALUES (1, 1)").unwrap();
+    other.execute_batch("INSERT INTO s VALUES (1, 2)").unwrap();
+    assert_eq!(code(one.execute_batch("COMMIT")), BUSY_SNAPSHOT);
+    assert_eq!(number(&one, "SELECT count(*) FROM f"), 0);
+    assert_eq!(number(&one, "SELECT n FROM s"), 2);
+}
+
+#[test]
+fn a_savepoint_older_than_the_tables_first_write_takes_all_of_its_writes_back() {
+    let server = Server::start();
+    let one = table(&server, "x INT");
+    one.execute_batch("CREATE TABLE o (x INT)").unwrap();
+    for steps in [
+        "SAVEPOINT a; INSERT 1; SAVEPOINT b; ROLLBACK TO a; RELEASE a",
+        "SAVEPOINT a; INSERT 1; SAVEPOINT b; INSERT 2; ROLLBACK TO a; INSERT 3; RELEASE a",
+        "SAVEPOINT a; SAVEPOINT b; INSERT 1; SAVEPOINT c; INSERT 2; ROLLBACK TO b; INSERT 3; RELEASE a",
+        "SAVEPOINT a; SAVEPOINT b; INSERT 1; SAVEPOINT c; INSERT 2; ROLLBACK TO c; ROLLBACK TO a; RELEASE a",
+        "BEGIN; SAVEPOINT a; SAVEPOINT b; SAVEPOINT c; INSERT 1; SAVEPOINT d; INSERT 2; ROLLBACK TO b; INSERT 3; COMMIT",
+        "BEGIN; SAVEPOINT a; INSERT 1; SAVEPOINT b; INSERT 2; SAVEPOINT c; INSERT 3; RELEASE c; ROLLBACK TO b; COMMIT",
+        "BEGIN; SAVEPOINT a; INSERT 1; RELEASE a; SAVEPOINT b; INSERT 2; ROLLBACK TO b; INSERT 3; COMMIT",
+        "BEGIN; INSERT 1; SAVEPOINT a; INSERT 2; ROLLBACK TO a; INSERT 3; ROLLBACK TO a; COMMIT",
+    ] {
+        let left = ["o", "t"].map(|name| {
+            let sql = steps.split("; ").map(|step| match step.strip_prefix("INSERT ") {
+                Some(value) => format!("INSERT INTO {name} (x) VALUES ({value})"),
+                None => step.to_owned(),
+            });
+            one.execute_batch(&sql.collect::<Vec<_>>().join("; ")).unwrap();
+            let left = text(&one, &format!("SELECT ifnull(group_concat(x), '') FROM {name}"));
+            one.execute_batch(&format!("DELETE FROM {name}")).unwrap();
+            left
+        });
+        assert_eq!(left[0], left[1], "{steps}");
+    }
+}
