@@ -151,13 +151,13 @@ impl Server {
         let mut pages: Vec<Vec<u8>> = stored.bytes().chunks(size).map(<[u8]>::to_vec).collect();
         let step = (log.len() / samples.max(1)).max(1);
         for (n, (version, entry)) in log.iter().enumerate() {
-            let Some(undo) = entry.get("undo") else { return };
+            let Some(undo) = self.undo_of(name, version, entry) else { return };
             let count: usize = String::from_utf8_lossy(&entry["page_count"]).parse().expect("a page count");
             if count == 0 {
                 return;
             }
             pages.resize(pages.len().max(count), vec![0; size]);
-            take_back(undo, &mut pages);
+            take_back(&undo, &mut pages);
             pages.truncate(count);
             if n % step == 0 {
                 let directory = tempfile::tempdir().expect("a directory");
@@ -167,6 +167,36 @@ impl Server {
                 assert_eq!(sound, "ok", "before version {version}");
             }
         }
+    }
+}
+
+impl Server {
+    /// The undo data of a commit, from its log entry or all of its pieces; `None` if it has none.
+    fn undo_of(&self, name: &str, id: &str, entry: &BTreeMap<String, Vec<u8>>) -> Option<Vec<u8>> {
+        if let Some(undo) = entry.get("undo") {
+            return Some(undo.clone());
+        }
+        let mut pages = entry.get("pages")?.as_slice();
+        let version = id.strip_suffix("-0").expect("version-0");
+        let mut xrange = redis::cmd("XRANGE");
+        xrange.arg(format!("sqlite:{{{name}}}:undo")).arg(version).arg(version);
+        let pieces: Vec<(String, BTreeMap<String, Vec<u8>>)> = xrange.query(&mut self.redis()).expect("pieces");
+        assert!(pieces.iter().all(|(_, piece)| piece["commit"] == entry["commit"]), "of another commit");
+        let undo = pieces.iter().flat_map(|(_, piece)| piece["undo"].iter().copied()).collect::<Vec<u8>>();
+        let (mut listed, mut end) = (Vec::new(), 0);
+        while !pages.is_empty() {
+            let first = end + varint(&mut pages) + 1;
+            end = first + varint(&mut pages) - 1;
+            listed.extend(first..=end);
+        }
+        let (mut held, mut rest) = (Vec::new(), undo.as_slice());
+        while !rest.is_empty() {
+            held.push(varint(&mut rest));
+            let length = varint(&mut rest);
+            rest = &rest[length..];
+        }
+        assert!(held.is_empty() || held == listed, "version {version} lists {listed:?} and holds {held:?}");
+        (held == listed).then_some(undo)
     }
 }
 

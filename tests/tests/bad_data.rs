@@ -191,8 +191,9 @@ fn reader_behind(server: &Server, connection: &Connection) -> Connection {
     let reader = with_own_cache(server);
     reader.execute_batch("BEGIN").unwrap();
     assert_eq!(number(&reader, "SELECT id FROM t WHERE id = 1"), 1);
-    connection.execute("UPDATE t SET x = zeroblob(4000) || id", []).unwrap();
-    connection.execute("UPDATE t SET x = zeroblob(4000)", []).unwrap();
+    // Not so many pages that the undo data would not fit into the log's entries.
+    connection.execute("UPDATE t SET x = zeroblob(4000) || id WHERE id > 100", []).unwrap();
+    connection.execute("UPDATE t SET x = zeroblob(4000) WHERE id > 100", []).unwrap();
     reader
 }
 

@@ -77,6 +77,7 @@ fn a_staged_commit_is_an_ordinary_commit() {
         assert_same_content((&other, "main"), (&twin, "main"));
         server.check_stored("shop");
         let left: Vec<String> = redis(&server, &["KEYS", "*"]);
+        let left: Vec<_> = left.iter().filter(|key| !key.ends_with(":undo")).collect();
         assert_eq!(left.len(), 2, "{sql} leaves {left:?}");
     }
     check_integrity(&other);

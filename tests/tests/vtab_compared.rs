@@ -109,7 +109,7 @@ fn text_in_utf16_is_ordered_and_found_as_the_database_does() {
         for (n, item) in texts.iter().enumerate() {
             for table in ["o", "t"] {
                 // What the CHECK makes of it depends on the encoding.
-                let _ = connection.execute(&format!("INSERT INTO {table} VALUES (?, ?)"), params![item, n % 4]);
+                let _ = connection.execute(&format!("INSERT INTO {table} VALUES (?, ?)"), params![item, (n % 4) as i64]);
             }
         }
         assert!(number(&connection, "SELECT count(*) FROM t") > 5, "{encoding}");

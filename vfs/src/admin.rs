@@ -16,6 +16,7 @@ use crate::store::redis::RedisStore;
 use crate::store::request::Request;
 use crate::store::server::{Link, Server, checked};
 use crate::store::stage::Stage;
+use crate::store::undo::KeptUndo;
 use crate::store::{Commit, CommitId, FORMAT, PageNo, Snapshot, Undo, check_shape};
 
 mod status;
@@ -49,7 +50,7 @@ pub struct Info {
     pub lease: Option<Holder>,
     /// Commits in the log.
     pub log_length: u64,
-    /// Memory that the log takes in Redis, in bytes.
+    /// Memory that the log takes in Redis, its undo data included, in bytes.
     pub log_bytes: u64,
 }
 
@@ -146,6 +147,7 @@ impl Admin {
         request.push(&snapshot_command(&keys));
         request.push(cmd("MEMORY").arg("USAGE").arg(&keys.hash).arg("SAMPLES").arg(SAMPLES));
         request.push(cmd("MEMORY").arg("USAGE").arg(&keys.log).arg("SAMPLES").arg(SAMPLES));
+        request.push(cmd("MEMORY").arg("USAGE").arg(&keys.undo).arg("SAMPLES").arg(SAMPLES));
         request.push(cmd("XLEN").arg(&keys.log));
         request.push(cmd("GET").arg(&keys.lock));
         request.push(cmd("PTTL").arg(&keys.lock));
@@ -156,7 +158,8 @@ impl Admin {
         if snapshot == Snapshot::EMPTY {
             return Ok(None);
         }
-        let (redis_bytes, log_bytes, log_length) = (count(&next()), count(&next()), count(&next()));
+        let (redis_bytes, log_bytes) = (count(&next()), count(&next()) + count(&next()));
+        let log_length = count(&next());
         let lease = holder(&next(), &next());
         Ok(Some(Info {
             name: keys::database_name(name)?.to_owned(),
@@ -199,7 +202,7 @@ impl Admin {
     fn try_remove(&self, name: &str) -> Result<bool> {
         let keys = self.keys(name)?;
         // One command, so all of it goes at once.
-        let unlink = cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.staged).to_owned();
+        let unlink = cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.undo).arg(&keys.staged).to_owned();
         let reply = self.server(&keys).ask(&Request::one(&unlink))?.pop();
         Ok(count(&checked(reply.unwrap_or_default())?) > 0)
     }
@@ -345,10 +348,10 @@ impl Import<'_> {
         let log_mark = LogMark { begins: version, bytes: 0 };
         publish.push(cmd("HSET").arg(staging).arg(metadata(&Snapshot::EMPTY, &snapshot, FORMAT, log_mark)));
         publish.push(cmd("PERSIST").arg(staging));
-        publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.staged));
+        publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.undo).arg(&keys.staged));
         publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));
         let store = RedisStore::new(self.server.clone(), &self.admin.config, keys::database_name(&self.name)?);
-        store.xadd(&entry, None, &mut publish);
+        store.xadd(&entry, KeptUndo::NONE, &mut publish);
         publish.push(&cmd("EXEC"));
         let mut replies = match link.exchange(&publish) {
             Ok(replies) => replies,

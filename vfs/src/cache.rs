@@ -17,8 +17,9 @@ use std::time::Instant;
 use lru::LruCache;
 
 use crate::delta;
-use crate::store::{CommitId, LogEntry, Page, PageNo, Snapshot, Undo, Version, check_chain};
+use crate::store::{Changes, CommitId, LogEntry, Page, PageNo, Snapshot, Version, check_chain};
 use crate::sync::Mutex;
+use crate::undo::PageList;
 
 /// Recent versions remembered, so that readers and replicas behind `head` are recognised.
 const LINEAGE: usize = 4096;
@@ -262,15 +263,31 @@ impl State {
         }
         let mut dropped = Vec::new();
         for entry in news() {
-            let Undo::Deltas(deltas) = &entry.undo else { return None };
-            let changed = delta::parse_undo(deltas)?;
-            dropped.extend(changed.iter().map(|(page, _)| *page).filter(|page| self.pages.pop(page).is_some()));
+            let changed = match &entry.changes {
+                Changes::Deltas(deltas) => delta::parse_undo(deltas)?.into_iter().map(|(page, _)| page).collect(),
+                Changes::Pages(pages) => self.cached_of(&PageList::parse(pages)?),
+                Changes::Unknown => return None,
+            };
+            dropped.extend(changed.into_iter().filter(|page| self.pages.pop(page).is_some()));
         }
         for entry in news() {
             self.lineage.insert(entry.version, entry.commit);
         }
         self.set_head(snapshot);
         Some(dropped)
+    }
+}
+
+impl State {
+    /// The listed pages that are cached, ascending. Takes no longer than to go through the cache.
+    fn cached_of(&self, listed: &PageList) -> Vec<PageNo> {
+        if listed.count() <= self.pages.len() as u64 {
+            return listed.iter().collect();
+        }
+        let mut cached: Vec<PageNo> =
+            self.pages.iter().map(|(page, _)| *page).filter(|page| listed.contains(*page)).collect();
+        cached.sort_unstable();
+        cached
     }
 }
 
@@ -282,7 +299,8 @@ fn capacity(size: u64, page_size: u32) -> NonZeroUsize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delta::UndoBuilder;
+    use crate::store::Undo;
+    use crate::undo::UndoBuilder;
 
     fn snapshot(version: u64, commit: u64) -> Snapshot {
         Snapshot { version: Version(version), commit: CommitId(commit), page_size: 512, page_count: 9 }
@@ -300,12 +318,13 @@ mod tests {
     fn entry(version: u64, commit: u64, base: u64, changed: u32) -> LogEntry {
         let mut undo = UndoBuilder::new(u64::MAX);
         undo.page(no(changed), &[1; 512], &[0; 512]);
+        let Undo::Deltas(deltas) = undo.finish() else { panic!("it is little") };
         LogEntry {
             version: Version(version),
             commit: CommitId(commit),
             base: CommitId(base),
             page_count: 9,
-            undo: Undo::Deltas(undo.finish().unwrap()),
+            changes: Changes::Deltas(deltas),
         }
     }
 
@@ -344,6 +363,23 @@ mod tests {
     }
 
     #[test]
+    fn listed_pages_are_dropped_like_those_with_deltas() {
+        // Page 2; pages 2 to 4 billion; pages 3 to 4 billion.
+        for (list, dropped) in [
+            (&[1, 1][..], vec![no(2)]),
+            (&[1, 0xfe, 0xff, 0xff, 0xff, 0x0f], vec![no(2)]),
+            (&[2, 0xfd, 0xff, 0xff, 0xff, 0x0f], vec![]),
+        ] {
+            let (cache, epoch) = cache();
+            let entry = LogEntry { changes: Changes::Pages(list.to_vec()), ..entry(6, 60, 50, 2) };
+            cache.admit(&snapshot(6, 60));
+            assert_eq!(cache.admit_with(&snapshot(6, 60), &[entry]), (epoch, dropped.clone()));
+            assert_eq!(cache.get(no(1), Version(6), epoch), Some(page(1)));
+            assert_eq!(cache.get(no(2), Version(6), epoch).is_none(), !dropped.is_empty());
+        }
+    }
+
+    #[test]
     fn an_older_reader_gets_no_newer_page() {
         let (cache, epoch) = cache();
         cache.admit_with(&snapshot(6, 60), &[entry(6, 60, 50, 2)]);
@@ -362,8 +398,9 @@ mod tests {
             (snapshot(6, 61), vec![entry(6, 61, 51, 2)]),
             (snapshot(7, 70), vec![entry(7, 70, 60, 2)]),
             (snapshot(7, 70), vec![]),
-            (snapshot(6, 60), vec![LogEntry { undo: Undo::Barrier, ..entry(6, 60, 50, 2) }]),
-            (snapshot(6, 60), vec![LogEntry { undo: Undo::Deltas(vec![0x80]), ..entry(6, 60, 50, 2) }]),
+            (snapshot(6, 60), vec![LogEntry { changes: Changes::Unknown, ..entry(6, 60, 50, 2) }]),
+            (snapshot(6, 60), vec![LogEntry { changes: Changes::Deltas(vec![0x80]), ..entry(6, 60, 50, 2) }]),
+            (snapshot(6, 60), vec![LogEntry { changes: Changes::Pages(vec![0x80]), ..entry(6, 60, 50, 2) }]),
         ] {
             let (cache, before) = cache();
             let epoch = match cache.admit(&to) {

@@ -10,9 +10,6 @@ use crate::store::PageNo;
 /// Unchanged bytes between two runs that cost more as a run of their own than as a copy.
 const GAP: usize = 4;
 
-/// Bytes that the undo data of a small commit has.
-const FEW: usize = 1 << 10;
-
 /// Appends the delta that turns `new` back into `old` (pages of one size).
 pub(crate) fn encode(old: &[u8], new: &[u8], out: &mut Vec<u8>) {
     debug_assert_eq!(old.len(), new.len());
@@ -70,38 +67,6 @@ pub(crate) fn apply(mut delta: &[u8], page: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Undo data of one commit while it is put together.
-pub(crate) struct UndoBuilder {
-    /// `None` when it came to be too much.
-    bytes: Option<Vec<u8>>,
-    scratch: Vec<u8>,
-    most: u64,
-}
-
-impl UndoBuilder {
-    /// It may have so many bytes.
-    pub(crate) fn new(most: u64) -> Self {
-        UndoBuilder { bytes: Some(Vec::with_capacity(FEW)), scratch: Vec::with_capacity(FEW), most }
-    }
-
-    pub(crate) fn page(&mut self, page: PageNo, old: &[u8], new: &[u8]) {
-        let Some(bytes) = &mut self.bytes else { return };
-        self.scratch.clear();
-        encode(old, new, &mut self.scratch);
-        put_varint(bytes, page.get().into());
-        put_varint(bytes, self.scratch.len() as u64);
-        bytes.extend_from_slice(&self.scratch);
-        if bytes.len() as u64 > self.most {
-            self.bytes = None;
-        }
-    }
-
-    /// `None` when it is more than it may be.
-    pub(crate) fn finish(self) -> Option<Vec<u8>> {
-        self.bytes
-    }
-}
-
 /// The pages of one commit's undo data, each with its delta. `None` when it makes no sense.
 pub(crate) fn parse_undo(mut undo: &[u8]) -> Option<Vec<(PageNo, &[u8])>> {
     let mut pages = Vec::new();
@@ -116,7 +81,7 @@ pub(crate) fn parse_undo(mut undo: &[u8]) -> Option<Vec<(PageNo, &[u8])>> {
     Some(pages)
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -124,7 +89,12 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+/// Bytes that [`put_varint`] takes.
+pub(crate) fn varint_length(value: u64) -> usize {
+    (64 - value.leading_zeros()).div_ceil(7).max(1) as usize
+}
+
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;
@@ -149,10 +119,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn page_no(n: u32) -> PageNo {
-        PageNo::new(n).unwrap()
-    }
-
     #[test]
     fn equal_pages_have_an_empty_delta() {
         let mut delta = Vec::new();
@@ -169,27 +135,6 @@ mod tests {
         let mut delta = Vec::new();
         encode(&old, &new, &mut delta);
         assert_eq!(delta.len(), 1 + 1 + 10 + 2 + 1 + 1);
-    }
-
-    #[test]
-    fn undo_lists_pages_in_order() {
-        let mut undo = UndoBuilder::new(u64::MAX);
-        undo.page(page_no(2), &[1; 512], &[0; 512]);
-        undo.page(page_no(300), &[0; 512], &[0; 512]);
-        let bytes = undo.finish().unwrap();
-        let pages = parse_undo(&bytes).unwrap();
-        assert_eq!(pages.iter().map(|(page, _)| page.get()).collect::<Vec<_>>(), [2, 300]);
-        assert!(pages[1].1.is_empty());
-    }
-
-    #[test]
-    fn what_is_too_much_is_not_kept() {
-        for (most, kept) in [(1 << 10, true), (512, false), (0, false)] {
-            let mut undo = UndoBuilder::new(most);
-            undo.page(page_no(2), &[1; 512], &[0; 512]);
-            undo.page(page_no(3), &[1; 4], &[0; 4]);
-            assert_eq!(undo.finish().is_some(), kept, "{most}");
-        }
     }
 
     #[test]
@@ -230,6 +175,7 @@ mod tests {
         fn varints_come_back(value: u64) {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
+            prop_assert_eq!(bytes.len(), varint_length(value));
             prop_assert_eq!(take_varint(&mut &bytes[..]), Some(value));
         }
     }

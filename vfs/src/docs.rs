@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delta::{self, UndoBuilder};
+use crate::delta;
 use crate::error::{Cause, During, code, sqlite_code};
 use crate::store::keys::{self, Keys};
 use crate::store::{CommitId, PageNo, Version};
+use crate::undo::UndoBuilder;
 use crate::{Consistency, PROCESS_SETTINGS, SETTINGS};
 
 fn read(name: &str) -> String {
@@ -81,13 +82,14 @@ fn the_tables_of_keys_and_fields_are_those_of_the_code() {
     let staging = keys.staging("<token>");
     let named =
         |marker| -> Vec<String> { table(&document, marker).iter().map(|row| first_code(&row[0]).to_owned()).collect() };
-    assert_eq!(named("keys"), [keys.hash, keys.log, keys.lock, keys.queue, keys.turn, staging, keys.staged]);
+    assert_eq!(named("keys"), [keys.hash, keys.log, keys.undo, keys.lock, keys.queue, keys.turn, staging, keys.staged]);
     let mut fields = vec![keys::page(PageNo::FIRST)];
     fields.extend(keys::SNAPSHOT.map(str::to_owned));
     fields.push(keys::LOG_MARK.to_owned());
     assert_eq!(named("fields"), fields);
-    use keys::log::{BASE, COMMIT, PAGE_COUNT, PAGE_SIZE, TIME, UNDO};
-    assert_eq!(named("log"), [COMMIT, BASE, TIME, PAGE_SIZE, PAGE_COUNT, UNDO]);
+    use keys::log::{BASE, COMMIT, PAGE_COUNT, PAGE_SIZE, PAGES, TIME, UNDO};
+    assert_eq!(named("log"), [COMMIT, BASE, TIME, PAGE_SIZE, PAGE_COUNT, UNDO, PAGES]);
+    assert_eq!(named("undo stream"), [COMMIT, UNDO]);
     let formats = format!("| `format` | `{}`; or `{}` while ", crate::store::FORMAT, crate::store::STAGED_FORMAT);
     assert!(document.contains(&formats));
     assert!(document.contains(&format!("1 to {} bytes of UTF-8", keys::MAX_NAME)));
@@ -108,7 +110,7 @@ fn the_example_of_undo_data_is_what_the_code_makes() {
     let mut undo = UndoBuilder::new(u64::MAX);
     undo.page(PageNo::new(2).unwrap(), &two, &new);
     undo.page(PageNo::new(300).unwrap(), &three_hundred, &new);
-    assert_eq!(bytes, undo.finish().unwrap());
+    assert_eq!(crate::store::Undo::Deltas(bytes.clone()), undo.finish());
 
     let pages = delta::parse_undo(&bytes).unwrap();
     let mut restored = new.clone();

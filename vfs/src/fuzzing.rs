@@ -10,14 +10,18 @@ use redis::Value;
 
 use crate::config::{self, Config};
 use crate::database::Database;
-use crate::delta::{self, UndoBuilder};
+use crate::delta;
 use crate::error::{Cause, Result};
 use crate::ffi::api::Api;
 use crate::ffi::sql::Memory;
 use crate::store::commit::LogMark;
 use crate::store::keys::{self, Keys};
 use crate::store::redis::{Read, read};
-use crate::store::{Bid, Fetched, Heard, Leased, LogEntry, PageNo, Snapshot, Store, Version, protocol, server};
+use crate::store::{
+    Bid, Changes, CommitId, Fetched, Heard, Leased, LogEntry, PageNo, Piece, PiecesAsked, Snapshot, Store, Undo,
+    Version, protocol, server,
+};
+use crate::undo::{Deltas, PageList, UndoBuilder};
 use crate::vfs::Named;
 use crate::vtab::declare::{Definition, UTF8};
 use crate::vtab::keys::TYPES;
@@ -31,6 +35,8 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("delta", delta),
     ("undo", undo),
+    ("pages", pages),
+    ("pieces", pieces),
     ("log", log),
     ("history", history),
     ("metadata", metadata),
@@ -72,8 +78,19 @@ pub fn undo(data: &[u8]) {
             expected.push((page, old));
         }
     }
-    let again = again.finish().expect("within its bounds");
-    let reread = delta::parse_undo(&again).expect("what was written can be read");
+    let (listed, written) = match again.finish() {
+        Undo::Deltas(deltas) => (None, vec![deltas]),
+        Undo::Pieces { pages, pieces } => (Some(pages), pieces.into_iter().map(|piece| piece.deltas).collect()),
+        Undo::Barrier => return,
+    };
+    let mut reread = Vec::new();
+    for deltas in &written {
+        reread.extend(delta::parse_undo(deltas).expect("what was written can be read"));
+    }
+    if let Some(listed) = listed {
+        let listed = PageList::parse(&listed).expect("what was written can be read");
+        assert!(listed.iter().eq(reread.iter().map(|(page, _)| *page)));
+    }
     assert_eq!(reread.len(), expected.len());
     for ((page, delta), (expected, old)) in reread.into_iter().zip(expected) {
         let mut content = vec![0; 512];
@@ -81,6 +98,35 @@ pub fn undo(data: &[u8]) {
         assert_eq!((page, content), (expected, old));
     }
 }
+
+/// A list of pages is taken, or refused; what was taken can be written again and reads the same.
+pub fn pages(data: &[u8]) {
+    let Some(list) = PageList::parse(data) else { return };
+    let first: Vec<PageNo> = list.iter().take(1000).collect();
+    assert!(first.is_sorted_by(|one, next| one < next));
+    assert!(first.iter().all(|page| list.contains(*page)) && first.len() as u64 <= list.count());
+    assert_eq!(list.count() == 0, first.is_empty());
+    let again = PageList::parse(&list.encode()).expect("what was written can be read");
+    assert_eq!(again, list);
+}
+
+/// Any reply to the `XRANGE` that reads undo data is understood or refused. What is understood is of the
+/// version that was asked for, and is applied to a page or refused.
+pub fn pieces(data: &[u8]) {
+    let Some(pieces) = reply(data).and_then(|reply| protocol::pieces(reply, PIECES_OF).ok()) else { return };
+    for (_, piece) in pieces {
+        let Some(deltas) = Deltas::of(piece.deltas) else { continue };
+        let mut page = vec![0; 512];
+        if let Some(delta) = deltas.get(piece.last) {
+            assert!(deltas.last() >= Some(piece.last));
+            let _ = delta::apply(delta, &mut page);
+        }
+        assert_eq!(page.len(), 512);
+    }
+}
+
+/// The version that the corpus of [`pieces`] is about.
+const PIECES_OF: Version = Version(5);
 
 /// A reply as the server may send it, or nothing when it is not one.
 fn reply(data: &[u8]) -> Option<Value> {
@@ -110,6 +156,7 @@ const SMALL: Snapshot = Snapshot { page_size: 512, page_count: 8, ..Snapshot::EM
 struct Scripted {
     now: Fetched,
     entries: Vec<LogEntry>,
+    undo: Value,
 }
 
 impl Store for Scripted {
@@ -120,6 +167,11 @@ impl Store for Scripted {
 
     fn history(&self, _after: Version, _through: Version) -> Result<Vec<LogEntry>> {
         Ok(self.entries.clone())
+    }
+
+    /// The same for each question, whatever was asked.
+    fn undo(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>> {
+        asked.iter().map(|asked| protocol::pieces(self.undo.clone(), asked.version)).collect()
     }
 
     fn listen(&self, _after: Version, _patience: Duration) -> Result<Heard> {
@@ -140,9 +192,10 @@ impl Store for Scripted {
 }
 
 /// A reader of an older version, whatever log it is given, gets a page of its own size that the
-/// log explains, or an error.
+/// log explains, or an error. The data is the log, or an array of the log and the pieces of undo data.
 pub fn history(data: &[u8]) {
-    let Some(entries) = reply(data).and_then(|reply| protocol::log_entries(reply).ok()) else { return };
+    let Some((log, undo)) = reply(data).map(with_undo) else { return };
+    let Ok(entries) = protocol::log_entries(log) else { return };
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
     let snapshot = Snapshot { version: Version(first.version.0.saturating_sub(1)), commit: first.base, ..SMALL };
     let now = Snapshot { version: last.version, commit: last.commit, ..SMALL };
@@ -151,7 +204,7 @@ pub fn history(data: &[u8]) {
     let chained = crate::store::check_chain(&snapshot, &now, &entries).is_ok();
     let touched: Vec<PageNo> = entries.iter().flat_map(pages_of).collect();
     let grown = entries.iter().map(|entry| entry.page_count).min().unwrap_or(0);
-    let database = Database::on(Arc::new(Scripted { now: fetched, entries }), 1 << 16);
+    let database = Database::on(Arc::new(Scripted { now: fetched, entries, undo }), 1 << 16);
     let crate::cache::Admission::Admitted(epoch) = database.cache.admit(&snapshot) else { return };
     let mut reader = crate::reader::Reader::new(snapshot, epoch);
     for n in 1..=8 {
@@ -165,12 +218,29 @@ pub fn history(data: &[u8]) {
     }
 }
 
+/// The log and the pieces in a reply that is the former or both.
+fn with_undo(reply: Value) -> (Value, Value) {
+    let nested = |item: &Value| matches!(item, Value::Array(items) if matches!(items.first(), Some(Value::Array(_))));
+    match reply {
+        Value::Array(mut both) if both.len() == 2 && nested(&both[0]) => {
+            let undo = both.pop().unwrap_or_default();
+            (both.pop().unwrap_or_default(), undo)
+        }
+        log => (log, Value::Array(Vec::new())),
+    }
+}
+
+/// Those of the pages 1 to 8 that an entry says were changed.
 fn pages_of(entry: &LogEntry) -> Vec<PageNo> {
-    match &entry.undo {
-        crate::store::Undo::Deltas(deltas) => {
+    match &entry.changes {
+        Changes::Deltas(deltas) => {
             delta::parse_undo(deltas).unwrap_or_default().into_iter().map(|(page, _)| page).collect()
         }
-        crate::store::Undo::Barrier => Vec::new(),
+        Changes::Pages(pages) => {
+            let listed = PageList::parse(pages).unwrap_or_default();
+            PageNo::range(1, 8).filter(|page| listed.contains(*page)).collect()
+        }
+        Changes::Unknown => Vec::new(),
     }
 }
 
@@ -243,14 +313,15 @@ pub fn names(data: &[u8]) {
     assert_eq!(keys::database_name(name).ok(), Some(name), "a name names itself");
     let all = Keys::new("sqlite", name);
     let tag = format!("{{{name}}}");
-    let distinct: BTreeMap<&str, ()> = [&all.hash, &all.log, &all.lock].map(|key| (key.as_str(), ())).into();
-    assert_eq!(distinct.len(), 3);
+    let distinct: BTreeMap<&str, ()> = [&all.hash, &all.log, &all.undo, &all.lock].map(|key| (key.as_str(), ())).into();
+    assert_eq!(distinct.len(), 4);
     for key in distinct.keys() {
         let (start, end) = (key.find('{').expect("a tag"), key.find('}').expect("a tag"));
         assert_eq!(&key[start..=end], tag);
     }
     assert_eq!(Keys::name_in("sqlite", &all.hash), Some(name));
     assert_eq!(Keys::name_in("sqlite", &all.log), None);
+    assert_eq!(Keys::name_in("sqlite", &all.undo), None);
 }
 
 /// Any arguments of `USING redis(...)`, one a line, are refused or make a table that SQLite takes.

@@ -24,8 +24,8 @@
 //!    that is; `follower`: learns of commits without being asked
 //! 5. `txn`: one transaction as a state; `writes`: what it has written; `gathered`: what of it is
 //!    committed; `prepared`, `group`: commits of one and of several databases; `header`: what page 1 says
-//!    of the rest; `reader`: its snapshot
-//! 6. `cache`: the pages that this process knows; `delta`: how pages are put back to what they were
+//!    of the rest; `reader`: its snapshot; `history`: the commits since then
+//! 6. `cache`: the pages that this process knows; `undo`, `delta`: how pages are put back to what they were
 //! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write
 //! 8. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
 //! 9. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
@@ -47,7 +47,9 @@ mod writes;
 mod gathered;
 mod header;
 mod reader;
+mod history;
 mod cache;
+mod undo;
 mod delta;
 mod database;
 mod source;

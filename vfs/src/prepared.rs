@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::cache::Epoch;
 use crate::database::Database;
-use crate::delta::{self, UndoBuilder};
+use crate::delta;
 use crate::error::{Cause, Error, Result};
 use crate::gathered::Gathered;
 use crate::lease::Lease;
 use crate::reader::{Reader, WINDOW_PAGES};
 use crate::store::stage::Stage;
 use crate::store::{Commit, CommitId, Page, PageNo, Snapshot, Undo};
+use crate::undo::UndoBuilder;
 
 /// See the [module](self).
 pub(crate) struct Prepared {
@@ -45,18 +46,29 @@ impl Prepared {
 
     /// Whether [`take_back`] can take it back once it is published.
     pub(crate) fn is_reversible(&self) -> bool {
-        self.base == Snapshot::EMPTY || matches!(self.undo, Undo::Deltas(_))
+        self.base == Snapshot::EMPTY || self.deltas().is_some()
+    }
+
+    /// All reverse deltas, in one or several parts; `None` where they were too much to keep.
+    fn deltas(&self) -> Option<Vec<&[u8]>> {
+        match &self.undo {
+            Undo::Deltas(deltas) => Some(vec![deltas]),
+            Undo::Pieces { pieces, .. } if !pieces.is_empty() => {
+                Some(pieces.iter().map(|piece| piece.deltas.as_slice()).collect())
+            }
+            Undo::Pieces { .. } | Undo::Barrier => None,
+        }
     }
 
     /// The commit that follows this one and has the pages of its base.
     fn reverse(&self, database: &Database) -> Result<Prepared> {
-        let Undo::Deltas(deltas) = &self.undo else {
+        let Some(parts) = self.deltas() else {
             return Err(Cause::Unsupported("it is too large to be taken back (log_bytes bounds that)".into()).into());
         };
         let damaged = || Error::from(Cause::Internal("the undo data of a commit does not fit it".into()));
-        let deltas = delta::parse_undo(deltas).ok_or_else(damaged)?;
+        let parts = parts.into_iter().map(delta::parse_undo).collect::<Option<Vec<_>>>().ok_or_else(damaged)?;
         let added = PageNo::range(self.base.page_count + 1, self.snapshot.page_count).map(|page| (page, &[][..]));
-        let changes: Vec<(PageNo, &[u8])> = deltas.into_iter().chain(added).collect();
+        let changes: Vec<(PageNo, &[u8])> = parts.into_iter().flatten().chain(added).collect();
         let zeros = Page::new(vec![0; self.snapshot.page_size as usize]);
         let mut reader = Reader::new(self.snapshot, Epoch::NONE);
         let mut gathered = Gathered::new(database);
@@ -88,7 +100,7 @@ impl Prepared {
         }
         let snapshot = Snapshot { version: self.snapshot.version.next(), commit: CommitId::draw()?, ..self.base };
         let Gathered { pages, stage, staged, .. } = gathered.whole(&self.snapshot, &snapshot)?;
-        let undo = undo.finish().map_or(Undo::Barrier, Undo::Deltas);
+        let undo = undo.finish();
         Ok(Prepared { base: self.snapshot, snapshot, pages, staged, stage, undo, altered: false })
     }
 

@@ -1,16 +1,15 @@
 //! Reading one version of a database, whatever the server has by then.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::cache::Epoch;
 use crate::database::Database;
-use crate::delta;
 use crate::error::{Cause, Result};
 use crate::header::Header;
+use crate::history::History;
 use crate::source::Source;
-use crate::store::{Ahead, Fetched, LogEntry, Page, PageNo, Snapshot, Store, Undo, Version, check_chain};
+use crate::store::{Ahead, Fetched, Page, PageNo, Snapshot, Store};
 
 /// Pages fetched in one round trip, at most.
 pub(crate) const WINDOW_PAGES: u32 = 64;
@@ -55,7 +54,13 @@ impl Reader {
             return self.fitting(page, bytes);
         }
         let wanted = self.ahead.plan(page, &self.snapshot, self.cached(database));
-        let mut pages = self.load(database, &wanted)?;
+        let mut pages = match self.load(database, &wanted) {
+            // The undo data of another page may be gone.
+            Err(error) if wanted.len() > 1 && matches!(error.cause, Cause::SnapshotGone { .. }) => {
+                self.load(database, &wanted[..1])?
+            }
+            outcome => outcome?,
+        };
         if self.ahead.is_long(&self.snapshot) {
             self.ask_ahead(database);
         }
@@ -177,6 +182,7 @@ impl Reader {
             return Ok(pages);
         }
         self.history.extend(store, &now)?;
+        self.history.fetch_undo(store, wanted, &now)?;
         let mut pages = Vec::with_capacity(wanted.len());
         for (&page, bytes) in wanted.iter().zip(fetched.pages) {
             let old = self.history.roll_back(page, bytes.as_deref().map(Vec::as_slice), &now)?;
@@ -233,107 +239,6 @@ impl Asked {
         let fetched = self.ahead.as_mut()?.answer()?;
         self.answered = (self.answered + 1).min(Self::MOST);
         Some((pages, fetched))
-    }
-}
-
-/// The commits that came after a snapshot, as far as they had to be looked at.
-struct History {
-    snapshot: Snapshot,
-    /// The last version looked at; the snapshot itself at first.
-    known: Snapshot,
-    steps: Vec<Step>,
-}
-
-/// One commit, ready to be taken back.
-struct Step {
-    entry: LogEntry,
-    /// Pages with the place of their delta in the undo data, ascending; `None` at a barrier.
-    pages: Option<Vec<(PageNo, Range<usize>)>>,
-}
-
-impl Step {
-    fn new(entry: LogEntry) -> Step {
-        let pages = match &entry.undo {
-            Undo::Barrier => None,
-            Undo::Deltas(deltas) => delta::parse_undo(deltas).map(|pages| {
-                let start = deltas.as_ptr() as usize;
-                let place = |delta: &[u8]| {
-                    let at = delta.as_ptr() as usize - start;
-                    at..at + delta.len()
-                };
-                pages.into_iter().map(|(page, delta)| (page, place(delta))).collect()
-            }),
-        };
-        Step { entry, pages }
-    }
-
-    fn delta(&self, page: PageNo) -> Option<&[u8]> {
-        let (Some(pages), Undo::Deltas(deltas)) = (&self.pages, &self.entry.undo) else { return None };
-        let at = pages.binary_search_by_key(&page, |(page, _)| *page).ok()?;
-        deltas.get(pages[at].1.clone())
-    }
-}
-
-impl History {
-    fn new(snapshot: Snapshot) -> Self {
-        History { snapshot, known: snapshot, steps: Vec::new() }
-    }
-
-    fn gone<T>(&self, reason: String) -> Result<T> {
-        Err(Cause::SnapshotGone { snapshot: self.snapshot.version, reason }.into())
-    }
-
-    /// Learns the commits up to `now`, and that they follow the snapshot.
-    fn extend(&mut self, store: &dyn Store, now: &Snapshot) -> Result<()> {
-        if now.version <= self.known.version {
-            return match self.identity_at(now.version) {
-                Some(commit) if commit == now.commit => Ok(()),
-                _ => self.gone(format!("the server went back to another version {}", now.version)),
-            };
-        }
-        let entries = match store.history(self.known.version, now.version) {
-            Ok(entries) => entries,
-            Err(error) if matches!(error.cause, Cause::BadReply(_) | Cause::Damaged(_)) => {
-                return self.gone(format!("the log is no use: {}", error.cause));
-            }
-            Err(error) => return Err(error),
-        };
-        if let Err(reason) = check_chain(&self.known, now, &entries) {
-            return self.gone(reason);
-        }
-        let steps: Vec<Step> = entries.into_iter().map(Step::new).collect();
-        if let Some(step) = steps.iter().find(|step| step.pages.is_none()) {
-            return self.gone(format!("version {} can't be taken back", step.entry.version));
-        }
-        self.steps.extend(steps);
-        self.known = *now;
-        Ok(())
-    }
-
-    fn identity_at(&self, version: Version) -> Option<crate::store::CommitId> {
-        if version == self.snapshot.version {
-            return Some(self.snapshot.commit);
-        }
-        self.steps.iter().find(|step| step.entry.version == version).map(|step| step.entry.commit)
-    }
-
-    /// The page as of the snapshot, given its bytes as of `now`. `None` when they are the same.
-    fn roll_back(&self, page: PageNo, bytes: Option<&[u8]>, now: &Snapshot) -> Result<Option<Vec<u8>>> {
-        let size = self.snapshot.page_size as usize;
-        let mut old: Option<Vec<u8>> = None;
-        for step in self.steps.iter().rev().skip_while(|step| step.entry.version > now.version) {
-            if page.get() > step.entry.page_count {
-                // It came into being with this commit.
-                old = Some(vec![0; size]);
-            } else if let Some(delta) = step.delta(page) {
-                let mut content = old.take().or_else(|| bytes.map(<[u8]>::to_vec)).unwrap_or_else(|| vec![0; size]);
-                if content.len() != size || delta::apply(delta, &mut content).is_none() {
-                    return self.gone(format!("the log's version {} does not fit page {page}", step.entry.version));
-                }
-                old = Some(content);
-            }
-        }
-        Ok(old)
     }
 }
 
@@ -412,6 +317,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::store::Version;
 
     fn snapshot(page_count: u32) -> Snapshot {
         Snapshot { version: Version(1), page_size: 4096, page_count, ..Snapshot::EMPTY }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::cache::Epoch;
 use crate::config::Wait;
 use crate::database::Database;
-use crate::delta::UndoBuilder;
 use crate::error::{Cause, Error, Result};
 use crate::gathered::Gathered;
 use crate::group::{Group, Member, Moment};
@@ -15,6 +14,7 @@ use crate::lease::Lease;
 use crate::prepared::{Prepared, take_back};
 use crate::reader::{Reader, WINDOW_PAGES};
 use crate::store::{CommitId, Page, PageNo, Snapshot, Undo};
+use crate::undo::UndoBuilder;
 use crate::writes::{Base, WriteSet};
 
 /// Where a transaction stands.
@@ -506,7 +506,7 @@ impl Writing {
                 }
             }
         }
-        Ok((gathered, undo.finish().map_or(Undo::Barrier, Undo::Deltas)))
+        Ok((gathered, undo.finish()))
     }
 
     /// All pages, cut anew because their size changed.

@@ -66,8 +66,14 @@ fn share(file: &Path, compress: bool) -> Result<f64> {
     pages.iter().try_for_each(|page| import.page(page.to_vec()))?;
     import.finish()?;
     let (mut redis, mut bytes) = (server.redis(), 0);
-    for key in ["sqlite:{stored}", "sqlite:{stored}:log"] {
-        bytes += redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).query::<u64>(&mut redis)?;
+    for key in ["sqlite:{stored}", "sqlite:{stored}:log", "sqlite:{stored}:undo"] {
+        bytes += redis::cmd("MEMORY")
+            .arg("USAGE")
+            .arg(key)
+            .arg("SAMPLES")
+            .arg(0)
+            .query::<Option<u64>>(&mut redis)?
+            .unwrap_or(0);
     }
     Ok(bytes as f64 / content.len() as f64)
 }

@@ -202,7 +202,7 @@ impl Places {
             System::Textbook => self.unlink(&[format!("textbook:{database}")]),
             System::SqliteRedis | System::SqliteRedisRelaxed | System::SqliteRedisTcp => {
                 let hash = hash(system, database);
-                self.unlink(&[format!("{hash}:log"), hash])
+                self.unlink(&[format!("{hash}:log"), format!("{hash}:undo"), hash])
             }
             System::VirtualTable if database == LOADED => {
                 let mut tables = self.open(system, Setting::OneCore, database)?;

@@ -33,7 +33,7 @@ impl Material {
         let name = command.first().map(|name| name.to_ascii_uppercase()).unwrap_or_default();
         match name.as_slice() {
             b"TYPE" => {
-                let log = command.get(1).is_some_and(|key| key.ends_with(b":log"));
+                let log = command.get(1).is_some_and(|key| key.ends_with(b":log") || key.ends_with(b":undo"));
                 Reply::line(match (slips(random), log) {
                     (true, _) => ["+none", "+string", "+list"][random.random_range(0..3)],
                     (false, true) => "+stream",
@@ -49,6 +49,11 @@ impl Material {
                     values.truncate(random.random_range(0..=values.len()));
                 }
                 Reply::array(values)
+            }
+            b"XRANGE" if command.get(1).is_some_and(|key| key.ends_with(b":undo")) => {
+                let id = command.get(2).cloned().unwrap_or_default();
+                let pieces = random.random_range(0..3);
+                Reply::array((0..pieces).map(|_| self.piece(random, wrong, &id)).collect::<Vec<_>>())
             }
             b"XRANGE" => {
                 let entries = random.random_range(0..4u64);
@@ -100,6 +105,24 @@ impl Material {
         Some(page)
     }
 
+    /// A piece of undo data from the page on that `id` names.
+    fn piece(&self, random: &mut StdRng, wrong: u32, id: &[u8]) -> Reply {
+        let slips = |random: &mut StdRng| random.random_ratio(wrong, 100);
+        let page = id.iter().rposition(|byte| *byte == b'-').map_or(&[][..], |dash| &id[dash + 1..]);
+        let page = std::str::from_utf8(page).ok().and_then(|page| page.parse::<u8>().ok()).unwrap_or(1);
+        let undo = match random.random_range(0..3) {
+            0 => (0..random.random_range(0..40)).map(|_| random.random()).collect(),
+            _ => vec![page & 0x7f, 4, 24, 2, 9, 9],
+        };
+        let commit = if slips(random) { "00000000000000cd" } else { "00000000000000ab" };
+        let id = if slips(random) { b"3-0".to_vec() } else { id.to_vec() };
+        let mut fields = vec![Reply::bulk("commit"), Reply::bulk(commit), Reply::bulk("undo"), Reply::bulk(undo)];
+        if slips(random) {
+            fields.truncate(random.random_range(0..fields.len()));
+        }
+        Reply::array([Reply::bulk(id), Reply::array(fields)])
+    }
+
     fn entry(&self, random: &mut StdRng, wrong: u32, version: u64) -> Reply {
         let slips = |random: &mut StdRng| random.random_ratio(wrong, 100);
         let commit = |random: &mut StdRng| {
@@ -116,7 +139,11 @@ impl Material {
         };
         let mut fields = vec![Reply::bulk("commit"), commit(random), Reply::bulk("base"), commit(random)];
         fields.extend([Reply::bulk("page_count"), Reply::bulk(self.pages.len().to_string())]);
-        fields.extend([Reply::bulk("undo"), Reply::bulk(undo)]);
+        let (name, value) = match random.random_range(0..3) {
+            0 => ("pages", vec![random.random_range(0..4), random.random_range(1..9)]),
+            _ => ("undo", undo),
+        };
+        fields.extend([Reply::bulk(name), Reply::bulk(value)]);
         if slips(random) {
             fields.truncate(random.random_range(0..fields.len()));
         }

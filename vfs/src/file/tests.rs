@@ -2,9 +2,10 @@ use std::sync::Arc;
 
 use super::*;
 use crate::store::memory::MemoryStore;
-use crate::store::{PageNo, Store, Undo};
+use crate::store::{Changes, PageNo, Store};
 
 mod levels;
+mod pieces;
 
 const SIZE: usize = 512;
 
@@ -288,7 +289,7 @@ fn another_page_size_cuts_everything_anew() {
     assert_eq!((now.page_size, now.page_count), (1024, 2));
     let second = stand.store.fetch(&[PageNo::new(2).unwrap()]).unwrap().pages.remove(0).unwrap();
     assert_eq!(*second, [page(8), page(9)].concat());
-    assert_eq!(stand.store.log().last().unwrap().undo, Undo::Barrier);
+    assert_eq!(stand.store.log().last().unwrap().changes, Changes::Unknown);
     assert!(matches!(get(&mut reader, 3).unwrap_err().cause, Cause::SnapshotGone { .. }));
 }
 
@@ -299,7 +300,7 @@ fn unchanged_pages_are_not_sent() {
     commit(&mut file, 1, &[2, 3]).unwrap();
     commit(&mut file, 2, &[2, 9]).unwrap();
     let log = stand.store.log();
-    let Undo::Deltas(deltas) = &log[1].undo else { panic!("{log:?}") };
+    let Changes::Deltas(deltas) = &log[1].changes else { panic!("{log:?}") };
     let pages: Vec<_> = crate::delta::parse_undo(deltas).unwrap().iter().map(|(page, _)| page.get()).collect();
     assert_eq!(pages, [1, 3]);
 }

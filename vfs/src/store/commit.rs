@@ -12,13 +12,14 @@ use crate::store::redis::RedisStore;
 use crate::store::request::Request;
 use crate::store::server::{Sending, checked};
 use crate::store::stage::Stage;
-use crate::store::{Commit, FORMAT, STAGED_FORMAT, Snapshot, Undo, Version, keys};
+use crate::store::undo::KeptUndo;
+use crate::store::{Commit, FORMAT, STAGED_FORMAT, Snapshot, Version, keys};
 
 /// Pages in one `HSET` or `HDEL`.
 const BATCH: usize = 256;
 
-/// Bytes of undo data in one log entry at most, whatever `log_bytes` allows: a server takes no
-/// value larger than its `proto-max-bulk-len`, by default 512 MB.
+/// Bytes of undo data of one commit at most, whatever `log_bytes` allows: the client has them in memory
+/// until they are sent.
 const MOST_UNDO: u64 = 256 << 20;
 
 /// Bytes of undo data that one commit may have.
@@ -32,7 +33,7 @@ pub(crate) fn most_undo(log_bytes: u64) -> u64 {
 pub(crate) struct LogMark {
     /// Version with which the younger half begins.
     pub begins: u64,
-    /// Bytes of undo data in the younger half.
+    /// Bytes of undo data in the younger half, wherever they are.
     pub bytes: u64,
 }
 
@@ -59,22 +60,20 @@ impl LogMark {
 }
 
 impl RedisStore {
-    /// Sends what a commit has between `MULTI` and `EXEC`.
+    /// Sends what a commit has between `MULTI` and `EXEC`. Returns how many commands concern the stream of
+    /// undo data; they stand right before the last one, which adds the log's entry.
     pub(super) fn transaction(
         &self,
         commit: &Commit<'_>,
         log_mark: LogMark,
         stage: Option<&Stage>,
         sending: &mut Sending<'_, '_>,
-    ) {
+    ) -> usize {
         let Commit { base, snapshot, .. } = commit;
         let share = most_undo(self.log_bytes);
-        let deltas = match commit.undo {
-            Undo::Deltas(deltas) if deltas.len() as u64 <= share => Some(deltas.as_slice()),
-            Undo::Deltas(_) | Undo::Barrier => None,
-        };
+        let undo = KeptUndo::of(commit.undo, share);
         let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
-        let (log_mark, trim) = log_mark.add(snapshot.version, deltas.map_or(0, <[u8]>::len) as u64, share);
+        let (log_mark, trim) = log_mark.add(snapshot.version, undo.bytes(), share);
         match stage {
             Some(stage) => self.publish(commit, log_mark, stage, sending.piece()),
             None => self.pages(commit, log_mark, sending),
@@ -83,11 +82,15 @@ impl RedisStore {
         if *base == Snapshot::EMPTY {
             // What an earlier database of this name left, or its versions would be in the way.
             request.push(cmd("DEL").arg(&self.keys.log));
+            request.push(cmd("DEL").arg(&self.keys.undo));
         }
         if let Some(first) = trim {
             request.push(cmd("XTRIM").arg(&self.keys.log).arg("MINID").arg(format!("{first}-0")));
         }
-        self.xadd(commit, deltas, request);
+        let undo_commands = self.send_pieces(commit, undo.pieces, trim, sending);
+        let request = sending.piece();
+        self.xadd(commit, undo, request);
+        undo_commands
     }
 
     /// Pages and metadata into the hash, removed pages out of it.
@@ -140,9 +143,9 @@ impl RedisStore {
     }
 
     /// Adds the entry of a commit to the log.
-    pub(crate) fn xadd(&self, commit: &Commit<'_>, deltas: Option<&[u8]>, request: &mut Request) {
+    pub(crate) fn xadd(&self, commit: &Commit<'_>, undo: KeptUndo<'_>, request: &mut Request) {
         let Commit { base, snapshot, .. } = commit;
-        let mut xadd = request.begin(if deltas.is_some() { 18 } else { 16 });
+        let mut xadd = request.begin(if undo.field.is_some() { 18 } else { 16 });
         xadd.word("XADD").word(&self.keys.log).word("MAXLEN").word("~").number(self.log_commits);
         xadd.word(format!("{}-0", snapshot.version));
         xadd.word(keys::log::COMMIT).word(snapshot.commit.to_string());
@@ -150,19 +153,26 @@ impl RedisStore {
         xadd.word(keys::log::TIME).number(now_ms());
         xadd.word(keys::log::PAGE_SIZE).number(base.page_size.into());
         xadd.word(keys::log::PAGE_COUNT).number(base.page_count.into());
-        if let Some(deltas) = deltas {
-            xadd.word(keys::log::UNDO).word(deltas);
+        if let Some((field, bytes)) = undo.field {
+            xadd.word(field).word(bytes);
         }
     }
 
     /// The results of an `EXEC` that was carried out. The last is the log's: if only that failed,
     /// the commit stands (the hash alone is the database), and the log is begun anew so that
     /// nobody takes what is in it for the history of this version.
-    pub(super) fn check_results(&self, commit: &Commit<'_>, mut results: Vec<Value>) -> Result<()> {
+    pub(super) fn check_results(
+        &self,
+        commit: &Commit<'_>,
+        undo_commands: usize,
+        mut results: Vec<Value>,
+    ) -> Result<()> {
         let logged = results.pop().map(checked);
+        let undo_results = results.split_off(results.len().saturating_sub(undo_commands));
         for result in results {
             checked(result)?;
         }
+        self.check_pieces(commit.snapshot.version, undo_results);
         match logged {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => {

@@ -28,6 +28,7 @@ pub(crate) mod log {
     pub(crate) const PAGE_SIZE: &str = "page_size";
     pub(crate) const PAGE_COUNT: &str = "page_count";
     pub(crate) const UNDO: &str = "undo";
+    pub(crate) const PAGES: &str = "pages";
 }
 
 /// The hash field of a page.
@@ -77,6 +78,8 @@ pub(crate) struct Keys {
     pub hash: String,
     /// Stream: the commits, newest last.
     pub log: String,
+    /// Stream: the undo data of commits that have too much of it for the log.
+    pub undo: String,
     /// String: the token of whoever holds the write lease.
     pub lock: String,
     /// List: a token for each who waits for the lease.
@@ -92,6 +95,7 @@ impl Keys {
         let hash = format!("{prefix}:{{{name}}}");
         Keys {
             log: format!("{hash}:log"),
+            undo: format!("{hash}:undo"),
             lock: format!("{hash}:lock"),
             queue: format!("{hash}:queue"),
             turn: format!("{hash}:turn"),
@@ -133,6 +137,7 @@ mod tests {
         let keys = Keys::new("sqlite", "shop");
         assert_eq!(keys.hash, "sqlite:{shop}");
         assert_eq!(keys.log, "sqlite:{shop}:log");
+        assert_eq!(keys.undo, "sqlite:{shop}:undo");
         assert_eq!(keys.lock, "sqlite:{shop}:lock");
         assert_eq!(Keys::name_in("sqlite", "sqlite:{shop}"), Some("shop"));
         assert_eq!(Keys::name_in("sqlite", "sqlite:{shop}:log"), None);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::error::{Cause, Result};
 use crate::store::stage::Stage;
 use crate::store::{
-    After, Ahead, Bid, Commit, Ending, Fetched, Heard, Held, Leased, Lingers, LogEntry, Page, PageNo, Snapshot, Store,
-    Version, Writer,
+    After, Ahead, Bid, Changes, Commit, CommitId, Ending, Fetched, Heard, Held, Leased, Lingers, LogEntry, Page,
+    PageNo, Piece, PiecesAsked, Snapshot, Store, Undo, Version, Writer,
 };
 use crate::sync::Mutex;
 
@@ -17,6 +17,8 @@ struct State {
     now: Snapshot,
     pages: BTreeMap<PageNo, Page>,
     log: Vec<LogEntry>,
+    undo: BTreeMap<(Version, PageNo), (CommitId, Piece)>,
+    undo_asked: Vec<PiecesAsked>,
     holder: Option<String>,
     renewals: u64,
     fetches: Vec<Vec<PageNo>>,
@@ -46,6 +48,16 @@ impl MemoryStore {
 
     pub(crate) fn log(&self) -> Vec<LogEntry> {
         self.state.lock().log.clone()
+    }
+
+    /// All questions for undo data so far.
+    pub(crate) fn undo_asked(&self) -> Vec<PiecesAsked> {
+        self.state.lock().undo_asked.clone()
+    }
+
+    /// Changes the pieces of undo data in some way.
+    pub(crate) fn change_undo(&self, change: impl FnMut(&(Version, PageNo), &mut (CommitId, Piece)) -> bool) {
+        self.state.lock().undo.retain(change);
     }
 
     /// Makes the next call fail.
@@ -119,6 +131,16 @@ impl Store for MemoryStore {
         Ok(state.log.iter().filter(wanted).cloned().collect())
     }
 
+    fn undo(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>> {
+        let mut state = self.enter()?;
+        state.undo_asked.extend_from_slice(asked);
+        let of_one = |asked: &PiecesAsked| {
+            let from = state.undo.range((asked.version, asked.from)..).take(asked.count);
+            from.take_while(|((version, _), _)| *version == asked.version).map(|(_, piece)| piece.clone()).collect()
+        };
+        Ok(asked.iter().map(of_one).collect())
+    }
+
     /// Does not wait: the test decides when something happens.
     fn listen(&self, after: Version, _patience: Duration) -> Result<Heard> {
         let state = self.enter()?;
@@ -185,12 +207,21 @@ impl Writer for MemoryWriter {
         for (page, bytes) in &commit.pages {
             state.pages.insert(*page, Page::new(bytes.to_vec()));
         }
+        let changes = match &commit.undo {
+            Undo::Deltas(deltas) => Changes::Deltas(deltas.clone()),
+            Undo::Pieces { pages, pieces } => {
+                let (version, id) = (commit.snapshot.version, commit.snapshot.commit);
+                state.undo.extend(pieces.iter().map(|piece| ((version, piece.last), (id, piece.clone()))));
+                Changes::Pages(pages.clone())
+            }
+            Undo::Barrier => Changes::Unknown,
+        };
         state.log.push(LogEntry {
             version: commit.snapshot.version,
             commit: commit.snapshot.commit,
             base: commit.base.commit,
             page_count: commit.base.page_count,
-            undo: commit.undo.clone(),
+            changes,
         });
         state.now = commit.snapshot;
         if ending.lease != After::Keep && state.holder.as_ref() == Some(&self.token) {

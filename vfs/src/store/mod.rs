@@ -14,6 +14,7 @@ use crate::error::{Cause, Result};
 pub(crate) mod commit;
 pub(crate) mod discovery;
 pub(crate) mod keys;
+mod log_batch;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod packing;
@@ -27,6 +28,7 @@ mod socket;
 pub(crate) mod stage;
 pub(crate) mod together;
 pub(crate) mod turn;
+pub(crate) mod undo;
 pub(crate) mod wait;
 pub(crate) mod wire;
 pub(crate) mod writer;
@@ -161,13 +163,45 @@ pub(crate) struct Heard {
     pub as_primary: bool,
 }
 
-/// How to take a commit back.
+/// How to take a commit back, as [`crate::undo`] makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Undo {
-    /// The reverse deltas, as [`crate::delta`] writes them.
+    /// The reverse deltas, as [`crate::delta`] writes them: little enough for the log's entry.
     Deltas(Vec<u8>),
-    /// Not at all: the page size changed, or there was too much to keep.
+    /// The changed pages for the log's entry, and the reverse deltas for the stream of undo data; no
+    /// pieces when there was too much to keep.
+    Pieces { pages: Vec<u8>, pieces: Vec<Piece> },
+    /// Not at all: the page size changed, or the list of pages would be too long.
     Barrier,
+}
+
+/// Part of a commit's undo data: whole pages, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// The last page in it, which names it.
+    pub last: PageNo,
+    /// As [`crate::delta`] writes them.
+    pub deltas: Vec<u8>,
+}
+
+/// Asks for the piece of a commit's undo data that has a page, and those that follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PiecesAsked {
+    pub version: Version,
+    pub from: PageNo,
+    /// How many pieces at most.
+    pub count: usize,
+}
+
+/// What a log entry says about the pages that its commit changed or removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Changes {
+    /// Which they are, and how to take that back.
+    Deltas(Vec<u8>),
+    /// Only which they are, as [`crate::undo::PageList`] writes it.
+    Pages(Vec<u8>),
+    /// Nothing: any page may have changed, and the commit can't be taken back.
+    Unknown,
 }
 
 /// One commit in the log.
@@ -179,7 +213,7 @@ pub(crate) struct LogEntry {
     pub base: CommitId,
     /// Pages before.
     pub page_count: u32,
-    pub undo: Undo,
+    pub changes: Changes,
 }
 
 /// A commit on its way.
@@ -264,6 +298,10 @@ pub(crate) trait Store: Send + Sync {
     fn news(&self, after: Version, through: Version, _pages: &[PageNo]) -> Result<News> {
         Ok(News { entries: self.history(after, through)?, fetched: None })
     }
+
+    /// Pieces of undo data with the ids of their commits, for each question in ascending order; those that
+    /// were trimmed are missing.
+    fn undo(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>>;
 
     /// Waits until the log goes on after this version, for `patience` at most.
     fn listen(&self, after: Version, patience: Duration) -> Result<Heard>;
@@ -389,7 +427,7 @@ mod tests {
             commit: CommitId(commit),
             base: CommitId(base),
             page_count: 1,
-            undo: Undo::Barrier,
+            changes: Changes::Unknown,
         }
     }
 

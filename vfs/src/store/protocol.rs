@@ -4,7 +4,7 @@ use redis::Value;
 
 use crate::error::{Cause, Result};
 use crate::store::{
-    CommitId, FORMAT, LogEntry, PageNo, STAGED_FORMAT, Snapshot, Undo, Version, check_shape, keys, packing,
+    Changes, CommitId, FORMAT, LogEntry, PageNo, Piece, STAGED_FORMAT, Snapshot, Version, check_shape, keys, packing,
 };
 
 /// The text of a reply, if it is text.
@@ -135,24 +135,49 @@ pub(crate) fn news(value: Value) -> Result<Vec<LogEntry>> {
     }
 }
 
-fn log_entry(item: &Value) -> Option<LogEntry> {
+/// The pieces of one commit's undo data that `XRANGE` answered.
+pub(crate) fn pieces(value: Value, version: Version) -> Result<Vec<(CommitId, Piece)>> {
+    array("XRANGE", value)?
+        .into_iter()
+        .map(|item| piece(&item, version).ok_or_else(|| bad_reply("XRANGE", &item).into()))
+        .collect()
+}
+
+fn piece(item: &Value, version: Version) -> Option<(CommitId, Piece)> {
+    let (id, pairs) = stream_item(item)?;
+    let last = id.strip_prefix(version.to_string().as_bytes())?.strip_prefix(b"-")?;
+    let last = PageNo::new(u32::try_from(parse_number(last)?).ok()?)?;
+    let commit = CommitId::parse(field(pairs, keys::log::COMMIT)?)?;
+    Some((commit, Piece { last, deltas: field(pairs, keys::log::UNDO)?.to_vec() }))
+}
+
+/// Id, and fields and values, of an item in a stream.
+fn stream_item(item: &Value) -> Option<(&[u8], &[Value])> {
     let Value::Array(item) = item else { return None };
     let [Value::BulkString(id), Value::Array(pairs)] = item.as_slice() else { return None };
+    Some((id, pairs))
+}
+
+fn field<'a>(pairs: &'a [Value], name: &str) -> Option<&'a [u8]> {
+    pairs.as_chunks::<2>().0.iter().find_map(|[key, value]| match (key, value) {
+        (Value::BulkString(key), Value::BulkString(value)) if key == name.as_bytes() => Some(value.as_slice()),
+        _ => None,
+    })
+}
+
+fn log_entry(item: &Value) -> Option<LogEntry> {
+    let (id, pairs) = stream_item(item)?;
     let version = parse_number(id.strip_suffix(b"-0")?).filter(|&version| is_version(version))?;
-    let field = |name: &str| {
-        pairs.as_chunks::<2>().0.iter().find_map(|[key, value]| match (key, value) {
-            (Value::BulkString(key), Value::BulkString(value)) if key == name.as_bytes() => Some(value.as_slice()),
-            _ => None,
-        })
-    };
+    let field = |name| field(pairs, name);
     Some(LogEntry {
         version: Version(version),
         commit: CommitId::parse(field(keys::log::COMMIT)?)?,
         base: CommitId::parse(field(keys::log::BASE)?)?,
         page_count: u32::try_from(parse_number(field(keys::log::PAGE_COUNT)?)?).ok()?,
-        undo: match field(keys::log::UNDO) {
-            Some(undo) => Undo::Deltas(undo.to_vec()),
-            None => Undo::Barrier,
+        changes: match (field(keys::log::UNDO), field(keys::log::PAGES)) {
+            (Some(undo), _) => Changes::Deltas(undo.to_vec()),
+            (None, Some(pages)) => Changes::Pages(pages.to_vec()),
+            (None, None) => Changes::Unknown,
         },
     })
 }
@@ -225,7 +250,9 @@ mod tests {
         let id = "00000000000000ab";
         let good = ["commit", id, "base", id, "page_count", "3", "undo", "x"];
         assert_eq!(log_entries(entry("5-0", &good)).unwrap()[0].version, Version(5));
-        assert_eq!(log_entries(entry("5-0", &good[..6])).unwrap()[0].undo, Undo::Barrier);
+        assert_eq!(log_entries(entry("5-0", &good[..6])).unwrap()[0].changes, Changes::Unknown);
+        let listed = [&good[..6], &["pages", "x"]].concat();
+        assert_eq!(log_entries(entry("5-0", &listed)).unwrap()[0].changes, Changes::Pages(b"x".to_vec()));
         assert!(log_entries(entry("5-1", &good)).is_err());
         assert!(log_entries(entry("x-0", &good)).is_err());
         assert!(log_entries(entry("0-0", &good)).is_err());
@@ -240,5 +267,25 @@ mod tests {
         }
         assert!(log_entries(Value::Int(1)).is_err());
         assert!(log_entries(Value::Array(vec![Value::Nil])).is_err());
+    }
+
+    #[test]
+    fn pieces_that_make_no_sense_are_refused() {
+        let piece = |id: &str, fields: &[&str]| {
+            Value::Array(vec![Value::Array(vec![bulk(id), Value::Array(fields.iter().map(|f| bulk(f)).collect())])])
+        };
+        let id = "00000000000000ab";
+        let good = ["commit", id, "undo", "x"];
+        let read = |value| pieces(value, Version(5));
+        let expected = (CommitId(0xab), Piece { last: PageNo::new(7).unwrap(), deltas: b"x".to_vec() });
+        assert_eq!(read(piece("5-7", &good)).unwrap(), [expected]);
+        assert!(read(Value::Array(vec![])).unwrap().is_empty());
+        for (bad, fields) in
+            [("5", 4), ("5-0", 4), ("5-4294967296", 4), ("6-7", 4), ("55-7", 4), ("5-7", 2), ("5-7", 3)]
+        {
+            assert!(read(piece(bad, &good[..fields])).is_err(), "{bad} {fields}");
+        }
+        assert!(read(piece("5-7", &["commit", "x", "undo", "x"])).is_err());
+        assert!(read(Value::Int(1)).is_err() && read(Value::Array(vec![Value::Nil])).is_err());
     }
 }

@@ -10,16 +10,18 @@ use redis::{Cmd, Value, cmd};
 use crate::config::Config;
 use crate::error::{Cause, Result};
 use crate::store::keys::{self, Keys};
+use crate::store::log_batch::{EntrySize, REPLY};
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Server, checked};
 use crate::store::stage::{self, Stage};
 use crate::store::turn::HANDOVER;
 use crate::store::writer::{self, RedisWriter};
-use crate::store::{Ahead, Bid, Fetched, Heard, Held, Leased, LogEntry, News, Page, PageNo, Snapshot, Store, Version};
+use crate::store::{
+    Ahead, Bid, CommitId, Fetched, Heard, Held, Leased, LogEntry, News, Page, PageNo, Piece, PiecesAsked, Snapshot,
+    Store, Version,
+};
 
-/// Entries in one `XRANGE`.
-const BATCH: usize = 256;
 /// Entries in one `XREAD`. Mostly there is one, the commit that was waited for.
 const NEWS: usize = 16;
 
@@ -52,6 +54,11 @@ pub(crate) struct RedisStore {
     pub(super) log_commits: u64,
     pub(super) log_bytes: u64,
     pub(super) compress: bool,
+    /// Life of a lease that is handed over: as long as any, since the next holder can't renew it before it has
+    /// read what comes with it.
+    pub(super) handover: Duration,
+    /// The size of log entries.
+    pub(super) entry_size: Arc<EntrySize>,
     /// Another held the lease when it was last asked for.
     pub(super) contended: Arc<AtomicBool>,
     /// Pages were staged when it was last looked at, so both places are read at once.
@@ -72,6 +79,8 @@ impl RedisStore {
             log_commits: config.log_commits,
             log_bytes: config.log_bytes,
             compress: config.compress,
+            handover: config.lease.max(HANDOVER),
+            entry_size: Arc::default(),
             contended: Arc::default(),
             staged: Arc::default(),
         }
@@ -83,12 +92,13 @@ impl RedisStore {
         let mut request = Request::default();
         request.push(cmd("TYPE").arg(&self.keys.hash));
         request.push(cmd("TYPE").arg(&self.keys.log));
+        request.push(cmd("TYPE").arg(&self.keys.undo));
         request.push(&self.hmget(pages));
         if !likely.is_empty() {
             request.push(&self.hmget(likely));
         }
         let mut replies = self.server.ask_checked(&request)?.into_iter();
-        for (key, expected) in [(&self.keys.hash, "hash"), (&self.keys.log, "stream")] {
+        for (key, expected) in [(&self.keys.hash, "hash"), (&self.keys.log, "stream"), (&self.keys.undo, "stream")] {
             let reply = checked(replies.next().unwrap_or_default())?;
             match text(&reply) {
                 Some(found) if found == expected || found == "none" => {}
@@ -152,9 +162,10 @@ impl RedisStore {
         hmget(&self.keys.hash, pages)
     }
 
-    pub(super) fn xrange(&self, first: Version, last: Version) -> Cmd {
+    /// Asks for the log's entries from one version to another, at most `count`.
+    pub(super) fn xrange(&self, first: Version, last: Version, count: usize) -> Cmd {
         let mut command = cmd("XRANGE");
-        command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(BATCH);
+        command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(count);
         command
     }
 }
@@ -254,16 +265,18 @@ impl Store for RedisStore {
         let mut fetched = None;
         let mut first = after.next();
         while first <= through {
-            let mut request = Request::one(&self.xrange(first, through));
+            let mut request = Request::one(&self.xrange(first, through, self.entry_size.count(REPLY)));
             let with_pages = entries.is_empty() && !pages.is_empty();
             if with_pages {
                 request.push(&self.hmget(pages));
             }
-            let mut replies = self.server.ask(&request)?;
+            let mut replies = self.server.ask(&request).inspect_err(|error| self.entry_size.learn_from(error))?;
             if with_pages && let Some(Ok(Read::Whole(whole))) = replies.pop().map(|reply| read(reply, pages)) {
                 fetched = Some(whole);
             }
-            let batch = protocol::log_entries(checked(replies.pop().unwrap_or_default())?)?;
+            let reply = checked(replies.pop().unwrap_or_default())?;
+            self.entry_size.learn(&reply);
+            let batch = protocol::log_entries(reply)?;
             let Some(last) = batch.last() else { break };
             if last.version < first {
                 return Err(Cause::BadReply("XRANGE answered with entries that were not asked for".into()).into());
@@ -272,6 +285,10 @@ impl Store for RedisStore {
             entries.extend(batch);
         }
         Ok(News { entries, fetched })
+    }
+
+    fn undo(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>> {
+        self.fetch_pieces(asked)
     }
 
     /// `XREAD` holds up what follows it on the connection, so the metadata in the same trip is of
@@ -283,7 +300,7 @@ impl Store for RedisStore {
         let mut xread = cmd("XREAD");
         xread
             .arg("COUNT")
-            .arg(NEWS)
+            .arg(self.entry_size.count(REPLY).min(NEWS))
             .arg("BLOCK")
             .arg(block)
             .arg("STREAMS")

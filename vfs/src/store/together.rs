@@ -116,6 +116,8 @@ struct Joined<'a> {
     log_mark: LogMark,
     /// Commands that it has in the transaction.
     commands: usize,
+    /// Those of them that concern the stream of undo data.
+    undo_commands: usize,
 }
 
 impl<'a> Joined<'a> {
@@ -123,7 +125,7 @@ impl<'a> Joined<'a> {
         let Part { place, writer, commit, stage, wait } = part;
         let writer = writer.as_redis().ok_or_else(|| Cause::Internal("this store commits one by one".into()))?;
         writer.stage = stage;
-        Ok(Joined { place, writer, commit, wait, log_mark: LogMark::default(), commands: 0 })
+        Ok(Joined { place, writer, commit, wait, log_mark: LogMark::default(), commands: 0, undo_commands: 0 })
     }
 
     fn stage_key(&self) -> Option<&str> {
@@ -250,7 +252,8 @@ impl Joint<'_> {
                 let mut results = results.into_iter();
                 for member in &self.members {
                     let own = results.by_ref().take(member.commands).collect();
-                    member.writer.store.check_results(&member.commit, own).map_err(|error| error.at(member.place))?;
+                    let checked = member.writer.store.check_results(&member.commit, member.undo_commands, own);
+                    checked.map_err(|error| error.at(member.place))?;
                 }
                 Ok(Attempt::Done(self.waited(replies)))
             }
@@ -384,7 +387,7 @@ impl Joined<'_> {
     /// Adds what this commit has in the transaction.
     fn send(&mut self, sending: &mut Sending<'_, '_>) {
         let before = sending.count();
-        self.writer.store.transaction(&self.commit, self.log_mark, self.writer.stage.as_ref(), sending);
+        self.undo_commands = self.writer.store.transaction(&self.commit, self.log_mark, self.writer.stage.as_ref(), sending);
         self.commands = sending.count() - before;
     }
 }

@@ -16,6 +16,7 @@ use crate::error::{Cause, Result};
 use crate::fault::{self, Point};
 use crate::lease;
 use crate::process::unique;
+use crate::store::log_batch::REPLY_WITH_LEASE;
 use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{Read, RedisStore, read, script};
 use crate::store::request::Request;
@@ -24,7 +25,8 @@ use crate::store::server::checked;
 use crate::store::writer::RedisWriter;
 use crate::store::{News, Snapshot, Version};
 
-/// Life of a lease while it is passed on, or lingers. Whoever dies then costs others no more than this.
+/// Life of a lease that lingers, and the least of one that is handed over: its holder proves within a third
+/// of it, by a renewal, that it is alive.
 pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
 
 pub(super) static RELEASE: LazyLock<Script> =
@@ -37,7 +39,7 @@ impl RedisStore {
     pub(super) fn release_command(&self, token: &str, by: By) -> Result<Cmd> {
         let mut command = RELEASE.command(by);
         command.arg(1).arg(&self.keys.lock);
-        command.arg(token).arg(format!("{:016x}", unique()?)).arg(HANDOVER.as_millis() as u64);
+        command.arg(token).arg(format!("{:016x}", unique()?)).arg(self.handover.as_millis() as u64);
         command.arg(&self.keys.queue).arg(&self.keys.turn);
         Ok(command)
     }
@@ -109,7 +111,9 @@ impl RedisWriter {
     /// The answers to what was asked with the turn; whatever is no use is asked for again by those who
     /// need it.
     fn read_news(&self, log: Value, pages: Value) -> Option<News> {
-        let entries = protocol::log_entries(checked(log).ok()?).ok()?;
+        let log = checked(log).ok()?;
+        self.store.entry_size.learn(&log);
+        let entries = protocol::log_entries(log).ok()?;
         let fetched = match read(pages, &self.pages) {
             Ok(Read::Whole(fetched)) => Some(fetched),
             Ok(Read::Staged(..)) | Err(_) => None,
@@ -128,13 +132,18 @@ impl RedisWriter {
         let pass = lease::token()?;
         let mut ask = request.begin(10);
         ask.word("EVAL").word(&*ASK).number(3).word(&keys.lock).word(&keys.queue).word(&keys.turn);
-        ask.word(&self.token).word(&pass).number(HANDOVER.as_millis() as u64).number(life.as_millis() as u64);
+        ask.word(&self.token)
+            .word(&pass)
+            .number(self.store.handover.as_millis() as u64)
+            .number(life.as_millis() as u64);
         drop(ask);
         request.push(cmd("BLPOP").arg(&keys.turn).arg(patience.as_secs_f64()));
         request.push(cmd("LREM").arg(&keys.queue).arg(0).arg(&self.token));
         request.push(cmd("GET").arg(&keys.lock));
         if self.asks_news() {
-            request.push(&self.store.xrange(self.known.next(), Version(u64::MAX)));
+            // The lease is not renewed before all of this has been read, so it must not be much.
+            let count = self.store.entry_size.count(REPLY_WITH_LEASE);
+            request.push(&self.store.xrange(self.known.next(), Version(u64::MAX), count));
             request.push(&self.store.hmget(&self.pages));
         }
         request.append(&self.watching());

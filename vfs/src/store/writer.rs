@@ -290,7 +290,7 @@ impl RedisWriter {
             return Err(Cause::Moving("its server has been replaced".into()).into());
         }
         let mut sending = link.sending();
-        self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
+        let undo_commands = self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
         let request = sending.piece();
         request.push(&cmd("EXEC"));
         let waits = wait::commands(ending.wait);
@@ -346,7 +346,7 @@ impl RedisWriter {
         match exec {
             Value::Nil => Err(self.overtaken(commit)),
             Value::Array(results) => {
-                self.store.check_results(commit, results)?;
+                self.store.check_results(commit, undo_commands, results)?;
                 let ready = found.is_some_and(|(at, staged)| at == commit.snapshot && !staged);
                 let lingers = waiting.filter(|_| ready).map(|count| Lingers { wanted: count > 0 });
                 Ok(Attempt::Done { waited, lingers })
@@ -373,7 +373,7 @@ impl RedisWriter {
     pub(super) fn question(&self, commit: &Commit<'_>) -> Request {
         let at = commit.snapshot.version;
         let mut request = self.store.packed.metadata.clone();
-        request.push(&self.store.xrange(at, at));
+        request.push(&self.store.xrange(at, at, 1));
         request
     }
 
@@ -531,7 +531,7 @@ impl RedisWriter {
     fn remove_at(&mut self, at: &Snapshot) -> Result<()> {
         self.watch(at)?;
         let keys = self.store.keys.clone();
-        let mut request = Request::one(cmd("DEL").arg(&keys.hash).arg(&keys.log).arg(&keys.staged));
+        let mut request = Request::one(cmd("DEL").arg(&keys.hash).arg(&keys.log).arg(&keys.undo).arg(&keys.staged));
         request.push(&cmd("EXEC"));
         let mut link = self.link()?;
         let replies = link.exchange(&request);

@@ -107,6 +107,56 @@ fn a_lease_passed_on_to_one_that_died_ends_by_itself() {
     assert!(matches!(store(&server).lease(bid("next", Duration::ZERO)).unwrap(), Leased::Held(..)));
 }
 
+/// Milliseconds that a key has left.
+fn left(server: &TestServer, key: &str) -> u64 {
+    server.redis_cli(&["PTTL", key]).parse().unwrap()
+}
+
+#[test]
+fn a_lease_that_is_handed_over_has_its_whole_life_until_the_next_holder_can_renew_it() {
+    let server = TestServer::start();
+    for (lease, least) in [(Duration::from_secs(60), 40_000), (Duration::from_millis(100), 500)] {
+        let config = Options::new("shop").server(server.url()).timeout(PATIENT * 4).lease(lease).config().unwrap();
+        let store = RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop");
+        let mut first = held(store.lease(bid("first", Duration::ZERO)).unwrap());
+        server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "host/7/waits"]);
+        first.release().unwrap();
+        let (lock, turn) = (left(&server, "sqlite:{shop}:lock"), left(&server, "sqlite:{shop}:turn"));
+        assert!(lock > least && turn > least && lock <= 60_000, "{lock} {turn}");
+        server.redis_cli(&["DEL", "sqlite:{shop}:lock", "sqlite:{shop}:turn"]);
+
+        // Nobody holds it: a waiter hands it over to itself.
+        store.contended.store(true, Relaxed);
+        let mut next = held(store.lease(bid("next", PATIENT)).unwrap());
+        assert!(left(&server, "sqlite:{shop}:lock") > least);
+        next.release().unwrap();
+    }
+}
+
+#[test]
+fn what_comes_with_a_turn_is_bounded_by_the_size_of_log_entries() {
+    let server = TestServer::start();
+    let id = "00000000000000ab";
+    for version in 2..=40 {
+        let version = format!("{version}-0");
+        let entry = ["commit", id, "base", id, "page_count", "1", "undo", ""];
+        server.redis_cli(&[&["XADD", "sqlite:{shop}:log", &version], &entry[..]].concat());
+    }
+    let store = store(&server);
+    let entries = || {
+        store.contended.store(true, Relaxed);
+        let bid = Bid { known: Version(1), ..bid("waits", PATIENT) };
+        let Leased::Held(mut held) = store.lease(bid).unwrap() else { panic!("not held") };
+        held.writer.release().unwrap();
+        held.news.map(|news| news.entries.len())
+    };
+    assert_eq!(entries(), Some(16), "as long as their size is not known");
+    assert_eq!(entries(), Some(39), "they are small");
+    let large = Value::Array(vec![Value::BulkString(vec![0; 50_000])]);
+    store.entry_size.learn(&large);
+    assert_eq!(entries(), Some(2));
+}
+
 #[test]
 fn where_it_may_not_be_passed_on_the_lease_is_given_back() {
     let server = TestServer::start();

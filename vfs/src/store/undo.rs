@@ -1,0 +1,127 @@
+//! The stream of undo data: pieces of the commits that have too much of it for their log entry.
+//!
+//! A piece has the id `<version>-<last page in it>`. So the piece with page `p` of version `v` is the first
+//! one from `v-p` on, and the stream is trimmed by version like the log.
+
+use redis::{Value, cmd};
+
+use crate::error::Result;
+use crate::store::protocol;
+use crate::store::redis::RedisStore;
+use crate::store::request::Request;
+use crate::store::server::{Sending, checked};
+use crate::store::{Commit, CommitId, Piece, PiecesAsked, Undo, Version, keys};
+
+/// What a commit keeps of its undo data.
+#[derive(Clone, Copy)]
+pub(crate) struct KeptUndo<'a> {
+    /// The field for the log's entry.
+    pub field: Option<(&'static str, &'a [u8])>,
+    /// For the stream of undo data.
+    pub pieces: &'a [Piece],
+}
+
+impl<'a> KeptUndo<'a> {
+    pub(crate) const NONE: KeptUndo<'static> = KeptUndo { field: None, pieces: &[] };
+
+    /// What is kept where a commit may have `most` bytes of deltas.
+    pub(super) fn of(undo: &'a Undo, most: u64) -> Self {
+        match undo {
+            Undo::Deltas(deltas) if deltas.len() as u64 <= most => {
+                KeptUndo { field: Some((keys::log::UNDO, deltas)), pieces: &[] }
+            }
+            Undo::Pieces { pages, pieces } => {
+                let bytes: u64 = pieces.iter().map(|piece| piece.deltas.len() as u64).sum();
+                let pieces = if bytes <= most { pieces.as_slice() } else { &[] };
+                KeptUndo { field: Some((keys::log::PAGES, pages)), pieces }
+            }
+            Undo::Deltas(_) | Undo::Barrier => KeptUndo::NONE,
+        }
+    }
+
+    /// Bytes that count against `log_bytes`. A list of pages alone is part of its entry, of which the
+    /// number is limited.
+    pub(super) fn bytes(&self) -> u64 {
+        let in_entry = match self.field {
+            Some((keys::log::PAGES, _)) if self.pieces.is_empty() => 0,
+            Some((_, bytes)) => bytes.len(),
+            None => 0,
+        };
+        (in_entry + self.pieces.iter().map(|piece| piece.deltas.len()).sum::<usize>()) as u64
+    }
+}
+
+impl RedisStore {
+    /// Trims the stream up to the version that the log is trimmed to, and adds a commit's pieces. Returns how
+    /// many commands that takes.
+    pub(super) fn send_pieces(
+        &self,
+        commit: &Commit<'_>,
+        pieces: &[Piece],
+        trim: Option<u64>,
+        sending: &mut Sending<'_, '_>,
+    ) -> usize {
+        let version = commit.snapshot.version;
+        if let Some(first) = trim {
+            let mut xtrim = cmd("XTRIM");
+            xtrim.arg(&self.keys.undo).arg("MINID").arg(format!("{first}-0"));
+            sending.piece().push(&xtrim);
+        }
+        // The log keeps `log_commits` entries, so older pieces are of no use.
+        let oldest = format!("{}-0", version.0.saturating_sub(self.log_commits));
+        for piece in pieces {
+            let mut xadd = sending.piece().begin(10);
+            xadd.word("XADD").word(&self.keys.undo).word("MINID").word("~").word(&oldest);
+            xadd.word(format!("{version}-{}", piece.last));
+            xadd.word(keys::log::COMMIT).word(commit.snapshot.commit.to_string());
+            xadd.word(keys::log::UNDO).word(&piece.deltas);
+        }
+        usize::from(trim.is_some()) + pieces.len()
+    }
+
+    /// The results of these commands. The commit stands without them: whoever wants to take it back is told
+    /// that its snapshot is gone. A stream that refuses is removed, so that later commits can use it.
+    pub(super) fn check_pieces(&self, version: Version, results: Vec<Value>) {
+        let Some(error) = results.into_iter().find_map(|result| checked(result).err()) else { return };
+        let key = &self.keys.undo;
+        crate::ffi::log(&format!("version {version} is committed, but {key} refused its undo data: {error}"));
+        let deleted = self.server.ask(&Request::one(cmd("DEL").arg(key)));
+        if let Err(error) = deleted.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
+            crate::ffi::log(&format!("{key} could not be removed: {error}"));
+        }
+    }
+
+    /// See [`Store::undo`](crate::store::Store::undo).
+    pub(super) fn fetch_pieces(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>> {
+        let mut request = Request::default();
+        for PiecesAsked { version, from, count } in asked {
+            let mut xrange = cmd("XRANGE");
+            xrange.arg(&self.keys.undo).arg(format!("{version}-{from}")).arg(version.to_string());
+            request.push(xrange.arg("COUNT").arg(count));
+        }
+        let replies = self.server.ask(&request)?;
+        asked.iter().zip(replies).map(|(asked, reply)| protocol::pieces(checked(reply)?, asked.version)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::PageNo;
+
+    #[test]
+    fn what_is_more_than_it_may_be_is_not_kept() {
+        let deltas = Undo::Deltas(vec![0; 100]);
+        let piece = |last| Piece { last: PageNo::new(last).unwrap(), deltas: vec![0; 60] };
+        let pieces = Undo::Pieces { pages: vec![1, 2], pieces: vec![piece(3), piece(4)] };
+        let kept = |undo: &Undo, most| {
+            let kept = KeptUndo::of(undo, most);
+            (kept.field.map(|(name, _)| name), kept.pieces.len(), kept.bytes())
+        };
+        assert_eq!(kept(&deltas, 100), (Some("undo"), 0, 100));
+        assert_eq!(kept(&deltas, 99), (None, 0, 0));
+        assert_eq!(kept(&pieces, 120), (Some("pages"), 2, 122));
+        assert_eq!(kept(&pieces, 119), (Some("pages"), 0, 0));
+        assert_eq!(kept(&Undo::Barrier, 120), (None, 0, 0));
+    }
+}
