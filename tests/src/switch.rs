@@ -1,9 +1,10 @@
 //! A way to a server that can be turned to another one, as a failover turns clients.
 
-use std::io;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -15,6 +16,8 @@ use crate::Server;
 struct State {
     target: PathBuf,
     ended: bool,
+    /// Whether what is sent through the present connections gets lost.
+    forgotten: Arc<AtomicBool>,
     open: Vec<UnixStream>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -34,7 +37,13 @@ impl Switch {
     pub fn to(server: &Server) -> Switch {
         let directory = tempfile::Builder::new().prefix("sqlite-redis-switch.").tempdir().expect("a directory");
         let listener = UnixListener::bind(directory.path().join("redis.sock")).expect("a socket");
-        let state = State { target: server.socket(), ended: false, open: Vec::new(), threads: Vec::new() };
+        let state = State {
+            target: server.socket(),
+            ended: false,
+            forgotten: Arc::default(),
+            open: Vec::new(),
+            threads: Vec::new(),
+        };
         let state = Arc::new(Mutex::new(state));
         let acceptor = std::thread::spawn({
             let state = state.clone();
@@ -56,6 +65,16 @@ impl Switch {
         let mut state = self.state.lock().expect("the switch");
         state.target = server.socket();
         state.cut();
+    }
+
+    /// Forgets the connections that there are, and tells neither side, as a load balancer does: what is sent there
+    /// gets lost from now on, while new ones work.
+    ///
+    /// # Panics
+    /// When a thread of it has panicked.
+    pub fn forget(&self) {
+        let mut state = self.state.lock().expect("the switch");
+        std::mem::take(&mut state.forgotten).store(true, SeqCst);
     }
 
     /// Options for a database behind it.
@@ -97,15 +116,21 @@ fn accept(state: &Mutex<State>, listener: &UnixListener) {
         for (from, to) in [(&client, &server), (&server, &client)] {
             let (Ok(from), Ok(to), Ok(end)) = (from.try_clone(), to.try_clone(), from.try_clone()) else { return };
             state.open.push(end);
-            state.threads.push(std::thread::spawn(move || carry(from, to)));
+            let forgotten = state.forgotten.clone();
+            state.threads.push(std::thread::spawn(move || carry(from, to, &forgotten)));
         }
     }
 }
 
 /// Carries bytes until either side ends.
-fn carry(mut from: UnixStream, mut to: UnixStream) {
+fn carry(mut from: UnixStream, mut to: UnixStream, forgotten: &AtomicBool) {
+    let mut bytes = vec![0; 64 << 10];
     // An end is an end, whatever its reason.
-    let _ = io::copy(&mut from, &mut to);
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if !forgotten.load(SeqCst) && to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
 }

@@ -13,7 +13,7 @@ use sqlite_redis::{Consistency, Options};
 use sqlite_redis_tests::cluster::Cluster;
 use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure};
 use sqlite_redis_tests::replicated::told;
-use sqlite_redis_tests::{Server, check_integrity, eventually, number};
+use sqlite_redis_tests::{Server, check_integrity, eventually, number, vtab};
 
 fn open(options: &Options) -> Connection {
     let db = options.open().unwrap_or_else(|error| panic!("{error}"));
@@ -205,4 +205,28 @@ fn only_the_address_of_a_cluster_leads_through_it() {
     let url = plain.tcp_url().replace("redis://", "redis+cluster://");
     let error = Options::new("shop").server(url).open().unwrap_err().to_string();
     assert!(error.contains("cluster support disabled"), "{error}");
+}
+
+#[test]
+fn databases_and_tables_of_all_slots_of_a_node_share_its_connections() {
+    let cluster = Cluster::new();
+    let clients = || -> i64 {
+        let of = |node: &Server| {
+            let info = node.redis_cli(&["INFO", "clients"]);
+            info.lines().find_map(|line| line.strip_prefix("connected_clients:")?.trim().parse::<i64>().ok()).unwrap()
+        };
+        cluster.nodes.iter().map(of).sum()
+    };
+    let before = clients();
+    for n in 0..40 {
+        cluster.options(&format!("many{n}")).open().unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    }
+    let tables = vtab::connect();
+    for n in 0..40 {
+        let columns = "id INTEGER PRIMARY KEY, x";
+        let sql = format!("CREATE VIRTUAL TABLE v USING redis('{}', '{{tag{n}}}', {columns})", cluster.url());
+        tables.execute_batch(&format!("{sql}; INSERT INTO v (x) VALUES (1); DROP TABLE v")).unwrap();
+    }
+    let more = clients() - before;
+    assert!(more <= 2 * cluster.nodes.len() as i64, "{more} connections for 80 slots");
 }

@@ -285,7 +285,7 @@ fn a_commit_without_reply_whose_place_another_took_is_refused() {
 }
 
 #[test]
-fn the_old_primary_that_comes_back_as_a_replica_takes_clients_along() {
+fn the_old_primary_that_comes_back_as_a_replica_is_not_read() {
     let pair = Pair::new();
     let one = pair.client(1);
     pair.part();
@@ -296,17 +296,24 @@ fn the_old_primary_that_comes_back_as_a_replica_takes_clients_along() {
     let address = pair.replica.tcp_url().replace("redis://127.0.0.1:", "");
     assert_eq!(pair.primary.redis_cli(&["REPLICAOF", "127.0.0.1", &address]), "OK");
     pair.in_step();
-    // Reading from it now, with a cache of the history that it has given up.
     pair.way.turn(&pair.primary);
+    assert_failure(failure(&one, "SELECT * FROM t"), code::IOERR_READ, "is a replica of 127.0.0.1");
+    assert_failure(failure(&one, "UPDATE t SET stamp = 9"), code::IOERR_READ, "name its primary");
+    let refused = pair.options(3).open().map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("is a replica of"), "{refused}");
+    // To who only reads, with a cache of the history that it has given up, it shows the new one.
+    assert_eq!(stamped(&pair.options(1).read_only(true).open().unwrap()), 3);
+    pair.way.turn(&pair.replica);
     assert_eq!(stamped(&one), 3);
-    assert_failure(failure(&one, "UPDATE t SET stamp = 9"), code::READONLY, "");
+    stamp(&one, 4).unwrap();
 }
 
 #[test]
 fn a_replica_that_lags_shows_whole_versions_and_a_cache_goes_back_and_forth_with_it() {
     let pair = Pair::new();
     let (one, beside) = (pair.client(1), pair.client(1));
-    let reader = pair.replica.open("shop");
+    pair.in_step();
+    let reader = pair.replica.options("shop").read_only(true).open().unwrap();
     for round in 1..4 {
         stamp(&one, round * 10).unwrap();
         // The replica stays behind from here on.

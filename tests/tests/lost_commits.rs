@@ -156,14 +156,14 @@ fn a_failover_to_a_real_replica_is_followed() {
     let mut primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
     database(&primary);
     let replica = Server::replica_of(&primary);
-    let there = replica.open("shop");
+    let there = replica.options("shop").read_only(true).open().unwrap();
     assert_eq!(value(&there), "first");
     // A commit that the replica does not get.
     let socket = primary.open("shop");
     replica.redis_cli(&["REPLICAOF", "NO", "ONE"]);
     set(&socket, "lost");
     primary.kill();
-    set(&there, "kept");
+    set(&replica.open("shop"), "kept");
     assert_eq!(value(&there), "kept");
 }
 

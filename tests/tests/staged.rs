@@ -94,7 +94,7 @@ fn readers_see_the_new_version_while_its_pages_are_staged_and_on_a_replica_too()
     }
     let replica = Server::replica_of(&server);
     eventually("the replica is there", || redis::<String>(&replica, &["HGET", HASH, "format"]) == "2");
-    assert_eq!(number(&replica.open_apart("shop", 4), changed), 20);
+    assert_eq!(number(&replica.options("shop").read_only(true).open().unwrap(), changed), 20);
     // Nobody has moved anything: reading needs no right to write.
     assert_eq!(redis::<String>(&server, &["HGET", HASH, "format"]), "2");
 }

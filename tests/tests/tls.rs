@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlite_redis::Options;
 use sqlite_redis_tests::failures::{assert_failure, code, open_failure};
-use sqlite_redis_tests::{Server, free_port, hosts, program};
+use sqlite_redis_tests::{Server, check_integrity, free_port, hosts, number, program};
 
 fn openssl(directory: &Path, arguments: &str) {
     let output = Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output();
@@ -14,7 +14,7 @@ fn openssl(directory: &Path, arguments: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority, and a key and certificate of a server on this machine.
+/// An authority, and keys and certificates of a server on this machine and of a client.
 fn make_certificates(directory: &Path) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(directory, &format!("req -x509 {key} -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"));
@@ -24,10 +24,21 @@ fn make_certificates(directory: &Path) {
         directory,
         "x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out redis.crt -days 2 -extfile names",
     );
+    openssl(directory, &format!("req {key} -keyout client.key -out client.csr -subj /CN=client"));
+    std::fs::write(directory.join("use"), "extendedKeyUsage=clientAuth\n").unwrap();
+    openssl(
+        directory,
+        "x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out client.crt -days 2 -extfile use",
+    );
 }
 
 /// A server with a TLS port, and the directory of its certificates.
 fn tls_server() -> (Server, u16, tempfile::TempDir) {
+    tls_server_that("no")
+}
+
+/// The same; `asks` whether clients must have certificates.
+fn tls_server_that(asks: &str) -> (Server, u16, tempfile::TempDir) {
     let certificates = tempfile::Builder::new().prefix("sqlite-redis-tls.").tempdir().unwrap();
     make_certificates(certificates.path());
     let file = |name: &str| certificates.path().join(name).to_string_lossy().into_owned();
@@ -38,7 +49,7 @@ fn tls_server() -> (Server, u16, tempfile::TempDir) {
             ("--tls-cert-file", file("redis.crt")),
             ("--tls-key-file", file("redis.key")),
             ("--tls-ca-cert-file", file("ca.crt")),
-            ("--tls-auth-clients", "no".to_owned()),
+            ("--tls-auth-clients", asks.to_owned()),
         ];
         let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
         // Another test may have taken the port meanwhile.
@@ -88,17 +99,63 @@ fn a_tls_server_is_trusted_by_its_authority_only() {
 }
 
 #[test]
-fn tls_to_a_plain_port_and_plain_to_a_tls_port_fail_with_a_reason() {
+fn tls_to_a_plain_port_and_plain_to_a_tls_port_fail_with_the_right_form_of_the_address() {
     if !program::has_tls() {
         return;
     }
     let plain = Server::with::<String>([]).tcp().start();
     let (_server, port, _certificates) = tls_server();
-    for url in [format!("rediss://127.0.0.1:{}", plain.port()), format!("redis://127.0.0.1:{port}")] {
+    for (url, words) in [
+        (format!("rediss://127.0.0.1:{}", plain.port()), "without TLS, the address begins with redis://"),
+        (format!("redis://127.0.0.1:{port}"), "the address begins with rediss://"),
+    ] {
         let half = Duration::from_millis(500);
         let options = Options::new("shop").server(&url).connect_timeout(half).timeout(half);
         let failed = open_failure(&options);
         assert!(failed.1.contains(&format!("database `shop` on {url}")), "{}", failed.1);
-        assert_failure(failed, code::CANTOPEN, "can't connect");
+        assert!(failed.1.contains("can't connect"), "{}", failed.1);
+        assert_failure(failed, code::CANTOPEN, words);
     }
+}
+
+#[test]
+fn a_client_shows_its_certificate_and_trusts_an_authority_and_a_name() {
+    let (server, port, certificates) = tls_server_that("yes");
+    let file = |name: &str| certificates.path().join(name).to_string_lossy().into_owned();
+    let options = |host: &str| {
+        let soon = Duration::from_secs(3);
+        let options = Options::new("shop").server(format!("rediss://{host}:{port}"));
+        options.connect_timeout(soon).timeout(soon).tls_authorities(file("ca.crt"))
+    };
+    let anonymous = open_failure(&options("localhost"));
+    assert_failure(anonymous, code::CANTOPEN, "the server may want a certificate of the client");
+
+    let known = |host: &str| options(host).tls_identity(file("client.crt"), file("client.key"));
+    let db = known("localhost").open().unwrap();
+    // Replies and requests of several records.
+    db.execute_batch(
+        "CREATE TABLE t (x);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+         INSERT INTO t SELECT randomblob(1000) FROM n",
+    )
+    .unwrap();
+    let anew = known("127.0.0.1").open().unwrap();
+    assert_eq!(number(&anew, "SELECT count(*) FROM t WHERE length(x) = 1000"), 500);
+    check_integrity(&anew);
+    assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}"]), "1");
+
+    assert!(known("127.0.0.1").tls_name("localhost").open().is_ok());
+    assert_failure(open_failure(&known("127.0.0.1").tls_name("elsewhere.example")), code::CANTOPEN, "certificate");
+    let wrong = options("localhost").tls_identity(file("client.crt"), file("redis.key"));
+    assert_failure(open_failure(&wrong), code::CANTOPEN, "tls_cert=");
+    let none = options("localhost").tls_authorities(file("names"));
+    assert_failure(open_failure(&none), code::CANTOPEN, "tls_ca=");
+}
+
+#[test]
+fn settings_of_tls_are_refused_where_there_is_none() {
+    let server = Server::start();
+    let (failed, why) = open_failure(&server.options("shop").tls_name("localhost"));
+    assert_eq!(failed, code::CANTOPEN);
+    assert!(why.contains("tls_name=localhost: unix://") && why.contains("is without TLS"), "{why}");
 }

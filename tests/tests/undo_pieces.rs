@@ -156,7 +156,7 @@ fn lost_undo_data_costs_a_reader_the_pages_that_need_it_and_nothing_else() {
 
 #[test]
 fn a_list_of_pages_that_makes_no_sense_costs_a_reader_its_snapshot_and_nothing_else() {
-    for list in [None, Some(&[0x80][..]), Some(&[0, 0]), Some(&[0xff; 20])] {
+    for list in [None, Some(&[0x80u8][..]), Some(&[0, 0]), Some(&[0xff; 20])] {
         let server = Server::start();
         let db = database(&server);
         let (reader, cached) = (reader_behind(&server), with_own_cache(&server, 64 << 20));

@@ -32,7 +32,7 @@ fn the_sqlite3_shell_keeps_rows_in_redis_beside_a_file() {
         url = server.url(),
     );
     let said = hosts::sqlite3(&script, &[]);
-    let plan = "QUERY PLAN\n`--SCAN item VIRTUAL TABLE INDEX 8:1> index price (price>?)";
+    let plan = "QUERY PLAN\n`--SCAN item VIRTUAL TABLE INDEX 8:1>' index price (price>?)";
     let expected = format!("milk|drinks\nbread|food\n{plan}\nbread\n1|7.0\n0\n3\nok");
     assert_eq!(said.out, expected, "{said:?}");
     assert!(said.err.contains("UNIQUE constraint failed: item.name"), "{said:?}");

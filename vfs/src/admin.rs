@@ -73,7 +73,8 @@ impl Admin {
     }
 
     pub(crate) fn with(config: Config) -> Self {
-        Admin { config }
+        // What it says of a replica, it says of it as such.
+        Admin { config: config.with_any_role() }
     }
 
     /// The server that has these keys.

@@ -5,10 +5,15 @@
 use std::time::Duration;
 
 use crate::error::{Cause, Result};
+use crate::secret::shown_address;
 
+mod access;
 pub(crate) mod address;
 mod consistency;
+pub(crate) mod credentials;
+pub(crate) mod endpoint;
 
+use access::Access;
 pub(crate) use address::Address;
 pub use consistency::Consistency;
 
@@ -44,6 +49,16 @@ settings! {
          `sentinel://[user:password@]service@host:port,host:port[/db]`, `redis+cluster://[user:password@]host:port,host:port`";
     REPLICA = "replica", "SQLITE_REDIS_REPLICA", "none",
         "a replica of that server for reads, as a URL; repeat it for more (several in the variable: with spaces between); `auto`: all that the primary has";
+    CREDENTIALS = "credentials", "SQLITE_REDIS_CREDENTIALS", "none",
+        "where the password is, for servers whose address has none: `file:/path` or `env:NAME`; it is read for each connection, so it can be changed while a process runs";
+    TLS_CERT = "tls_cert", "SQLITE_REDIS_TLS_CERT", "none",
+        "with TLS: file with the client's certificate, and those of its authorities (PEM); see [TLS](#tls)";
+    TLS_KEY = "tls_key", "SQLITE_REDIS_TLS_KEY", "none",
+        "with TLS: file with the key of `tls_cert` (PEM)";
+    TLS_CA = "tls_ca", "SQLITE_REDIS_TLS_CA", "none",
+        "with TLS: file with the certificates of the authorities that are trusted, in place of the system's (PEM)";
+    TLS_NAME = "tls_name", "SQLITE_REDIS_TLS_NAME", "none",
+        "with TLS: the name that the server's certificate must have, in place of the host in the address";
     CONSISTENCY = "consistency", "SQLITE_REDIS_CONSISTENCY", "strong",
         "how new what is read must be: `strong`, `session`, `bounded=<milliseconds>`, `snapshot`; see [replication](replication.md)";
     CATCH_UP = "catch_up_ms", "SQLITE_REDIS_CATCH_UP_MS", "1000",
@@ -136,6 +151,8 @@ pub(crate) enum Replicas {
 pub struct Config {
     /// Where the server is.
     pub(crate) server: Address,
+    /// Whether that may be a replica: it was named as one, or is only read.
+    pub(crate) any_role: bool,
     /// Its replicas, for reads.
     pub(crate) replicas: Replicas,
     /// How new what is read must be.
@@ -206,9 +223,11 @@ impl Config {
                 timeout.as_millis()
             ));
         }
+        let access = Access::of(&given)?;
         Ok(Config {
-            server: value(&SERVER).server()?,
-            replicas: Value::replicas_named(Value::all_of(&REPLICA, &given))?,
+            server: access.server(value(&SERVER))?,
+            any_role: false,
+            replicas: access.replicas(Value::all_of(&REPLICA, &given))?,
             consistency: value(&CONSISTENCY).consistency()?,
             catch_up: value(&CATCH_UP).milliseconds(1)?,
             prefix: value(&PREFIX).prefix()?,
@@ -228,13 +247,30 @@ impl Config {
         })
     }
 
+    /// Settings for the server of a virtual table. Its address stands in a schema, which may be anybody's, so the
+    /// credentials of the environment are only for the server that the environment names.
+    pub(crate) fn of_table(url: &str) -> Result<Config> {
+        let own = Value::of(&SERVER, &[]).server();
+        let is_own = Address::parse(url).is_ok_and(|address| own.is_ok_and(|own| own.has_servers_of(&address)));
+        let without = (CREDENTIALS.parameter, CREDENTIALS.default);
+        let parameters = [(SERVER.parameter, url)].into_iter().chain((!is_own).then_some(without));
+        let config = Config::from_parameters(parameters)?;
+        // Then nothing can be written there.
+        Ok(if config.read_only { config.with_any_role() } else { config })
+    }
+
     /// The same settings for a replica.
     pub(crate) fn of_replica(&self, replica: &Address) -> Config {
         let server = match (replica, &self.server) {
-            (Address::Fixed(info), Address::Cluster(_)) => Address::Replica(info.clone()),
+            (Address::Fixed(endpoint), Address::Cluster(_)) => Address::Replica(endpoint.clone()),
             _ => replica.clone(),
         };
-        Config { server, ..self.clone() }
+        Config { server, ..self.clone() }.with_any_role()
+    }
+
+    /// The same settings, but the server may be a replica.
+    pub(crate) fn with_any_role(self) -> Config {
+        Config { any_role: true, ..self }
     }
 
     /// The server's address and database number, without user and password.
@@ -244,7 +280,7 @@ impl Config {
 
     /// What makes two connections to a server interchangeable: its URL, user and password included.
     pub(crate) fn server_key(&self) -> String {
-        format!("{} {:?}", self.server.key(), (self.connect_timeout, self.timeout, self.failover))
+        format!("{} {:?}", self.server.key(), (self.any_role, self.connect_timeout, self.timeout, self.failover))
     }
 
     /// How long it is looked for what became of a commit whose reply was lost.
@@ -300,22 +336,6 @@ impl Value {
         }
     }
 
-    fn replicas_named(all: Vec<Value>) -> Result<Replicas> {
-        if let [Value { text, .. }] = all.as_slice()
-            && text == "auto"
-        {
-            return Ok(Replicas::Auto);
-        }
-        let one = |value: Value| {
-            let name = value.name;
-            match value.server()? {
-                address @ Address::Fixed(_) => Ok(address),
-                other => Value { name, text: other.name() }.bad("expected one server: redis://, rediss:// or unix://"),
-            }
-        };
-        all.into_iter().map(one).collect::<Result<_>>().map(Replicas::Named)
-    }
-
     fn consistency(self) -> Result<Consistency> {
         match Consistency::parse(&self.text) {
             Some(consistency) => Ok(consistency),
@@ -356,31 +376,10 @@ impl Value {
         match Address::parse(&self.text) {
             Ok(address) => Ok(address),
             Err(expected) => {
-                let text = without_password(&self.text);
+                let text = shown_address(&self.text);
                 Value { text, ..self }.bad(expected)
             }
         }
-    }
-}
-
-/// What was given as a URL, fit for messages: left out is all that may be a user or password,
-/// which is what stands before the last `@`, and what follows `pass`. That it did not parse is the
-/// reason for the message, so where these are is anybody's guess.
-fn without_password(url: &str) -> String {
-    let hidden = match url.rfind('@') {
-        Some(end) => {
-            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-            let known = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b == b'+');
-            let shown = if known { &url[..scheme.len() + 3] } else { "" };
-            // The `@` may be one of a password in the query, of which nothing may be shown either.
-            let in_query = url[..end].find('?').is_some_and(|query| url[query..end].contains("pass"));
-            format!("{shown}…{}", if in_query { "" } else { &url[end..] })
-        }
-        None => url.to_owned(),
-    };
-    match hidden.find("pass") {
-        Some(start) => format!("{}…", &hidden[..start + 4]),
-        None => hidden,
     }
 }
 

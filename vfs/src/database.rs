@@ -345,9 +345,11 @@ impl Database {
         self.lingering.ended();
     }
 
-    /// Gives back a lease that was kept for the next transaction.
+    /// A connection is closed: gives back a lease that was kept for the next transaction, and ends what runs for
+    /// leases unless others have some.
     pub(crate) fn close(&self) {
         self.lingering.end();
+        self.renewer.rest();
     }
 
     /// What has gone over the wire to its server.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::secret::hide_secrets;
 use crate::store::{CommitId, PageNo, Version};
 use printable::Printable;
 
@@ -13,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure: what happened, and to which database on which server.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{}{}", Printable(&Prefix(place)), Printable(cause))]
+#[error("{}", Printable(&hide_secrets(&format!("{}{cause}", Prefix(place)))))]
 pub struct Error {
     /// The database and server concerned, such as ``database `shop` on redis://localhost:6379``.
     pub place: Option<Arc<str>>,
@@ -78,6 +79,15 @@ pub enum Cause {
     /// No connection to the server could be made.
     #[error("can't connect: {0}; is the server running, and is its address right?")]
     Unreachable(String),
+    /// The server takes no more clients.
+    #[error("the server has no connection left ({0}); raise its maxclients, or close connections to it")]
+    NoConnectionLeft(String),
+    /// A fixed address leads to a replica.
+    #[error(
+        "the server is a replica of {0}, and what it has may be old; name its primary, and the replica with replica=, \
+         or open with mode=ro to read what the replica has"
+    )]
+    IsReplica(String),
     /// The server wants another user or password.
     #[error("the server refuses the user or password: {0}")]
     Authentication(String),
@@ -297,7 +307,14 @@ pub enum Cause {
 impl Cause {
     /// Whether the server could not be asked, or is not ready to answer.
     pub(crate) fn is_absence(&self) -> bool {
-        matches!(self, Cause::Unreachable(_) | Cause::ConnectionLost(_) | Cause::NoReply | Cause::Loading(_))
+        matches!(
+            self,
+            Cause::Unreachable(_)
+                | Cause::NoConnectionLeft(_)
+                | Cause::ConnectionLost(_)
+                | Cause::NoReply
+                | Cause::Loading(_)
+        )
     }
 }
 
@@ -375,7 +392,12 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         | Cause::UnknownFormat(_)
         | Cause::UnfitReplica { .. }
         | Cause::Unsupported(_) => code::CANTOPEN,
-        Cause::Unreachable(_) | Cause::ConnectionLost(_) | Cause::NoReply | Cause::BadReply(_) => match during {
+        Cause::Unreachable(_)
+        | Cause::NoConnectionLeft(_)
+        | Cause::IsReplica(_)
+        | Cause::ConnectionLost(_)
+        | Cause::NoReply
+        | Cause::BadReply(_) => match during {
             During::Open => code::CANTOPEN,
             other => io_code(other),
         },

@@ -115,13 +115,19 @@ pub(crate) struct File {
 
 impl File {
     /// Opens a database; `create` allows that there is none.
-    pub(crate) fn open(address: Address, read_only: bool, create: bool) -> Result<File> {
-        let database = Process::current().database(&address.config, &address.name);
-        let opened = database.open().map_err(|error| error.at(&database.place))?;
+    pub(crate) fn open(mut address: Address, read_only: bool, create: bool) -> Result<File> {
+        let read_only = read_only || address.config.read_only;
+        let mut database = Process::current().database(&address.config, &address.name);
+        let mut opened = database.open();
+        if read_only && opened.as_ref().is_err_and(|error| matches!(error.cause, Cause::IsReplica(_))) {
+            address.config = address.config.with_any_role();
+            database = Process::current().database(&address.config, &address.name);
+            opened = database.open();
+        }
+        let opened = opened.map_err(|error| error.at(&database.place))?;
         if opened.snapshot == Snapshot::EMPTY && !create {
             return Err(Error::from(Cause::Missing).at(&database.place));
         }
-        let read_only = read_only || address.config.read_only;
         let mut file = File::on(database, read_only);
         file.wait = address.config.wait;
         file.database.check_wait(file.wait).map_err(|error| error.at(&file.database.place))?;

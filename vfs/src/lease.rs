@@ -35,6 +35,8 @@ struct State {
     /// Where one may linger.
     lingering: Option<Arc<Lingering>>,
     running: bool,
+    /// The thread is to end when there is nothing to see to.
+    rests: bool,
     /// When the thread looks next, unless it is woken.
     wakes_at: Option<Instant>,
 }
@@ -64,6 +66,7 @@ impl Renewer {
 
     /// Sees to it that the thread looks then.
     fn see_to(self: &Arc<Self>, mut state: MutexGuard<'_, State>, due: Instant) {
+        state.rests = false;
         if !state.running {
             state.running = true;
             let renewer = self.clone();
@@ -75,6 +78,17 @@ impl Renewer {
             }
         } else if state.wakes_at.is_some_and(|at| due < at) {
             // The thread takes the lock at once.
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Ends the thread, unless there are leases: a connection was closed. (In a forked child, a thread of the
+    /// parent may have left this locked.)
+    pub(crate) fn rest(&self) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        if state.running {
+            state.rests = true;
             drop(state);
             self.wake.notify_one();
         }
@@ -98,6 +112,10 @@ impl Renewer {
             if due.is_empty() && over.is_none() {
                 let lingers_until = state.lingering.as_ref().and_then(|lingering| lingering.due());
                 let next = state.leases.values().map(|held| held.due).chain(lingers_until).min();
+                if next.is_none() && state.rests {
+                    state.running = false;
+                    return;
+                }
                 let wakes_at = next.unwrap_or(now + IDLE);
                 state.wakes_at = Some(wakes_at);
                 let timed_out;
@@ -330,5 +348,22 @@ mod tests {
         assert!(matches!(take(1000), Err(error) if matches!(error.cause, Cause::Busy(_))));
         lease.release().unwrap();
         assert!(take(1000).is_ok());
+    }
+
+    #[test]
+    fn the_thread_ends_with_the_last_connection() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let renewer = Arc::new(Renewer::default());
+        let (token, life) = (token().unwrap(), Duration::from_secs(60));
+        let bid = Bid { token: &token, life, patience: Duration::ZERO, known: Version(0), pages: &[] };
+        let (lease, ..) = Lease::take(&store, bid, &renewer, Duration::ZERO).unwrap();
+        renewer.rest();
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(renewer.state.lock().running, "there is a lease");
+        lease.release().unwrap();
+        let closed = Instant::now();
+        renewer.rest();
+        eventually("it ends", || !renewer.state.lock().running);
+        assert!(closed.elapsed() < IDLE, "at once, not when it has nothing to do");
     }
 }

@@ -29,7 +29,7 @@
 //! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write
 //! 8. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
 //! 9. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
-//! 10. `error`: everything that can go wrong, and SQLite's code for it; `sync`: locks that a fork leaves in order
+//! 10. `error`: everything that can go wrong, and SQLite's code for it; `secret`: what no message may show; `sync`: locks that a fork leaves in order
 
 mod ffi;
 mod vfs;
@@ -62,6 +62,7 @@ mod sync;
 mod vtab;
 pub mod admin;
 mod error;
+mod secret;
 #[cfg(test)]
 mod docs;
 #[cfg(feature = "fuzzing")]
@@ -73,6 +74,7 @@ pub use error::{Cause, Error, Result};
 pub use ffi::connection::last_error;
 pub use ffi::{forget_last_failure, last_failure};
 pub use options::Options;
+pub use secret::hide_secrets;
 pub use store::server::Stats;
 pub use store::{CommitId, PageNo, Version};
 

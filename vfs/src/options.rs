@@ -44,6 +44,31 @@ impl Options {
         self
     }
 
+    /// Where the password is, for servers whose address has none: `file:/path` or `env:NAME`. It is read for each
+    /// connection.
+    #[must_use]
+    pub fn credentials(self, place: impl Into<String>) -> Self {
+        self.set(&config::CREDENTIALS, place.into())
+    }
+
+    /// With TLS: files with the client's certificate and its key (PEM).
+    #[must_use]
+    pub fn tls_identity(self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
+        self.set(&config::TLS_CERT, certificate.into()).set(&config::TLS_KEY, key.into())
+    }
+
+    /// With TLS: file with the certificates of the authorities that are trusted, in place of the system's (PEM).
+    #[must_use]
+    pub fn tls_authorities(self, file: impl Into<String>) -> Self {
+        self.set(&config::TLS_CA, file.into())
+    }
+
+    /// With TLS: the name that the server's certificate must have, in place of the host in the address.
+    #[must_use]
+    pub fn tls_name(self, name: impl Into<String>) -> Self {
+        self.set(&config::TLS_NAME, name.into())
+    }
+
     /// How new what is read must be.
     #[must_use]
     pub fn consistency(self, consistency: Consistency) -> Self {

@@ -16,11 +16,15 @@ use crate::ffi::fork;
 use crate::group::Participants;
 use crate::journal::SuperJournals;
 use crate::store::keys::Keys;
+use crate::store::pool::Pool;
 use crate::store::server::Server;
 use crate::sync::Mutex;
 use crate::vtab::keys::Keys as TableKeys;
 use crate::vtab::table::Known;
 
+/// Servers that are remembered. One that is forgotten while a database uses it stays with that; all share the
+/// idle connections.
+const SERVERS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// Databases whose caches stay warm while nobody has them open.
 const WARM_DATABASES: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
@@ -35,7 +39,8 @@ static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 /// See the [module](self).
 pub(crate) struct Process {
     generation: fork::Generation,
-    servers: Mutex<HashMap<String, Arc<Server>>>,
+    servers: Mutex<LruCache<String, Arc<Server>>>,
+    pool: Arc<Pool>,
     databases: Mutex<LruCache<String, Arc<Database>>>,
     pub super_journals: SuperJournals,
     pub participants: Participants,
@@ -47,7 +52,8 @@ impl Process {
     fn new() -> Self {
         Process {
             generation: fork::generation(),
-            servers: Mutex::default(),
+            servers: Mutex::new(LruCache::new(SERVERS)),
+            pool: Arc::default(),
             databases: Mutex::new(LruCache::new(WARM_DATABASES)),
             super_journals: SuperJournals::default(),
             participants: Participants::default(),
@@ -106,6 +112,7 @@ impl Process {
     pub(crate) fn server(&self, config: &Config, key: &str) -> Arc<Server> {
         let slot_of = if let Address::Cluster(_) = config.server { key } else { "" };
         let settings = format!("{} {} {slot_of}", config.server_key(), config.allow_eviction);
-        self.servers.lock().entry(settings).or_insert_with(|| Arc::new(Server::new(config, key))).clone()
+        let mut servers = self.servers.lock();
+        servers.get_or_insert(settings, || Arc::new(Server::new(config, key, &self.pool))).clone()
     }
 }

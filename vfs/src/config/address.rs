@@ -1,6 +1,7 @@
 //! Where a server is: the forms of its URL, and its name without user and password.
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use super::credentials::Credentials;
+use super::endpoint::{Endpoint, Password, TlsFiles, name, place, with_db};
 
 /// Port of a Sentinel that is named without one.
 const SENTINEL_PORT: u16 = 26379;
@@ -11,13 +12,13 @@ const SERVER_PORT: u16 = 6379;
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
     /// Here, or where its name leads to when a connection is made.
-    Fixed(ConnectionInfo),
+    Fixed(Endpoint),
     /// Where the Sentinels say that the primary of a service is.
     Sentinel(Service),
     /// At the node of a Cluster that has the slot of the database. These nodes are asked for it.
-    Cluster(Vec<ConnectionInfo>),
+    Cluster(Vec<Endpoint>),
     /// A replica in a Cluster, which no URL names: it serves reads to those who say `READONLY`.
-    Replica(ConnectionInfo),
+    Replica(Endpoint),
 }
 
 /// A primary with its replicas, as Sentinels know it.
@@ -26,9 +27,9 @@ pub(crate) struct Service {
     /// Its name, as in `sentinel monitor NAME ...`.
     pub name: String,
     /// How to reach the Sentinels.
-    pub sentinels: Vec<ConnectionInfo>,
+    pub sentinels: Vec<Endpoint>,
     /// How to reach its servers, but for their host and port.
-    pub server: ConnectionInfo,
+    pub server: Endpoint,
 }
 
 impl Address {
@@ -39,7 +40,9 @@ impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         match scheme {
-            "redis" | "rediss" | "unix" | "redis+unix" | "valkey" | "valkeys" => Ok(Address::Fixed(info(url)?)),
+            "redis" | "rediss" | "unix" | "redis+unix" | "valkey" | "valkeys" => {
+                Ok(Address::Fixed(Endpoint::parse(url)?))
+            }
             "sentinel" => sentinel("redis", rest),
             "sentinels" => sentinel("rediss", rest),
             "redis+cluster" => cluster("redis", rest),
@@ -58,10 +61,10 @@ impl Address {
     /// The address without user and password.
     pub(crate) fn name(&self) -> String {
         match self {
-            Address::Fixed(info) | Address::Replica(info) => fixed_name(info),
+            Address::Fixed(endpoint) | Address::Replica(endpoint) => name(endpoint),
             Address::Sentinel(Service { name, sentinels, server }) => {
                 let scheme = if is_tls(server) { "sentinels" } else { "sentinel" };
-                with_db(format!("{scheme}://{name}@{}", places(sentinels)), "/", server.redis_settings().db())
+                with_db(format!("{scheme}://{name}@{}", places(sentinels)), "/", server.db)
             }
             Address::Cluster(nodes) => {
                 let scheme = if nodes.iter().any(is_tls) { "rediss+cluster" } else { "redis+cluster" };
@@ -73,90 +76,81 @@ impl Address {
     /// What makes two of them interchangeable: all of it, user and password included.
     pub(crate) fn key(&self) -> String {
         match self {
-            Address::Fixed(info) => key(info),
-            Address::Replica(info) => format!("replica {}", key(info)),
+            Address::Fixed(endpoint) => endpoint.key(),
+            Address::Replica(endpoint) => format!("replica {}", endpoint.key()),
             Address::Sentinel(Service { name, sentinels, server }) => {
-                format!("{name} {} {}", key(server), sentinels.iter().map(key).collect::<String>())
+                format!("{name} {} {}", server.key(), sentinels.iter().map(Endpoint::key).collect::<String>())
             }
-            Address::Cluster(nodes) => format!("cluster {}", nodes.iter().map(key).collect::<String>()),
+            Address::Cluster(nodes) => format!("cluster {}", nodes.iter().map(Endpoint::key).collect::<String>()),
+        }
+    }
+
+    /// All servers that are named, Sentinels among them.
+    fn endpoints(&self) -> Vec<&Endpoint> {
+        match self {
+            Address::Fixed(endpoint) | Address::Replica(endpoint) => vec![endpoint],
+            Address::Sentinel(service) => service.sentinels.iter().chain([&service.server]).collect(),
+            Address::Cluster(nodes) => nodes.iter().collect(),
         }
     }
 
     /// Everything that is to be kept secret.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn passwords(&self) -> Vec<&str> {
-        let all: Vec<_> = match self {
-            Address::Fixed(info) | Address::Replica(info) => vec![info],
-            Address::Sentinel(service) => service.sentinels.iter().chain([&service.server]).collect(),
-            Address::Cluster(nodes) => nodes.iter().collect(),
+        self.endpoints().into_iter().filter_map(|endpoint| endpoint.password.given()).collect()
+    }
+
+    /// Whether it is reached with TLS.
+    pub(super) fn is_tls(&self) -> bool {
+        self.endpoints().iter().any(|endpoint| endpoint.tls.is_some())
+    }
+
+    /// Whether the same servers are named, whoever logs in there, and whatever database is used.
+    pub(crate) fn has_servers_of(&self, other: &Address) -> bool {
+        let all = |address: &Address| -> Vec<_> {
+            address.endpoints().into_iter().map(|one| (one.place.clone(), one.tls.is_some())).collect()
         };
-        all.into_iter().filter_map(|info| info.redis_settings().password()).collect()
+        all(self) == all(other)
+    }
+
+    /// The same with these credentials, for servers whose password the address does not have, and with these
+    /// files where there is TLS. Sentinels have passwords of their own.
+    pub(super) fn with(mut self, credentials: Option<&Credentials>, files: &TlsFiles) -> Address {
+        let log_in = |server: &mut Endpoint| {
+            if let (Password::None, Some(credentials)) = (&server.password, credentials) {
+                server.password = Password::Named(credentials.clone());
+            }
+        };
+        let trust = |server: &mut Endpoint| {
+            if let Some(tls) = &mut server.tls {
+                tls.files = files.clone();
+            }
+        };
+        match &mut self {
+            Address::Fixed(endpoint) | Address::Replica(endpoint) => {
+                log_in(endpoint);
+                trust(endpoint);
+            }
+            Address::Sentinel(Service { sentinels, server, .. }) => {
+                log_in(server);
+                trust(server);
+                sentinels.iter_mut().for_each(trust);
+            }
+            Address::Cluster(nodes) => nodes.iter_mut().for_each(|node| {
+                log_in(node);
+                trust(node);
+            }),
+        }
+        self
     }
 }
 
-fn key(info: &ConnectionInfo) -> String {
-    let redis = info.redis_settings();
-    format!("{:?} {} {:?} {:?};", info.addr(), redis.db(), redis.username(), redis.password())
+fn is_tls(endpoint: &Endpoint) -> bool {
+    endpoint.tls.is_some()
 }
 
-fn fixed_name(info: &ConnectionInfo) -> String {
-    let db = info.redis_settings().db();
-    match info.addr() {
-        ConnectionAddr::Tcp(..) => with_db(format!("redis://{}", place(info)), "/", db),
-        ConnectionAddr::TcpTls { .. } => with_db(format!("rediss://{}", place(info)), "/", db),
-        ConnectionAddr::Unix(path) => with_db(format!("unix://{}", path.display()), "?db=", db),
-        other => other.to_string(),
-    }
-}
-
-fn with_db(address: String, separator: &str, db: i64) -> String {
-    if db == 0 { address } else { format!("{address}{separator}{db}") }
-}
-
-fn is_tls(info: &ConnectionInfo) -> bool {
-    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
-}
-
-fn places(all: &[ConnectionInfo]) -> String {
+fn places(all: &[Endpoint]) -> String {
     all.iter().map(place).collect::<Vec<_>>().join(",")
-}
-
-/// Host and port, or the path of a socket.
-pub(crate) fn place(info: &ConnectionInfo) -> String {
-    match info.addr() {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => host_and_port(host, *port),
-        other => other.to_string(),
-    }
-}
-
-pub(crate) fn host_and_port(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-/// The same user, password and TLS at another place.
-pub(crate) fn elsewhere(info: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
-    let host = host.to_owned();
-    let address = match info.addr() {
-        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
-        }
-        _ => ConnectionAddr::Tcp(host, port),
-    };
-    info.clone().set_addr(address)
-}
-
-fn info(url: &str) -> Result<ConnectionInfo, String> {
-    match url.into_connection_info() {
-        Ok(info) => {
-            let redis = info.redis_settings().clone().set_lib_name("sqlite-redis", env!("CARGO_PKG_VERSION"));
-            Ok(info.set_redis_settings(redis))
-        }
-        Err(error) => {
-            // What follows may repeat a part of the address.
-            let error = error.to_string();
-            Err(format!("not a server address: {}", error.split(" - ").next().unwrap_or_default()))
-        }
-    }
 }
 
 /// The parts of a URL with several hosts: `[user:password@]hosts[/db][?query][#fragment]`.
@@ -180,10 +174,10 @@ impl<'a> Parts<'a> {
     }
 
     /// Each host as a URL that the client library reads.
-    fn infos(&self, scheme: &str, user: &str, port: u16) -> Result<Vec<ConnectionInfo>, String> {
+    fn infos(&self, scheme: &str, user: &str, port: u16) -> Result<Vec<Endpoint>, String> {
         let one = |host: &str| {
             let port = if has_port(host) { String::new() } else { format!(":{port}") };
-            info(&format!("{scheme}://{user}{host}{port}/{}{}", self.db, self.fragment))
+            Endpoint::parse(&format!("{scheme}://{user}{host}{port}/{}{}", self.db, self.fragment))
         };
         self.hosts.split(',').map(one).collect()
     }
@@ -210,7 +204,7 @@ fn sentinel(scheme: &str, rest: &str) -> Result<Address, String> {
         match pair.split_once('=') {
             Some(("sentinel_user", value)) => sentinel_user = value,
             Some(("sentinel_password", value)) => sentinel_password = value,
-            _ => return Err("behind ? expected sentinel_user=USER and sentinel_password=PASSWORD".to_owned()),
+            _ => return Err("behind ? only sentinel_user and sentinel_password are known".to_owned()),
         }
     }
     let asking = match (sentinel_user, sentinel_password) {
@@ -230,13 +224,14 @@ fn cluster(scheme: &str, rest: &str) -> Result<Address, String> {
         return Err("a Cluster has database 0 only; leave the number out".to_owned());
     }
     if !parts.query.is_empty() {
-        return Err("expected nothing behind ?".to_owned());
+        return Err("behind ? nothing is known".to_owned());
     }
     Ok(Address::Cluster(parts.infos(scheme, parts.user, SERVER_PORT)?))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::endpoint::elsewhere;
     use super::*;
 
     fn service(url: &str) -> Service {
@@ -252,12 +247,10 @@ mod tests {
             service("sentinel://me:se%40cret@shop-1@a:1,b,[::1],[::2]:7/3?sentinel_user=u&sentinel_password=p%2Fw");
         assert_eq!(service.name, "shop-1");
         assert_eq!(places(&service.sentinels), "a:1,b:26379,[::1]:26379,[::2]:7");
-        let server = service.server.redis_settings();
-        assert_eq!((server.username(), server.password(), server.db()), (Some("me"), Some("se@cret"), 3));
-        for sentinel in &service.sentinels {
-            let sentinel = sentinel.redis_settings();
-            assert_eq!((sentinel.username(), sentinel.password(), sentinel.db()), (Some("u"), Some("p/w"), 0));
-        }
+        let all = |endpoint: &Endpoint| (endpoint.user.clone(), endpoint.password.clone(), endpoint.db);
+        let given = |user: &str, password: &str, db| (Some(user.to_owned()), Password::Given(password.to_owned()), db);
+        assert_eq!(all(&service.server), given("me", "se@cret", 3));
+        assert!(service.sentinels.iter().all(|sentinel| all(sentinel) == given("u", "p/w", 0)));
         assert_eq!(Address::Sentinel(service).name(), "sentinel://shop-1@a:1,b:26379,[::1]:26379,[::2]:7/3");
     }
 
@@ -266,16 +259,30 @@ mod tests {
         let service = service("sentinels://shop@a:1#insecure");
         assert!(is_tls(&service.sentinels[0]));
         let server = elsewhere(&service.server, "b", 2);
-        assert!(matches!(server.addr(), ConnectionAddr::TcpTls { host, port: 2, insecure: true, .. } if host == "b"));
-        assert_eq!(service.server.redis_settings().password(), None);
+        assert_eq!((place(&server).as_str(), server.tls.unwrap().insecure), ("b:2", true));
+        assert_eq!(service.server.password, Password::None);
     }
 
     #[test]
     fn a_cluster_is_named_by_some_of_its_nodes() {
         let Ok(Address::Cluster(nodes)) = Address::parse("redis+cluster://me:pw@a:1,b/0") else { panic!() };
         assert_eq!(places(&nodes), "a:1,b:6379");
-        assert!(nodes.iter().all(|node| node.redis_settings().password() == Some("pw")));
+        assert!(nodes.iter().all(|node| node.password == Password::Given("pw".to_owned())));
         assert_eq!(Address::parse("rediss+cluster://a:1").map(|a| a.name()), Ok("rediss+cluster://a:1".to_owned()));
+    }
+
+    #[test]
+    fn credentials_are_for_servers_without_a_password_and_files_for_tls() {
+        let credentials = Credentials::parse("env:PW").unwrap();
+        let files = TlsFiles { name: Some("n".to_owned()), ..TlsFiles::default() };
+        let with = |url: &str| Address::parse(url).unwrap().with(Some(&credentials), &files);
+        let Address::Sentinel(service) = with("sentinels://me@shop@a:1") else { panic!() };
+        assert_eq!(service.server.password, Password::Named(credentials.clone()));
+        assert_eq!(service.server.tls.as_ref().unwrap().files, files);
+        assert_eq!(service.sentinels[0].password, Password::None);
+        assert_eq!(service.sentinels[0].tls.as_ref().unwrap().files, files);
+        let Address::Fixed(own) = with("redis://me:own@h") else { panic!() };
+        assert_eq!((own.password, own.tls), (Password::Given("own".to_owned()), None));
     }
 
     #[test]

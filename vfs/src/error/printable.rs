@@ -32,10 +32,10 @@ mod tests {
     #[test]
     fn control_characters_in_names_and_replies_are_escaped() {
         let error = Error {
-            place: Some("database `a\u{1b}]0;x\u{7}` on redis://h".into()),
+            place: Some("database `a\u{1b}]0;title\u{7}` on redis://h".into()),
             cause: Cause::Server("é\u{9b}2J\r\nX".to_owned()),
         };
-        let text = r"database `a\u{1b}]0;x\u{7}` on redis://h: the server answered: é\u{9b}2J\r\nX";
+        let text = r"database `a\u{1b}]0;title\u{7}` on redis://h: the server answered: é\u{9b}2J\r\nX";
         assert_eq!(error.to_string(), text);
     }
 }

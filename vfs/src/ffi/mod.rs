@@ -25,6 +25,7 @@ use std::sync::OnceLock;
 use api::Api;
 
 use crate::error::{Cause, During, Error, code, sqlite_code};
+use crate::secret::hide_secrets;
 
 /// The SQLite whose log gets the messages: the first one registered with.
 static LOG: OnceLock<&'static Api> = OnceLock::new();
@@ -76,7 +77,7 @@ pub(crate) fn log(message: &str) {
 
 fn log_as(code: c_int, message: &str) {
     let Some(api) = LOG.get() else { return };
-    let message = CString::new(message.replace('\0', " ")).unwrap_or_default();
+    let message = CString::new(hide_secrets(message).replace('\0', " ")).unwrap_or_default();
     // SAFETY: `sqlite3_log` takes a printf format and its arguments; both strings are
     // NUL-terminated and outlive the call.
     unsafe { (api.log)(code, c"sqlite-redis: %s".as_ptr(), message.as_ptr()) };

@@ -3,11 +3,14 @@
 use redis::cmd;
 
 use crate::config::Address;
-use crate::config::address::{elsewhere, host_and_port};
+use crate::config::endpoint::{elsewhere, host_and_port};
 use crate::error::Result;
 use crate::store::protocol::{bad_reply, text};
 use crate::store::request::Request;
 use crate::store::server::{Server, checked, info_field};
+
+/// Replicas that are looked at; a primary that has more gives reads to these.
+const MOST: usize = 64;
 
 /// A replica that its primary has a connection to.
 #[derive(Debug, Clone)]
@@ -47,12 +50,18 @@ impl Server {
     }
 }
 
-/// Lines such as `slave0:ip=10.0.0.2,port=6379,state=online,offset=123,lag=0`.
+/// Lines such as `slave0:ip=10.0.0.2,port=6379,state=online,offset=123,lag=0`, the first [`MOST`] of them.
 fn replicas(info: &str) -> impl Iterator<Item = (&str, u16, bool)> {
-    (0..).map_while(|n| info_field(Some(info), &format!("slave{n}"))).filter_map(|line| {
+    let lines = info.lines().filter_map(|line| {
+        let (number, fields) = line.strip_prefix("slave")?.split_once(':')?;
+        let is_numbered = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        is_numbered.then_some(fields.trim())
+    });
+    let parsed = lines.filter_map(|line| {
         let field = |name: &str| line.split(',').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         Some((field("ip")?, field("port")?.parse().ok()?, field("state")? == "online"))
-    })
+    });
+    parsed.take(MOST)
 }
 
 #[cfg(test)]
@@ -66,6 +75,13 @@ mod tests {
                     slave1:ip=b.example,port=7002,state=wait_bgsave,offset=0,lag=0\r\nmaster_repl_offset:42\r\n";
         let found: Vec<_> = replicas(info).collect();
         assert_eq!(found, [("::1", 7001, true), ("b.example", 7002, false)]);
-        assert_eq!(replicas("role:slave\r\nslave0:ip=a\r\n").count(), 0);
+        assert_eq!(replicas("role:slave\r\nslave0:ip=a\r\nslave_priority:100\r\n").count(), 0);
+    }
+
+    #[test]
+    fn the_number_of_replicas_is_bounded() {
+        let line = |n: usize| format!("slave{n}:ip=h,port={},state=online\r\n", n % 60_000 + 1);
+        let info: String = (0..200_000).map(line).collect();
+        assert_eq!(replicas(&info).count(), MOST);
     }
 }

@@ -12,12 +12,14 @@ use crate::config::Wait;
 use crate::error::{Cause, Result};
 
 pub(crate) mod commit;
+mod dial;
 pub(crate) mod discovery;
 pub(crate) mod keys;
 mod log_batch;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod packing;
+pub(crate) mod pool;
 pub(crate) mod protocol;
 pub(crate) mod redis;
 pub(crate) mod request;
@@ -26,6 +28,7 @@ pub(crate) mod script;
 pub(crate) mod server;
 mod socket;
 pub(crate) mod stage;
+mod tls;
 pub(crate) mod together;
 pub(crate) mod turn;
 pub(crate) mod undo;

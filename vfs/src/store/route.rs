@@ -6,19 +6,23 @@
 //! older connections lead to a server that has been replaced.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use redis::{ConnectionInfo, ErrorKind, RedisError, ServerErrorKind};
+use redis::{ErrorKind, RedisError, Role, ServerErrorKind};
 
-use crate::config::address::{elsewhere, host_and_port, place};
+use crate::config::endpoint::{Endpoint, Password, elsewhere, host_and_port, place};
 use crate::config::{Address, Config};
 use crate::error::{Cause, Error, Result};
-use crate::store::wire::Wire;
+use crate::secret::hide_secrets;
+use crate::store::pool::{Idle, Pool};
+use crate::store::wire::{Hello, Wire};
 use crate::sync::Mutex;
 
 mod cluster;
+mod role;
 mod sentinel;
 
 use cluster::Cluster;
@@ -65,14 +69,18 @@ impl Times {
 }
 
 enum Way {
-    Fixed(Box<ConnectionInfo>),
-    Replica(Box<ConnectionInfo>),
+    /// `any_role`: it may be a replica.
+    Fixed {
+        endpoint: Box<Endpoint>,
+        any_role: bool,
+    },
+    Replica(Box<Endpoint>),
     Sentinel(Box<Sentinels>),
     Cluster(Box<Cluster>),
 }
 
 /// A connection to the server, which is there, or why there is none.
-type Found<E = Missed> = std::result::Result<(Wire, Node), E>;
+type Found<E = Missed> = std::result::Result<(Idle, Node), E>;
 
 /// Why there is no connection to the server yet.
 struct Missed {
@@ -97,21 +105,37 @@ pub(crate) struct Route {
     way: Way,
     times: Times,
     generation: AtomicU64,
+    /// What stands in the pool for this address and settings; servers that are found add their place.
+    base: Arc<str>,
     /// Where the last connection was made to, unless the address is fixed.
-    server: Mutex<Option<Node>>,
+    found: Mutex<Arrival>,
+}
+
+/// Where the way has led to.
+#[derive(Default)]
+struct Arrival {
+    server: Option<Node>,
+    /// It is to be looked for again.
+    is_lost: bool,
+}
+
+/// What stands in the pool for a server that was found.
+fn pooled(base: &str, node: &Node) -> Arc<str> {
+    format!("{base} at {node}").into()
 }
 
 impl Route {
     /// The way to the server that has the slot of `key`, which matters in a Cluster only.
-    pub(crate) fn new(config: &Config, key: &str) -> Route {
+    pub(crate) fn new(config: &Config, key: &str, pool: &Arc<Pool>) -> Route {
         let times = Times { connect: config.connect_timeout, reply: config.timeout, failover: config.failover };
+        let base: Arc<str> = config.server_key().into();
         let way = match &config.server {
-            Address::Fixed(info) => Way::Fixed(info.clone().into()),
-            Address::Replica(info) => Way::Replica(info.clone().into()),
+            Address::Fixed(endpoint) => Way::Fixed { endpoint: endpoint.clone().into(), any_role: config.any_role },
+            Address::Replica(endpoint) => Way::Replica(endpoint.clone().into()),
             Address::Sentinel(service) => Way::Sentinel(Sentinels::new(service).into()),
-            Address::Cluster(nodes) => Way::Cluster(Cluster::new(nodes, key).into()),
+            Address::Cluster(nodes) => Way::Cluster(Cluster::new(nodes, key, pool, &base).into()),
         };
-        Route { way, times, generation: AtomicU64::new(0), server: Mutex::new(None) }
+        Route { way, times, generation: AtomicU64::new(0), base, found: Mutex::default() }
     }
 
     /// Whether the server may become another one.
@@ -120,7 +144,12 @@ impl Route {
     }
 
     pub(crate) fn is_fixed(&self) -> bool {
-        matches!(self.way, Way::Fixed(_))
+        matches!(self.way, Way::Fixed { .. })
+    }
+
+    /// Whether the address is fixed and must lead to a primary.
+    pub(super) fn must_be_primary(&self) -> bool {
+        matches!(self.way, Way::Fixed { any_role: false, .. })
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
@@ -135,25 +164,43 @@ impl Route {
     /// Host and port of the server of the last connection; nothing before the first, and nothing
     /// for a fixed address.
     pub(crate) fn server(&self) -> Option<String> {
-        self.server.lock().as_ref().map(Node::to_string)
+        self.found.lock().server.as_ref().map(Node::to_string)
     }
 
-    /// A new connection to the server. In a failover, waits for the next primary.
-    pub(crate) fn connect(&self) -> Result<Wire> {
+    /// What stands in the pool for the server; `None` while it is to be looked for.
+    pub(super) fn pooled(&self) -> Option<Arc<str>> {
+        if !self.follows() {
+            return Some(self.base.clone());
+        }
+        let found = self.found.lock();
+        found.server.as_ref().filter(|_| !found.is_lost).map(|node| pooled(&self.base, node))
+    }
+
+    /// A connection to the server, with what stands in the pool for it. In a failover, waits for the next
+    /// primary. The connection is a new one, unless an idle one may be `reused`.
+    pub(super) fn connect(&self, reused: bool) -> Result<(Idle, Arc<str>)> {
         let deadline = Instant::now() + self.times.failover;
         let mut pause = Duration::from_millis(20);
         loop {
             let found = match &self.way {
-                Way::Fixed(info) => return connect(info, &self.times),
-                Way::Replica(info) => return connect_to_replica(info, &self.times),
+                Way::Fixed { endpoint, any_role } => {
+                    let wire = role::connect(endpoint, *any_role, &self.times)?;
+                    return Ok((Idle::new(wire), self.base.clone()));
+                }
+                Way::Replica(endpoint) => {
+                    let hello = Hello { readonly: true, ..Hello::default() };
+                    let (wire, _) = connect(endpoint, hello, &self.times)?;
+                    return Ok((Idle::new(wire), self.base.clone()));
+                }
                 Way::Sentinel(sentinels) => sentinels.connect(&self.times),
-                Way::Cluster(cluster) => cluster.connect(&self.times),
+                Way::Cluster(cluster) => cluster.connect(&self.times, reused),
             };
             let missed = match found {
                 Ok((mut connection, node)) => {
+                    connection.wire.set_timeout(self.times.reply).map_err(connect_cause)?;
+                    let pooled = pooled(&self.base, &node);
                     self.arrived(node);
-                    connection.set_timeout(self.times.reply).map_err(connect_cause)?;
-                    return Ok(connection);
+                    return Ok((connection, pooled));
                 }
                 Err(missed) => missed,
             };
@@ -166,24 +213,33 @@ impl Route {
     }
 
     fn arrived(&self, node: Node) {
-        let mut server = self.server.lock();
-        if server.as_ref() != Some(&node) && server.replace(node).is_some() {
+        let mut found = self.found.lock();
+        found.is_lost = false;
+        if found.server.as_ref() != Some(&node) && found.server.replace(node).is_some() {
             self.generation.fetch_add(1, Relaxed);
         }
     }
 
+    /// Has the server looked for again, where it may have become another one.
+    pub(super) fn lose(&self) {
+        self.found.lock().is_lost = true;
+    }
+
     /// A connection to another server than the one that the way leads to, for one command.
-    pub(crate) fn connect_to(&self, place: &str) -> Result<Wire> {
+    pub(super) fn connect_to(&self, place: &str) -> Result<(Idle, Arc<str>)> {
         match Node::parse(place) {
-            Some(node) => connect(&elsewhere(self.info(), &node.host, node.port), &self.times),
+            Some(node) => {
+                let (wire, _) = connect(&elsewhere(self.info(), &node.host, node.port), Hello::default(), &self.times)?;
+                Ok((Idle::new(wire), pooled(&self.base, &node)))
+            }
             None => Err(Cause::BadReply(format!("it names the server {place}")).into()),
         }
     }
 
     /// User, password and TLS of the servers.
-    pub(crate) fn info(&self) -> &ConnectionInfo {
+    pub(crate) fn info(&self) -> &Endpoint {
         match &self.way {
-            Way::Fixed(info) | Way::Replica(info) => info,
+            Way::Fixed { endpoint, .. } | Way::Replica(endpoint) => endpoint,
             Way::Sentinel(sentinels) => sentinels.info(),
             Way::Cluster(cluster) => cluster.info(),
         }
@@ -195,6 +251,7 @@ impl Route {
         if let Way::Sentinel(sentinels) = &self.way
             && sentinels.say_another(&self.times)
         {
+            self.lose();
             self.generation.fetch_add(1, Relaxed);
         }
     }
@@ -209,39 +266,48 @@ impl Route {
     /// What a node of a Cluster has said of where the slot is, as in `MOVED 3999 127.0.0.1:6381`.
     pub(crate) fn redirected(&self, place: &str) {
         if let (Way::Cluster(cluster), Some(node)) = (&self.way, Node::parse(place)) {
-            let answering = self.server.lock().clone();
+            let answering = self.found.lock().server.clone();
             cluster.redirected(node, answering);
+            self.lose();
         }
     }
 
     /// Connections to all nodes of a Cluster that have slots; otherwise to the one server.
-    pub(crate) fn all(&self) -> Result<Vec<Wire>> {
+    pub(super) fn all(&self) -> Result<Vec<(Idle, Arc<str>)>> {
         match &self.way {
-            Way::Cluster(cluster) => cluster.all(&self.times),
-            _ => Ok(vec![self.connect()?]),
+            Way::Cluster(cluster) => {
+                let all = cluster.all(&self.times)?.into_iter();
+                Ok(all.map(|(wire, node)| (Idle::new(wire), pooled(&self.base, &node))).collect())
+            }
+            _ => Ok(vec![self.connect(false)?]),
         }
     }
 }
 
-fn connect(info: &ConnectionInfo, times: &Times) -> Result<Wire> {
-    let connect = || {
-        let mut connection = Wire::connect(info, times.connect)?;
-        connection.set_timeout(times.reply)?;
-        Ok(connection)
+/// A new connection, and the role that the server says it has if it was asked. A password that is read from
+/// somewhere may have been changed since, so one that is refused is read again.
+fn connect(endpoint: &Endpoint, hello: Hello, times: &Times) -> Result<(Wire, Option<Role>)> {
+    let deadline = Instant::now() + times.connect;
+    let log_in = |password: &Option<String>| {
+        Wire::connect(endpoint, password.as_deref(), hello, deadline, times.reply)
+            .map_err(|error| Error::from(connect_cause(error)))
     };
-    connect().map_err(|error| connect_cause(error).into())
-}
-
-/// A connection that a replica in a Cluster reads for.
-fn connect_to_replica(info: &ConnectionInfo, times: &Times) -> Result<Wire> {
-    let mut connection = connect(info, times)?;
-    redis::cmd("READONLY").exec(&mut connection).map_err(connect_cause)?;
-    Ok(connection)
+    let password = endpoint.password.read()?;
+    let refused = match log_in(&password) {
+        Err(error) if matches!(error.cause, Cause::Authentication(_)) => error,
+        outcome => return outcome,
+    };
+    if !matches!(endpoint.password, Password::Named(_)) {
+        return Err(refused);
+    }
+    let next = endpoint.password.read()?;
+    if next == password { Err(refused) } else { log_in(&next) }
 }
 
 /// A connection to a Sentinel or node for a question, or why there is none, with its name.
-fn ask(info: &ConnectionInfo, times: &Times) -> std::result::Result<Wire, Error> {
-    connect(info, &times.attempt()).map_err(|error| named(&place(info), error))
+fn ask(info: &Endpoint, times: &Times) -> std::result::Result<Wire, Error> {
+    let connected = connect(info, Hello::default(), &times.attempt());
+    connected.map(|(wire, _)| wire).map_err(|error| named(&place(info), error))
 }
 
 /// The failure with the server that it came from.
@@ -251,6 +317,7 @@ fn named(place: &str, error: Error) -> Error {
         Cause::Authentication(message) => Cause::Authentication(format!("{place}: {message}")),
         Cause::Permission(message) => Cause::Permission(format!("{place}: {message}")),
         Cause::Loading(message) => Cause::Loading(format!("{place}: {message}")),
+        Cause::NoConnectionLeft(message) => Cause::NoConnectionLeft(format!("{place}: {message}")),
         other => other,
     };
     Error { cause, ..error }
@@ -267,13 +334,17 @@ fn reason(error: Error) -> String {
 /// Why no connection came about.
 fn connect_cause(error: RedisError) -> Cause {
     // What the system says of a timeout, "resource temporarily unavailable", is no help.
-    let message = if error.is_timeout() { "no reply in time".to_owned() } else { error.to_string() };
+    let message = if error.is_timeout() { "no reply in time".to_owned() } else { hide_secrets(&error.to_string()) };
     match error.kind() {
         ErrorKind::AuthenticationFailed => Cause::Authentication(message),
         ErrorKind::Server(ServerErrorKind::BusyLoading) => Cause::Loading(message),
         ErrorKind::Server(ServerErrorKind::NoPerm) => Cause::Permission(message),
         _ => match error.code() {
             Some("NOAUTH" | "WRONGPASS") => Cause::Authentication(message),
+            Some("BUSY") => Cause::Loading(message),
+            // What a server says and then closes the connection.
+            Some("ERR") if message.contains("max number of clients") => Cause::NoConnectionLeft(message),
+            Some("DENIED") => Cause::Server(message),
             _ => Cause::Unreachable(message),
         },
     }

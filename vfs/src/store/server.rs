@@ -1,12 +1,16 @@
 //! A server and the connections to it: made when needed, kept for the next who needs one. Where
 //! it is, [`Route`] knows; when it is another one than before, older connections are given up.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use redis::{RedisError, ServerError, Value, cmd};
 
 use crate::config::Config;
 use crate::error::{Cause, Result};
+use crate::secret::hide_secrets;
+use crate::store::pool::{Idle, Pool};
 use crate::store::protocol::text;
 use crate::store::request::Request;
 use crate::store::route::Route;
@@ -14,8 +18,10 @@ use crate::store::script::Scripts;
 use crate::store::wire::Wire;
 use crate::sync::Mutex;
 
-/// Connections kept open while nobody uses them.
-const IDLE_CONNECTIONS: usize = 16;
+/// A connection that was silent for longer may have been forgotten on its way, without a word to either side.
+const SURELY_OPEN: Duration = Duration::from_secs(1);
+/// How long a primary at a fixed address is trusted to be one still.
+const ROLE_KNOWN: Duration = Duration::from_secs(10);
 
 /// What has gone over the wire, counted since the process began to use the database.
 #[derive(Debug, Default)]
@@ -56,31 +62,30 @@ pub(crate) struct Server {
     /// Which server it is.
     place: String,
     allow_eviction: bool,
-    idle: Mutex<Vec<Kept>>,
+    /// Of the whole process.
+    pool: Arc<Pool>,
     traffic: Traffic,
     scripts: Scripts,
     /// Generation of the route that was found to be fit.
     checked: Mutex<Option<u64>>,
 }
 
-/// A connection that nobody uses, and the generation of the route that it was made by.
+/// A connection that was taken out of a link, the generation of the route that it was made by, and what stands
+/// in the pool for its server.
 pub(crate) struct Kept {
-    connection: Wire,
+    idle: Idle,
     generation: u64,
-    /// For what is sent next.
-    room: Request,
+    pooled: Arc<str>,
 }
 
 impl Server {
     /// The server that has the slot of `key`, which matters in a Cluster only.
-    pub(crate) fn new(config: &Config, key: &str) -> Self {
-        // Where several crates of the process bring a provider, rustls wants to be told which.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+    pub(crate) fn new(config: &Config, key: &str, pool: &Arc<Pool>) -> Self {
         Server {
-            route: Route::new(config, key),
+            route: Route::new(config, key, pool),
             place: config.server.key(),
             allow_eviction: config.allow_eviction,
-            idle: Mutex::default(),
+            pool: pool.clone(),
             traffic: Traffic::default(),
             scripts: Scripts::default(),
             checked: Mutex::default(),
@@ -109,20 +114,18 @@ impl Server {
     /// A connection from the idle ones, or a new one.
     pub(crate) fn link(&self) -> Result<Link<'_>> {
         self.route.confirm();
-        loop {
-            match self.idle.lock().pop() {
-                Some(kept) if kept.generation == self.route.generation() => {
-                    return Ok(Link { server: self, kept: Some(kept), fresh: false });
-                }
-                Some(_) => {}
-                None => break,
-            }
+        if let Some(pooled) = self.route.pooled()
+            && let Some(idle) = self.pool.take(&pooled)
+        {
+            return Ok(Link::of(self, idle, pooled));
         }
-        self.fresh_link()
+        let (idle, pooled) = self.route.connect(true)?;
+        Ok(Link::of(self, idle, pooled))
     }
 
     fn fresh_link(&self) -> Result<Link<'_>> {
-        Ok(Link::of(self, self.route.connect()?))
+        let (idle, pooled) = self.route.connect(false)?;
+        Ok(Link::of(self, idle, pooled))
     }
 
     /// Sends commands that may be sent twice, and returns their replies, one for each. A
@@ -132,7 +135,7 @@ impl Server {
         let mut link = self.link()?;
         for _ in 0..REPETITIONS {
             let last = link.fresh && !self.route.follows();
-            match link.exchange(request) {
+            match link.ask(request) {
                 Ok(replies) => {
                     if let Some(replies) = self.redirected(request, replies)? {
                         return Ok(replies);
@@ -211,7 +214,8 @@ impl Server {
 
     /// Follows an `ASK`: the slot is on its way to another node, and this key is there already.
     fn ask_at(&self, place: &str, command: &[u8]) -> Result<Value> {
-        let mut link = Link::of(self, self.route.connect_to(place)?);
+        let (idle, pooled) = self.route.connect_to(place)?;
+        let mut link = Link::of(self, idle, pooled);
         let mut request = Request::one(&cmd("ASKING"));
         request.push_packed(command);
         let mut replies = link.exchange(&request)?;
@@ -226,7 +230,7 @@ impl Server {
 
     /// Links to all nodes of a Cluster; otherwise one to the server.
     pub(crate) fn nodes(&self) -> Result<Vec<Link<'_>>> {
-        Ok(self.route.all()?.into_iter().map(|connection| Link::of(self, connection)).collect())
+        Ok(self.route.all()?.into_iter().map(|(idle, pooled)| Link::of(self, idle, pooled)).collect())
     }
 
     /// Refuses servers that can't keep rows safely, as [`Server::ask_checked`] does.
@@ -357,7 +361,7 @@ impl Sending<'_, '_> {
         self.flush();
         self.sent?;
         if let Some(kept) = &mut self.link.kept {
-            kept.room = self.piece.emptied();
+            kept.idle.room = self.piece.emptied();
         }
         self.link.receive(self.commands)
     }
@@ -369,13 +373,43 @@ pub(crate) struct Link<'a> {
     server: &'a Server,
     kept: Option<Kept>,
     fresh: bool,
+    /// When something last came, where that is so long ago that it may have been forgotten.
+    silent_since: Option<Instant>,
 }
 
 impl<'server> Link<'server> {
-    /// A new connection.
-    fn of(server: &'server Server, connection: Wire) -> Self {
-        let kept = Kept { connection, generation: server.route.generation(), room: Request::default() };
-        Link { server, kept: Some(kept), fresh: true }
+    fn of(server: &'server Server, idle: Idle, pooled: Arc<str>) -> Self {
+        Link::from(server, Some(Kept { idle, generation: server.route.generation(), pooled }))
+    }
+
+    fn from(server: &'server Server, kept: Option<Kept>) -> Self {
+        let fresh = kept.as_ref().is_some_and(|kept| !kept.idle.wire.is_used);
+        let heard = kept.as_ref().map(|kept| kept.idle.wire.heard());
+        let silent_since = heard.filter(|heard| heard.elapsed() > SURELY_OPEN);
+        Link { server, kept, fresh, silent_since }
+    }
+
+    /// The same as [`Link::exchange`]. From time to time it asks for the server's role in the same trip, and gives
+    /// the connection up if that is no primary any more.
+    fn ask(&mut self, request: &Request) -> Result<Vec<Value>> {
+        let asked = self.kept.as_ref().map(|kept| kept.idle.wire.role_asked);
+        if !self.server.route.must_be_primary() || asked.is_none_or(|asked| asked.elapsed() < ROLE_KNOWN) {
+            return self.exchange(request);
+        }
+        let mut longer = request.clone();
+        longer.push(&cmd("ROLE"));
+        let mut replies = self.exchange(&longer)?;
+        // Where access rules forbid to ask, it is taken for what it was named as.
+        if let Some(Value::Array(role)) = replies.pop()
+            && role.first().and_then(text).is_some_and(|role| role == "slave")
+        {
+            self.give_up();
+            return Err(Cause::ConnectionLost("the server has been made a replica".into()).into());
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.idle.wire.role_asked = Instant::now();
+        }
+        Ok(replies)
     }
 
     /// Sends commands and returns their replies, errors of the server among them. Any failure of
@@ -387,7 +421,7 @@ impl<'server> Link<'server> {
 
     /// Begins to send commands that are too many to be put together first.
     pub(crate) fn sending(&mut self) -> Sending<'_, 'server> {
-        let piece = self.kept.as_mut().map(|kept| std::mem::take(&mut kept.room)).unwrap_or_default();
+        let piece = self.kept.as_mut().map(|kept| std::mem::take(&mut kept.idle.room)).unwrap_or_default();
         Sending { link: self, piece, sent: Ok(()), commands: 0 }
     }
 
@@ -412,17 +446,29 @@ impl<'server> Link<'server> {
         let Some(kept) = &mut self.kept else {
             return Err(Cause::ConnectionLost("it is closed".into()).into());
         };
-        part(&mut kept.connection).map_err(|error| {
+        let (outcome, heard) = (part(&mut kept.idle.wire), kept.idle.wire.heard());
+        outcome.map_err(|error| {
             self.give_up();
-            if error.is_timeout() { Cause::NoReply } else { Cause::ConnectionLost(error.to_string()) }.into()
+            match self.silent_since {
+                // Another connection may work at once.
+                Some(since) if error.is_timeout() && since == heard => {
+                    Cause::ConnectionLost("no reply came on a connection that had been idle".into()).into()
+                }
+                _ if error.is_timeout() => Cause::NoReply.into(),
+                _ => Cause::ConnectionLost(hide_secrets(&error.to_string())).into(),
+            }
         })
     }
 
     /// Closes the connection, and those that most likely broke with it.
     fn give_up(&mut self) {
-        self.kept = None;
-        if !self.fresh || self.server.route.follows() {
-            self.server.idle.lock().clear();
+        let kept = self.kept.take();
+        let follows = self.server.route.follows();
+        if let Some(kept) = kept.filter(|_| !self.fresh || follows) {
+            self.server.pool.clear(&kept.pooled);
+        }
+        if follows {
+            self.server.route.lose();
         }
         self.server.route.doubt();
     }
@@ -478,18 +524,18 @@ impl Server {
     /// is closed.
     pub(crate) fn attach(&self, kept: Kept) -> Link<'_> {
         self.route.confirm();
-        let kept = Some(kept).filter(|kept| kept.generation == self.route.generation());
-        Link { server: self, kept, fresh: false }
+        let mut link = Link::from(self, Some(kept).filter(|kept| kept.generation == self.route.generation()));
+        link.fresh = false;
+        link
     }
 }
 
 impl Drop for Link<'_> {
     fn drop(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            let mut idle = self.server.idle.lock();
-            if idle.len() < IDLE_CONNECTIONS && kept.generation == self.server.route.generation() {
-                idle.push(kept);
-            }
+        if let Some(kept) = self.kept.take()
+            && kept.generation == self.server.route.generation()
+        {
+            self.server.pool.put(&kept.pooled, kept.idle);
         }
     }
 }
@@ -504,7 +550,7 @@ pub(crate) fn checked(reply: Value) -> Result<Value> {
 
 fn message(error: &ServerError) -> String {
     match error.details() {
-        Some(details) => format!("{} {details}", error.code()),
+        Some(details) => hide_secrets(&format!("{} {details}", error.code())),
         None => error.code().to_owned(),
     }
 }

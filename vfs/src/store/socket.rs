@@ -1,10 +1,9 @@
 //! A stream of bytes to a server and back, and how its bytes are waited for.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
@@ -26,7 +25,7 @@ pub(super) struct Socket {
 }
 
 /// What all kinds of stream can do.
-trait Stream: Read + Write + Send {
+pub(super) trait Stream: Read + Write + Send {
     fn set_timeout(&self, time: Duration) -> io::Result<()>;
 
     /// What is there already, or [`ErrorKind::WouldBlock`].
@@ -52,32 +51,6 @@ stream!(TcpStream);
 stream!(UnixStream);
 
 impl Socket {
-    pub(super) fn unix(path: &Path) -> io::Result<Socket> {
-        UnixStream::connect(path).map(Socket::of)
-    }
-
-    /// Tries all addresses of a host.
-    pub(super) fn tcp(host: &str, port: u16, patience: Duration) -> io::Result<Socket> {
-        let deadline = Instant::now() + patience;
-        let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
-        for address in (host, port).to_socket_addrs()? {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            match TcpStream::connect_timeout(&address, left) {
-                Ok(stream) => {
-                    // Requests are whole already.
-                    stream.set_nodelay(true)?;
-                    return Ok(Socket::of(stream));
-                }
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
-
-    #[expect(private_bounds, reason = "the kinds are listed here")]
     pub(super) fn of(stream: impl Stream + 'static) -> Socket {
         Socket { stream: Box::new(stream), sleeps: 0 }
     }

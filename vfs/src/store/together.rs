@@ -387,7 +387,8 @@ impl Joined<'_> {
     /// Adds what this commit has in the transaction.
     fn send(&mut self, sending: &mut Sending<'_, '_>) {
         let before = sending.count();
-        self.undo_commands = self.writer.store.transaction(&self.commit, self.log_mark, self.writer.stage.as_ref(), sending);
+        self.undo_commands =
+            self.writer.store.transaction(&self.commit, self.log_mark, self.writer.stage.as_ref(), sending);
         self.commands = sending.count() - before;
     }
 }

@@ -1,17 +1,16 @@
 //! A connection to a server, below everything else: bytes out, replies in.
 //!
-//! Plain streams are read here. The client library's own parser, which can stop at any byte, takes
-//! longer for a reply than the server does, and scans of small rows are little else. What is rare
-//! is left to the library: TLS, RESP3, and what error replies mean.
+//! The client library's own parser, which can stop at any byte, takes longer for a reply than the server does,
+//! and scans of small rows are little else. What error replies mean is left to the library.
 
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-use redis::{
-    Client, Connection, ConnectionAddr, ConnectionInfo, ConnectionLike, ProtocolVersion, RedisConnectionInfo,
-    RedisError, RedisResult, Value, cmd, parse_redis_value,
-};
+use redis::{ConnectionLike, RedisError, RedisResult, Role, Value, cmd, from_redis_value, parse_redis_value};
 
+use crate::config::endpoint::{Endpoint, Place};
+use crate::secret::hide_secrets;
+use crate::store::dial::{dial, left};
 use crate::store::socket::Socket;
 
 /// Bytes read at once.
@@ -27,14 +26,8 @@ const LARGEST: usize = 2 << 30;
 /// Bytes a second that a server sends at least, while it answers.
 const SLOWEST: f64 = 8192.0;
 
-/// See the [module](self).
-pub(crate) enum Wire {
-    Plain(Box<Plain>),
-    Library(Box<Connection>),
-}
-
-/// A stream without TLS, and what has come over it and was not looked at yet.
-pub(crate) struct Plain {
+/// A stream, and what has come over it and was not looked at yet.
+pub(crate) struct Wire {
     socket: Socket,
     buffer: Vec<u8>,
     at: usize,
@@ -46,6 +39,23 @@ pub(crate) struct Plain {
     /// Memory that one reply may take.
     largest: usize,
     reply: Progress,
+    /// When the connection is to be made and logged in.
+    deadline: Option<Instant>,
+    /// When something last came.
+    heard: Instant,
+    /// It was idle since it was made.
+    pub(super) is_used: bool,
+    /// When the server was last asked for its role.
+    pub(super) role_asked: Instant,
+}
+
+/// What is said first on a connection, beside user, password and database number.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Hello {
+    /// Ask the server for its role.
+    pub(super) role: bool,
+    /// Read from a replica in a Cluster.
+    pub(super) readonly: bool,
 }
 
 /// How far a reply has come.
@@ -58,98 +68,132 @@ struct Progress {
 }
 
 impl Wire {
-    /// Connects and logs in, within `patience`.
-    pub(crate) fn connect(info: &ConnectionInfo, patience: Duration) -> RedisResult<Wire> {
-        let redis = info.redis_settings();
-        let socket = match info.addr() {
-            _ if !matches!(redis.protocol(), ProtocolVersion::RESP2) => return library(info, patience),
-            ConnectionAddr::Unix(path) => Socket::unix(path)?,
-            ConnectionAddr::Tcp(host, port) => Socket::tcp(host, *port, patience)?,
-            _ => return library(info, patience),
-        };
-        socket.set_timeout(patience)?;
-        let mut plain = Plain::new(socket, patience, LARGEST);
-        plain.log_in(redis)?;
-        Ok(Wire::Plain(Box::new(plain)))
+    /// Connects and logs in before the deadline. A reply will be waited for as long as `reply`. With the
+    /// connection comes the role that the server says it has, if it was asked and may be.
+    pub(super) fn connect(
+        endpoint: &Endpoint,
+        password: Option<&str>,
+        hello: Hello,
+        deadline: Instant,
+        reply: Duration,
+    ) -> RedisResult<(Wire, Option<Role>)> {
+        let mut wire = Wire::new(dial(endpoint, deadline, reply)?, reply, LARGEST);
+        wire.deadline = Some(deadline);
+        wire.socket.set_timeout(left(deadline)?)?;
+        let role = wire.log_in(endpoint, password, hello).map_err(|error| wire.explained(endpoint, error))?;
+        wire.deadline = None;
+        wire.socket.set_timeout(reply)?;
+        Ok((wire, role))
     }
 
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
-        match self {
-            Wire::Plain(plain) => plain.send(bytes),
-            Wire::Library(connection) => connection.send_packed_command(bytes),
+    fn new(socket: Socket, patience: Duration, largest: usize) -> Self {
+        Wire {
+            socket,
+            buffer: Vec::new(),
+            at: 0,
+            end: 0,
+            db: 0,
+            open: true,
+            patience,
+            largest,
+            reply: Progress::default(),
+            deadline: None,
+            heard: Instant::now(),
+            is_used: false,
+            role_asked: Instant::now(),
         }
     }
 
-    /// The next reply.
-    pub(crate) fn receive(&mut self) -> RedisResult<Value> {
-        match self {
-            Wire::Plain(plain) => plain.receive(),
-            Wire::Library(connection) => connection.recv_response(),
+    /// One that is logged in already, for tests.
+    #[cfg(test)]
+    pub(super) fn over(socket: Socket) -> Wire {
+        Wire::new(socket, Duration::from_secs(60), LARGEST)
+    }
+
+    /// When something last came.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// What the library's own connections say first, in one round trip.
+    fn log_in(&mut self, endpoint: &Endpoint, password: Option<&str>, hello: Hello) -> RedisResult<Option<Role>> {
+        let mut commands = Vec::new();
+        if let Some(password) = password {
+            commands.push(cmd("AUTH").arg(endpoint.user.as_deref()).arg(password).to_owned());
+        }
+        if endpoint.db != 0 {
+            commands.push(cmd("SELECT").arg(endpoint.db).to_owned());
+        }
+        commands.extend(hello.readonly.then(|| cmd("READONLY")));
+        commands.extend(hello.role.then(|| cmd("ROLE")));
+        for (what, name) in [("LIB-NAME", "sqlite-redis"), ("LIB-VER", env!("CARGO_PKG_VERSION"))] {
+            commands.push(cmd("CLIENT").arg("SETINFO").arg(what).arg(name).to_owned());
+        }
+        let mut replies = self.converse(&commands)?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        if password.is_some() {
+            next().extract_error().map_err(|error| {
+                // A server that does not know the command repeats what it was given.
+                let kind = redis::ErrorKind::AuthenticationFailed;
+                RedisError::from((kind, "Password authentication failed", hide_secrets(&error.to_string())))
+            })?;
+        }
+        if endpoint.db != 0 {
+            next().extract_error()?;
+            self.db = endpoint.db;
+        }
+        if hello.readonly {
+            next().extract_error()?;
+        }
+        // Servers before 7.2 don't know what is left, and users may not be allowed to.
+        if hello.role { role(next()) } else { Ok(None) }
+    }
+
+    /// Sends commands and returns their replies. A server that refuses the connection says why in one reply
+    /// that nobody has asked for, and closes it.
+    fn converse(&mut self, commands: &[redis::Cmd]) -> RedisResult<Vec<Value>> {
+        let mut packed = Vec::new();
+        commands.iter().for_each(|command| command.write_packed_command(&mut packed));
+        let sent = self.send(&packed);
+        let mut replies = Vec::with_capacity(commands.len());
+        while replies.len() < commands.len() {
+            match (self.receive(), replies.pop()) {
+                (Ok(reply), before) => replies.extend(before.into_iter().chain([reply])),
+                (Err(_), Some(Value::ServerError(refused))) if replies.is_empty() => return Err(refused.into()),
+                (Err(error), _) => return sent.and(Err(error)),
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Why it was in vain, where a server that speaks TLS was spoken to without.
+    fn explained(&self, endpoint: &Endpoint, error: RedisError) -> RedisError {
+        let hint = "the server may speak TLS there: then the address begins with rediss://";
+        let is_tcp = endpoint.tls.is_none() && matches!(endpoint.place, Place::Tcp { .. });
+        match &self.buffer[self.at..self.end] {
+            // The beginning of an alert.
+            [0x15, 0x03, ..] => RedisError::from(io::Error::other(format!("the answer is TLS; {hint}"))),
+            [] if is_tcp && self.reply.bytes == 0 && !error.is_timeout() && error.is_io_error() => RedisError::from(
+                io::Error::other(format!("the server closed the connection at once ({error}); {hint}")),
+            ),
+            _ => error,
         }
     }
 
     /// How long to wait for the server to take or give some bytes.
     pub(crate) fn set_timeout(&mut self, time: Duration) -> RedisResult<()> {
-        match self {
-            Wire::Plain(plain) => {
-                plain.patience = time;
-                Ok(plain.socket.set_timeout(time)?)
-            }
-            Wire::Library(connection) => {
-                connection.set_read_timeout(Some(time))?;
-                connection.set_write_timeout(Some(time))
-            }
-        }
-    }
-}
-
-fn library(info: &ConnectionInfo, patience: Duration) -> RedisResult<Wire> {
-    Ok(Wire::Library(Box::new(Client::open(info.clone())?.get_connection_with_timeout(patience)?)))
-}
-
-impl Plain {
-    fn new(socket: Socket, patience: Duration, largest: usize) -> Self {
-        let (buffer, reply) = (Vec::new(), Progress::default());
-        Plain { socket, buffer, at: 0, end: 0, db: 0, open: true, patience, largest, reply }
+        self.patience = time;
+        Ok(self.socket.set_timeout(time)?)
     }
 
-    /// What the library's own connections say first, in one round trip.
-    fn log_in(&mut self, redis: &RedisConnectionInfo) -> RedisResult<()> {
-        let mut hello = Vec::new();
-        if let Some(password) = redis.password() {
-            cmd("AUTH").arg(redis.username()).arg(password).write_packed_command(&mut hello);
-        }
-        if redis.db() != 0 {
-            cmd("SELECT").arg(redis.db()).write_packed_command(&mut hello);
-        }
-        let names = [("LIB-NAME", redis.lib_name()), ("LIB-VER", redis.lib_ver())];
-        for (what, name) in names {
-            cmd("CLIENT").arg("SETINFO").arg(what).arg(name.unwrap_or_default()).write_packed_command(&mut hello);
-        }
-        let asked = usize::from(redis.password().is_some()) + usize::from(redis.db() != 0);
-        let mut replies = self.req_packed_commands(&hello, 0, asked + names.len())?.into_iter();
-        let mut done = || replies.next().unwrap_or_default().extract_error();
-        if redis.password().is_some() {
-            done().map_err(|error| {
-                let kind = redis::ErrorKind::AuthenticationFailed;
-                RedisError::from((kind, "Password authentication failed", error.to_string()))
-            })?;
-        }
-        if redis.db() != 0 {
-            done()?;
-            self.db = redis.db();
-        }
-        // Servers before 7.2 don't know what is left, and users may not be allowed to.
-        Ok(())
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> RedisResult<()> {
         let sent = self.socket.write_all(bytes);
         self.open &= sent.is_ok();
         Ok(sent?)
     }
 
-    fn receive(&mut self) -> RedisResult<Value> {
+    /// The next reply.
+    pub(crate) fn receive(&mut self) -> RedisResult<Value> {
         self.reply = Progress::default();
         let reply = self.value(0);
         self.open &= reply.is_ok();
@@ -248,10 +292,14 @@ impl Plain {
     /// Waits for some bytes. A reply that comes too slowly counts as none, and so does one without end.
     fn read(&mut self, buffer: &mut [u8]) -> RedisResult<usize> {
         let since = *self.reply.since.get_or_insert_with(Instant::now);
+        if let Some(deadline) = self.deadline {
+            self.socket.set_timeout(left(deadline)?)?;
+        }
         let count = self.socket.read(buffer)?;
         if count == 0 {
             return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
         }
+        self.heard = Instant::now();
         self.reply.bytes += count;
         if since.elapsed() > self.patience + Duration::from_secs_f64(self.reply.bytes as f64 / SLOWEST) {
             return Err(io::Error::from(ErrorKind::TimedOut).into());
@@ -276,8 +324,16 @@ fn garbled(what: &str) -> RedisError {
     RedisError::from((redis::ErrorKind::Parse, "the reply makes no sense", what.to_owned()))
 }
 
+/// What `ROLE` was answered. Where it is forbidden or not there, nothing is known.
+fn role(reply: Value) -> RedisResult<Option<Role>> {
+    match reply {
+        Value::ServerError(error) if error.code() == "NOPERM" || error.code() == "ERR" => Ok(None),
+        reply => Ok(Some(from_redis_value(reply.extract_error()?)?)),
+    }
+}
+
 /// So that a command can be asked with `query`.
-impl ConnectionLike for Plain {
+impl ConnectionLike for Wire {
     fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
         self.send(command)?;
         self.receive()
@@ -304,52 +360,15 @@ impl ConnectionLike for Plain {
     }
 }
 
-impl Wire {
-    fn connection(&mut self) -> &mut dyn ConnectionLike {
-        match self {
-            Wire::Plain(plain) => &mut **plain,
-            Wire::Library(connection) => &mut **connection,
-        }
-    }
-}
-
-impl ConnectionLike for Wire {
-    fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
-        self.connection().req_packed_command(command)
-    }
-
-    fn req_packed_commands(&mut self, commands: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
-        self.connection().req_packed_commands(commands, offset, count)
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Wire::Plain(plain) => plain.get_db(),
-            Wire::Library(connection) => connection.get_db(),
-        }
-    }
-
-    fn check_connection(&mut self) -> bool {
-        self.connection().check_connection()
-    }
-
-    fn is_open(&self) -> bool {
-        match self {
-            Wire::Plain(plain) => plain.is_open(),
-            Wire::Library(connection) => connection.is_open(),
-        }
-    }
-}
-
 /// For the fuzz target: the replies in some bytes, each with the bytes that it was read from.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn replies(data: &[u8]) -> Vec<(&[u8], Value)> {
     let recorded = Socket::of(io::Cursor::new(data.to_vec()));
-    let mut plain = Plain::new(recorded, Duration::from_secs(60), LARGEST);
+    let mut wire = Wire::new(recorded, Duration::from_secs(60), LARGEST);
     let (mut replies, mut start, mut come) = (Vec::new(), 0, 0);
-    while let Ok(value) = plain.receive() {
-        come += plain.reply.bytes;
-        let end = come - (plain.end - plain.at);
+    while let Ok(value) = wire.receive() {
+        come += wire.reply.bytes;
+        let end = come - (wire.end - wire.at);
         replies.push((&data[start..end], value));
         start = end;
     }
@@ -363,8 +382,8 @@ mod tests {
 
     use super::*;
 
-    fn plain(socket: UnixStream) -> Plain {
-        Plain::new(Socket::of(socket), Duration::from_secs(60), LARGEST)
+    fn plain(socket: UnixStream) -> Wire {
+        Wire::new(Socket::of(socket), Duration::from_secs(60), LARGEST)
     }
 
     /// What comes of logging in where the server answers when all has been asked, and with this.
@@ -382,7 +401,11 @@ mod tests {
                 there.write_all(replies.as_bytes()).unwrap();
             });
             let mut plain = plain(here);
-            plain.log_in(redis::IntoConnectionInfo::into_connection_info(url)?.redis_settings())?;
+            let Ok(crate::config::Address::Fixed(endpoint)) = crate::config::Address::parse(url) else {
+                panic!("{url}")
+            };
+            let password = endpoint.password.given();
+            plain.log_in(&endpoint, password, Hello::default())?;
             Ok(plain.get_db())
         })
     }
@@ -442,7 +465,7 @@ mod tests {
     }
 
     /// What becomes of a reply whose last part comes again and again, some thousand times.
-    fn endless(mut plain: Plain, mut there: UnixStream, begin: &[u8], again: &[u8], pause: Duration) -> RedisError {
+    fn endless(mut plain: Wire, mut there: UnixStream, begin: &[u8], again: &[u8], pause: Duration) -> RedisError {
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 there.write_all(begin).unwrap();
@@ -468,12 +491,12 @@ mod tests {
             (b"$9223372036854775807\r\n", b"x"),
         ] {
             let (here, there) = UnixStream::pair().unwrap();
-            let slow = Plain { patience: Duration::from_millis(20), ..plain(here) };
+            let slow = Wire { patience: Duration::from_millis(20), ..plain(here) };
             let error = endless(slow, there, begin, again, Duration::from_millis(1));
             assert!(error.is_timeout(), "{error}");
 
             let (here, there) = UnixStream::pair().unwrap();
-            let large = Plain { largest: 4 << 20, ..plain(here) };
+            let large = Wire { largest: 4 << 20, ..plain(here) };
             let error = endless(large, there, begin, &again.repeat(1 << 10), Duration::ZERO);
             assert!(error.to_string().contains("more memory"), "{error}");
         }

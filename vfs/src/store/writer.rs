@@ -469,6 +469,8 @@ pub(super) fn passes(cause: &Cause) -> bool {
         Cause::ConnectionLost(_)
             | Cause::NoReply
             | Cause::Unreachable(_)
+            | Cause::NoConnectionLeft(_)
+            | Cause::IsReplica(_)
             | Cause::Loading(_)
             | Cause::Moving(_)
             | Cause::TooFewReplicas(_)

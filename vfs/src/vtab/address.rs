@@ -2,6 +2,7 @@
 
 use crate::config::{Address, Config};
 use crate::error::{Cause, Result};
+use crate::secret::shown_address;
 
 const DEFAULT_PORT: u16 = 6379;
 const DEFAULT_SENTINEL_PORT: u16 = 26379;
@@ -43,13 +44,12 @@ fn refused<T>(text: &str, reason: &str) -> Result<T> {
     if text.contains('@') {
         return Err(Cause::Declaration(format!("user and password belong into a URL; {EXPECTED}")).into());
     }
-    let shown: String = text.chars().take(80).collect();
+    let shown = shown_address(text);
     Err(Cause::Declaration(format!("`{shown}` can't be the address of a server: {reason}; {EXPECTED}")).into())
 }
 
 fn config(url: &str) -> Result<Config> {
-    Config::from_parameters([(crate::config::SERVER.parameter, url)])
-        .map_err(|error| Cause::Declaration(format!("{}; {EXPECTED}", error.cause)).into())
+    Config::of_table(url).map_err(|error| Cause::Declaration(format!("{}; {EXPECTED}", error.cause)).into())
 }
 
 fn host_and_port(word: &str, default: u16) -> Result<String> {
@@ -63,13 +63,14 @@ fn host_and_port(word: &str, default: u16) -> Result<String> {
         "" if host.len() == word.len() => default,
         port => match port.parse::<u16>() {
             Ok(port) if port > 0 => port,
-            _ => return refused(&word, &format!("`{port}` is not a port")),
+            // What follows the colon may be a password.
+            _ => return refused(&word, &format!("`{}` is not a port", shown_address(port))),
         },
     };
     let bracketed = host.starts_with('[') && host.ends_with(']');
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_');
     if host.is_empty() || !(bracketed || host.chars().all(plain)) {
-        return refused(&word, &format!("`{host}` is not a host"));
+        return refused(&word, &format!("`{}` is not a host", shown_address(host)));
     }
     Ok(format!("{host}:{port}"))
 }
@@ -133,7 +134,20 @@ mod tests {
 
     #[test]
     fn no_message_shows_a_password() {
-        for text in ["'redis://me:secret@h:x'", "me:secret@h", "sentinel m me:secret@h"] {
+        for text in [
+            "'redis://me:secret@h:x'",
+            "me:secret@h",
+            "sentinel m me:secret@h",
+            "127.0.0.1:1,password=secret,ssl=True",
+            "127.0.0.1:1?password=secret",
+            "127.0.0.1:1/0?password=secret",
+            "unix:/x?pass=secret",
+            "rediss:/127.0.0.1:1?password=secret",
+            "redis:/u:secret@127.0.0.1:1",
+            "redis://127.0.0.1:1?password=secret",
+            "h;password=secret",
+            "a, secret",
+        ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
         }

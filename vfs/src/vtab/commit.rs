@@ -203,7 +203,7 @@ fn try_commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
                 Err(_) if Instant::now() < deadline => {}
                 Err(second) => return Err(unknown(mark, first, lost, &second.cause.to_string())),
             }
-        } else if !waits && !(again && server.route().follows()) {
+        } else if !(waits || again && server.route().follows()) {
             return Err(error);
         }
         if !waits && Instant::now() > deadline {

@@ -3,10 +3,12 @@
 //! The client library has a Cluster client of its own. It has no connections to give away, which
 //! `WATCH` and `MULTI` need, so here nodes are only asked where a slot is.
 
-use redis::{ConnectionInfo, Value, cmd};
+use std::sync::Arc;
 
-use super::{Found, Missed, Node, Times, ask, connect_cause, named, reason};
-use crate::config::address::{elsewhere, place};
+use redis::{Value, cmd};
+
+use super::{Found, Idle, Missed, Node, Pool, Times, ask, connect_cause, named, pooled, reason};
+use crate::config::endpoint::{Endpoint, elsewhere, place};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::wire::Wire;
@@ -15,8 +17,11 @@ use crate::sync::Mutex;
 /// See the [module](self).
 pub(super) struct Cluster {
     /// The nodes that users name, never none; how one is reached is how all are.
-    seeds: Vec<ConnectionInfo>,
+    seeds: Vec<Endpoint>,
     key: String,
+    /// Idle connections to its nodes, which all slots share, and what stands there for the Cluster.
+    pool: Arc<Pool>,
+    base: Arc<str>,
     state: Mutex<State>,
 }
 
@@ -36,11 +41,12 @@ struct Range {
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: &[ConnectionInfo], key: &str) -> Self {
-        Cluster { seeds: seeds.to_vec(), key: key.to_owned(), state: Mutex::default() }
+    pub(super) fn new(seeds: &[Endpoint], key: &str, pool: &Arc<Pool>, base: &Arc<str>) -> Self {
+        let (pool, base) = (pool.clone(), base.clone());
+        Cluster { seeds: seeds.to_vec(), key: key.to_owned(), pool, base, state: Mutex::default() }
     }
 
-    pub(super) fn info(&self) -> &ConnectionInfo {
+    pub(super) fn info(&self) -> &Endpoint {
         &self.seeds[0]
     }
 
@@ -54,11 +60,11 @@ impl Cluster {
         self.state.lock().hint = Some(node);
     }
 
-    /// A connection to the node that has the slot.
-    pub(super) fn connect(&self, times: &Times) -> Found {
+    /// A connection to the node that has the slot: a new one, unless an idle one may be `reused`.
+    pub(super) fn connect(&self, times: &Times, reused: bool) -> Found {
         let hint = self.state.lock().hint.take();
         if let Some(node) = hint
-            && let Ok(connection) = self.reach(&node, times)
+            && let Ok(connection) = self.reach(&node, times, reused)
         {
             return Ok((connection, node));
         }
@@ -81,7 +87,7 @@ impl Cluster {
                 reasons.push(format!("{} knows no node that has slot {slot}", place(&info)));
                 continue;
             };
-            match self.reach(owner, times) {
+            match self.reach(owner, times, reused) {
                 Ok(connection) => return Ok((connection, owner.clone())),
                 Err(error) => reasons.push(reason(error)),
             }
@@ -91,13 +97,13 @@ impl Cluster {
     }
 
     /// Connections to all primaries.
-    pub(super) fn all(&self, times: &Times) -> Result<Vec<Wire>> {
+    pub(super) fn all(&self, times: &Times) -> Result<Vec<(Wire, Node)>> {
         let mut failure = Error::from(Cause::Unreachable("no node is named".into()));
         for info in self.to_ask() {
             match self.layout(&info, times) {
                 Ok((_, ranges)) => {
                     let primaries = distinct(ranges.iter().filter_map(|range| range.nodes.first()));
-                    return primaries.iter().map(|node| self.reach(node, times)).collect();
+                    return primaries.into_iter().map(|node| Ok((ask(&self.at(&node), times)?, node))).collect();
                 }
                 Err(error) => failure = error,
             }
@@ -106,35 +112,51 @@ impl Cluster {
     }
 
     /// All nodes known, those that users name last.
-    fn to_ask(&self) -> Vec<ConnectionInfo> {
+    fn to_ask(&self) -> Vec<Endpoint> {
         let known = self.state.lock().nodes.clone();
         known.iter().map(|node| self.at(node)).chain(self.seeds.iter().cloned()).collect()
     }
 
-    fn at(&self, node: &Node) -> ConnectionInfo {
+    fn at(&self, node: &Node) -> Endpoint {
         elsewhere(&self.seeds[0], &node.host, node.port)
     }
 
-    fn reach(&self, node: &Node, times: &Times) -> Result<Wire> {
-        ask(&self.at(node), times)
+    fn reach(&self, node: &Node, times: &Times, reused: bool) -> Result<Idle> {
+        let idle = if reused { self.pool.take(&pooled(&self.base, node)) } else { None };
+        idle.map_or_else(|| ask(&self.at(node), times).map(Idle::new), Ok)
     }
 
     /// The slot, and who has which, as a node sees it.
-    fn layout(&self, info: &ConnectionInfo, times: &Times) -> Result<(i64, Vec<Range>)> {
-        let failed = |error| named(&place(info), Error::from(connect_cause(error)));
-        let mut connection = ask(info, times)?;
-        let slot = cmd("CLUSTER").arg("KEYSLOT").arg(&self.key).query(&mut connection).map_err(failed)?;
-        let slots: Value = cmd("CLUSTER").arg("SLOTS").query(&mut connection).map_err(failed)?;
-        let ranges = ranges(slots, info)?;
+    fn layout(&self, info: &Endpoint, times: &Times) -> Result<(i64, Vec<Range>)> {
+        let node = Node::parse(&place(info)).map(|node| pooled(&self.base, &node));
+        let idle = node.as_ref().and_then(|node| self.pool.take(node));
+        let (answer, idle) = match idle.map(|idle| self.ask_layout(idle, info, times)) {
+            Some(Ok(answered)) => answered,
+            // It may have been closed while it was idle.
+            Some(Err(_)) | None => self.ask_layout(Idle::new(ask(info, times)?), info, times)?,
+        };
+        if let Some(node) = node {
+            self.pool.put(&node, idle);
+        }
+        let ranges = ranges(answer.1, info)?;
         let mut nodes = distinct(ranges.iter().flat_map(|range| &range.nodes));
         nodes.sort_by_key(|node| node.to_string() != place(info));
         self.state.lock().nodes = nodes;
-        Ok((slot, ranges))
+        Ok((answer.0, ranges))
+    }
+
+    fn ask_layout(&self, mut idle: Idle, info: &Endpoint, times: &Times) -> Result<((i64, Value), Idle)> {
+        let failed = |error| named(&place(info), Error::from(connect_cause(error)));
+        idle.wire.set_timeout(times.attempt().reply).map_err(failed)?;
+        let slot = cmd("CLUSTER").arg("KEYSLOT").arg(&self.key).query(&mut idle.wire).map_err(failed)?;
+        let slots = cmd("CLUSTER").arg("SLOTS").query(&mut idle.wire).map_err(failed)?;
+        idle.wire.set_timeout(times.reply).map_err(failed)?;
+        Ok(((slot, slots), idle))
     }
 }
 
 /// The reply to `CLUSTER SLOTS`.
-fn ranges(reply: Value, answering: &ConnectionInfo) -> Result<Vec<Range>> {
+fn ranges(reply: Value, answering: &Endpoint) -> Result<Vec<Range>> {
     let wrong = |value: &Value| Error::from(bad_reply("CLUSTER SLOTS", value));
     let mut ranges = Vec::new();
     for range in array("CLUSTER SLOTS", reply)? {
@@ -159,7 +181,7 @@ fn distinct<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Node> {
 }
 
 /// One node of a range. Without a host, it is where the answer came from; `?` is nowhere.
-fn at(node: &Value, answering: &ConnectionInfo) -> Option<Node> {
+fn at(node: &Value, answering: &Endpoint) -> Option<Node> {
     let Value::Array(parts) = node else { return None };
     let [host, Value::Int(port), ..] = parts.as_slice() else { return None };
     let port = u16::try_from(*port).ok()?;
@@ -180,7 +202,9 @@ mod tests {
 
     #[test]
     fn a_node_without_a_host_is_where_the_answer_came_from() {
-        let answering = redis::IntoConnectionInfo::into_connection_info("redis://[::1]:7").unwrap();
+        let crate::config::Address::Fixed(answering) = crate::config::Address::parse("redis://[::1]:7").unwrap() else {
+            panic!()
+        };
         let slots = |nodes: Vec<Value>| {
             let range = [Value::Int(0), Value::Int(99)].into_iter().chain(nodes).collect();
             ranges(Value::Array(vec![Value::Array(range)]), &answering)

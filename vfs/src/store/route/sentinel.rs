@@ -6,10 +6,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use redis::{ConnectionInfo, RedisResult, Role, cmd, from_redis_value};
+use redis::{RedisResult, Role, cmd, from_redis_value};
 
-use super::{Found, Missed, Node, Times, ask, connect, connect_cause, named, reason};
-use crate::config::address::{Service, elsewhere, place};
+use super::{Found, Hello, Idle, Missed, Node, Times, ask, connect, connect_cause, named, reason};
+use crate::config::address::Service;
+use crate::config::endpoint::{Endpoint, elsewhere, place};
 use crate::error::{Cause, Error};
 use crate::store::wire::Wire;
 use crate::sync::Mutex;
@@ -27,7 +28,7 @@ pub(super) struct Sentinels {
 
 struct State {
     /// The one that answered last is the first.
-    order: Vec<ConnectionInfo>,
+    order: Vec<Endpoint>,
     /// To the first of them.
     connection: Option<Wire>,
     /// What they said when the last connection to the server was made.
@@ -46,7 +47,7 @@ impl Sentinels {
         Sentinels { service: service.clone(), state: Mutex::new(state) }
     }
 
-    pub(super) fn info(&self) -> &ConnectionInfo {
+    pub(super) fn info(&self) -> &Endpoint {
         &self.service.server
     }
 
@@ -107,11 +108,11 @@ impl Sentinels {
     /// the one that is named: after a `FAILOVER`, Sentinels take a while to learn of it.
     fn primary_at(&self, named: &Node, times: &Times) -> Found<Error> {
         match self.role_at(named, times)? {
-            (connection, Role::Primary { .. }) => Ok((connection, named.clone())),
+            (connection, Role::Primary { .. }) => Ok((Idle::new(connection), named.clone())),
             (_, Role::Replica { primary_ip, primary_port, .. }) => {
                 let primary = Node { host: primary_ip, port: primary_port };
                 match self.role_at(&primary, times) {
-                    Ok((connection, Role::Primary { .. })) => Ok((connection, primary)),
+                    Ok((connection, Role::Primary { .. })) => Ok((Idle::new(connection), primary)),
                     _ => Err(Cause::Unreachable(format!("{named}, which is a replica of {primary}")).into()),
                 }
             }
@@ -122,8 +123,13 @@ impl Sentinels {
     fn role_at(&self, node: &Node, times: &Times) -> Result<(Wire, Role), Error> {
         let info = elsewhere(&self.service.server, &node.host, node.port);
         let ask = || {
-            let mut connection = connect(&info, &times.attempt())?;
-            let role = cmd("ROLE").query(&mut connection).map_err(connect_cause)?;
+            let hello = Hello { role: true, ..Hello::default() };
+            let (mut connection, role) = connect(&info, hello, &times.attempt())?;
+            let role = match role {
+                Some(role) => role,
+                // Who is not allowed to ask is told so.
+                None => cmd("ROLE").query(&mut connection).map_err(connect_cause)?,
+            };
             Ok((connection, role))
         };
         ask().map_err(|error| named(&node.to_string(), error))

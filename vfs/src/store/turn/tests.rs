@@ -1,5 +1,6 @@
 //! Who holds the lease after whom, on a real server.
 
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -17,7 +18,7 @@ const PATIENT: Duration = Duration::from_secs(30);
 
 fn store(server: &TestServer) -> RedisStore {
     let config = Options::new("shop").server(server.url()).timeout(PATIENT * 4).config().unwrap();
-    RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop")
+    RedisStore::new(Server::new(&config, "sqlite:{shop}", &Arc::default()).into(), &config, "shop")
 }
 
 fn bid(token: &str, patience: Duration) -> Bid<'_> {
@@ -117,7 +118,7 @@ fn a_lease_that_is_handed_over_has_its_whole_life_until_the_next_holder_can_rene
     let server = TestServer::start();
     for (lease, least) in [(Duration::from_secs(60), 40_000), (Duration::from_millis(100), 500)] {
         let config = Options::new("shop").server(server.url()).timeout(PATIENT * 4).lease(lease).config().unwrap();
-        let store = RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop");
+        let store = RedisStore::new(Server::new(&config, "sqlite:{shop}", &Arc::default()).into(), &config, "shop");
         let mut first = held(store.lease(bid("first", Duration::ZERO)).unwrap());
         server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "host/7/waits"]);
         first.release().unwrap();
@@ -164,7 +165,7 @@ fn where_it_may_not_be_passed_on_the_lease_is_given_back() {
         server.redis_cli(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all", forbidden]);
         let url = format!("{}?user=ann&pass=pw", server.url());
         let config = Options::new("shop").server(url).timeout(PATIENT).config().unwrap();
-        let store = RedisStore::new(Server::new(&config, "sqlite:{shop}").into(), &config, "shop");
+        let store = RedisStore::new(Server::new(&config, "sqlite:{shop}", &Arc::default()).into(), &config, "shop");
         let mut first = held(store.lease(bid("first", Duration::ZERO)).unwrap());
         server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "next"]);
         first.release().unwrap();

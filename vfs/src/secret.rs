@@ -1,0 +1,193 @@
+//! Keeps passwords out of everything that leaves the project: errors, log lines, messages of the shell.
+//!
+//! Texts of a server pass [`hide`] where they come in, and every error and log line passes it on its way out.
+//! An address that does not parse is shown by [`shown_address`], which guesses where a password may be.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+/// Stands for what is hidden.
+const HIDDEN: &str = "…";
+/// Passwords remembered, the newest; a process that uses more forgets the oldest.
+const MOST: usize = 1024;
+/// A shorter password is hidden only where it is a word of its own, or messages would lose letters.
+const SHORT: usize = 4;
+/// Behind this, servers repeat the arguments of a command that they don't know.
+const ECHO: &str = "args beginning with:";
+/// Parts of the names of parameters whose values are secret.
+const SECRET_NAMES: [&str; 2] = ["pass", "pwd"];
+
+/// The passwords in use. A fork can't leave this locked: it is swapped, not locked.
+static KNOWN: ArcSwapOption<Vec<Arc<str>>> = ArcSwapOption::const_empty();
+
+/// Has a password hidden from now on.
+pub(crate) fn know(password: &str) {
+    if password.is_empty() || KNOWN.load().iter().any(|known| known.iter().any(|known| **known == *password)) {
+        return;
+    }
+    KNOWN.rcu(|known| {
+        let known = known.as_ref().map_or(&[][..], |known| known.as_slice());
+        let mut all = known[known.len() - known.len().min(MOST - 1)..].to_vec();
+        all.push(password.into());
+        Some(Arc::new(all))
+    });
+}
+
+/// The text without passwords: those in use, those in URLs and behind names such as `password=`, and
+/// commands that a server repeats.
+pub fn hide_secrets(text: &str) -> String {
+    let mut text = match text.find(ECHO) {
+        Some(at) => format!("{} {HIDDEN}", &text[..at + ECHO.len()]),
+        None => text.to_owned(),
+    };
+    text = without_parameters(&without_users(&text));
+    let known = KNOWN.load();
+    let mut known: Vec<_> =
+        known.iter().flat_map(|known| known.iter()).filter(|known| text.contains(&***known)).collect();
+    // One password may be a part of another.
+    known.sort_by_key(|password| std::cmp::Reverse(password.len()));
+    for password in known {
+        text = without(&text, password);
+    }
+    text
+}
+
+fn without(text: &str, password: &str) -> String {
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(password) {
+        let (before, behind) = (&rest[..at], &rest[at + password.len()..]);
+        let last = before.chars().next_back().or_else(|| shown.chars().next_back());
+        let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        let is_word = !is_part(last) && !is_part(behind.chars().next());
+        shown.push_str(before);
+        shown.push_str(if password.len() >= SHORT || is_word { HIDDEN } else { password });
+        rest = behind;
+    }
+    shown + rest
+}
+
+/// Hides `user:password` in URLs. A user alone is shown: it may be the service of a Sentinel.
+fn without_users(text: &str) -> String {
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find("://") {
+        let (before, behind) = rest.split_at(at + 3);
+        shown.push_str(before);
+        let end = behind.find(|c: char| c.is_whitespace() || "'\"`<>".contains(c)).unwrap_or(behind.len());
+        rest = behind;
+        if let Some(at) = behind[..end].rfind('@')
+            && behind[..at].contains(':')
+        {
+            shown.push_str(HIDDEN);
+            rest = &behind[at..];
+        }
+    }
+    shown + rest
+}
+
+/// Hides the values of `pass=`, `password=` and the like. In a URI file name, `=` may be `%3D` and `&` `%26`.
+fn without_parameters(text: &str) -> String {
+    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
+    let sign = |text: &str| {
+        let escaped = ["%3D", "%3d"].iter().filter_map(|sign| text.find(sign)).min().map(|at| (at, 3));
+        escaped.into_iter().chain(text.find('=').map(|at| (at, 1))).min()
+    };
+    while let Some((at, length)) = sign(rest) {
+        let (before, behind) = rest.split_at(at + length);
+        shown.push_str(before);
+        rest = behind;
+        let name = before[..at].rsplit(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').next();
+        let name = name.unwrap_or_default().to_ascii_lowercase();
+        if SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+            let end = behind.find(|c: char| c.is_whitespace() || "&'\"`,;)".contains(c)).unwrap_or(behind.len());
+            let end = behind[..end].find("%26").unwrap_or(end);
+            if end > 0 {
+                shown.push_str(HIDDEN);
+            }
+            rest = &behind[end..];
+        }
+    }
+    shown + rest
+}
+
+/// An address that did not parse, fit for a message: its scheme and its host, as far as these can be told.
+/// Left out is all that may be a user or password: what stands before the last `@`, and all from the first
+/// character on that can begin parameters.
+pub(crate) fn shown_address(text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if is_scheme(scheme) => (&text[..scheme.len() + 3], rest),
+        _ => ("", text),
+    };
+    let (cut, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => (HIDDEN, rest),
+        None => ("", rest),
+    };
+    let end = rest.find(|c: char| c.is_whitespace() || "?#,;=&|".contains(c)).unwrap_or(rest.len());
+    let more = if end < rest.len() { HIDDEN } else { "" };
+    // The `@` may be one of a password in the query, of which nothing may be shown either.
+    if !cut.is_empty() && text.contains('?') {
+        return format!("{scheme}{HIDDEN}");
+    }
+    let host: String = rest[..end].chars().take(80).collect();
+    let at = if cut.is_empty() { "" } else { "@" };
+    format!("{scheme}{cut}{at}{host}{more}")
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.len() < 20 && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'+')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_use_are_hidden_wherever_they_stand() {
+        know("Tulip-7");
+        know("Tulip-7-and-more");
+        know("ab");
+        assert_eq!(hide_secrets("ERR `AUTH me Tulip-7`"), "ERR `AUTH me …`");
+        assert_eq!(hide_secrets("Tulip-7-and-moreTulip-7"), "……");
+        assert_eq!(hide_secrets("about 'ab' and ab"), "about '…' and …", "a short one is hidden as a word only");
+        assert_eq!(hide_secrets("nothing to hide"), "nothing to hide");
+    }
+
+    #[test]
+    fn what_a_server_repeats_of_a_command_is_hidden() {
+        let said = "unknown command 'AUTH', with args beginning with: 'me' 'never-known' \r\n";
+        assert_eq!(hide_secrets(said), "unknown command 'AUTH', with args beginning with: …");
+    }
+
+    #[test]
+    fn passwords_in_addresses_are_hidden() {
+        for (text, shown) in [
+            ("at redis://me:x1y2@h:1/2, then", "at redis://…@h:1/2, then"),
+            ("redis://:p@q@h and redis://a:b@c", "redis://…@h and redis://…@c"),
+            ("sentinel://shop@a:1,b:2", "sentinel://shop@a:1,b:2"),
+            ("redis://[::1]:7000", "redis://[::1]:7000"),
+            ("unix:///run/socket?db=1&pass=x1y2&user=ann", "unix:///run/socket?db=1&pass=…&user=ann"),
+            ("h:1,password=x1y2,ssl=True", "h:1,password=…,ssl=True"),
+            ("file:shop?redis=unix:///s%3Fpass%3Dx1y2%26db%3D1", "file:shop?redis=unix:///s%3Fpass%3D…%26db%3D1"),
+            ("PWD=x1y2; Sentinel_Password=z", "PWD=…; Sentinel_Password=…"),
+            ("wait_ms=1: expected passion", "wait_ms=1: expected passion"),
+        ] {
+            assert_eq!(hide_secrets(text), shown);
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_shown_without_what_may_be_secret() {
+        for (text, shown) in [
+            ("localhost:6379", "localhost:6379"),
+            ("http://localhost", "http://localhost"),
+            ("127.0.0.1:1,password=x,ssl=True", "127.0.0.1:1…"),
+            ("127.0.0.1:1?password=x", "127.0.0.1:1…"),
+            ("redis:/me:x@host", "…@host"),
+            ("redis://me:x@host:notaport", "redis://…@host:notaport"),
+            ("unix:///path?db=x&pass=a@x", "unix://…"),
+            ("me:x@host redis://y", "…@host…"),
+        ] {
+            assert_eq!(shown_address(text), shown);
+        }
+    }
+}
