@@ -153,7 +153,7 @@ fn open_uri(uri: &str, readonly: bool) -> Result<Connection> {
         // SQLite itself only says that it was unable to.
         let reason = match sqlite_redis::last_failure() {
             Some(failure) => failure.to_string(),
-            // rusqlite adds the name, which is told already.
+            // rusqlite adds the name, which the message already has.
             None => message(&error).replace(&format!(": {uri}"), ""),
         };
         anyhow::anyhow!("unable to open database \"{}\": {reason}", without_secrets(uri))

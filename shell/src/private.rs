@@ -1,4 +1,4 @@
-//! Directories of which no other user can read or replace anything.
+//! Directories whose files no other user can read or replace.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};

@@ -87,7 +87,7 @@ impl Group {
 
 /// Publishes the commits of all members.
 fn publish(mut members: Vec<&mut Member>) -> Result<()> {
-    // What can't be taken back comes last.
+    // Commits that can't be taken back are published last.
     members.sort_by_key(|member| !member.prepared.is_reversible());
     let mut servers: Vec<Vec<&mut Member>> = Vec::new();
     for member in members {
@@ -97,7 +97,7 @@ fn publish(mut members: Vec<&mut Member>) -> Result<()> {
             None => servers.push(vec![member]),
         }
     }
-    // A server that has one of those is the last as a whole.
+    // So is every server that has one.
     servers.sort_by_key(|group| group.iter().any(|member| !member.prepared.is_reversible()));
     let several = servers.len() > 1;
     let (published, failure) = publish_each(&mut servers, several)?;
@@ -119,7 +119,7 @@ fn publish(mut members: Vec<&mut Member>) -> Result<()> {
     })
 }
 
-/// A commit over several databases, of which one is refused and another could not be taken back.
+/// The error where one database refused the commit and another could not take its part back.
 pub(crate) fn refused_elsewhere(mut kept: Error, refused: &Error) -> Error {
     if let Cause::HalfCommitted { reason, .. } = &mut kept.cause {
         *reason = format!("{reason}; it was to be taken back since the commit was refused elsewhere: {refused}");
@@ -169,9 +169,9 @@ fn bundle<'a>(members: &'a mut [&mut Member], several: bool) -> Result<Bundle<'a
 /// A database that a connection writes to in its transaction.
 #[derive(Default)]
 pub(crate) struct Participant {
-    /// Its rollback journal was written to, so SQLite will ask it to commit.
+    /// SQLite has written to its rollback journal, so it will send `SQLITE_FCNTL_SYNC`.
     journaled: AtomicBool,
-    /// It was asked.
+    /// SQLite has sent it.
     asked: AtomicBool,
 }
 
@@ -198,7 +198,7 @@ pub(crate) enum Moment {
     Later(Arc<Group>),
 }
 
-/// What the connections of this process write to, by the address of the connection.
+/// The databases that each connection of this process writes to, by the connection's address.
 #[derive(Default)]
 pub(crate) struct Participants(Mutex<HashMap<usize, Transaction>>);
 
@@ -209,7 +209,7 @@ struct Transaction {
 }
 
 impl Participants {
-    /// A connection writes to one more database. Connection 0 is none that is known.
+    /// Registers a database that the connection writes to. Connection 0 stands for an unknown one.
     pub(crate) fn enter(&self, connection: usize) -> Arc<Participant> {
         let participant = Arc::new(Participant::default());
         if connection != 0 {
@@ -218,7 +218,7 @@ impl Participants {
         participant
     }
 
-    /// It does no longer.
+    /// Removes a database whose write transaction has ended.
     pub(crate) fn leave(&self, connection: usize, participant: &Arc<Participant>) {
         let mut transactions = self.0.lock();
         let Some(transaction) = transactions.get_mut(&connection) else { return };
@@ -254,9 +254,9 @@ impl Participants {
         let group = transaction.group.clone().unwrap_or_default();
         match super_journal.map(|name| journals.bind(name, &group)) {
             Some(Some(group)) => Moment::Later(group),
-            // Whose journal is empty is not asked.
+            // SQLite skips databases whose journal is empty.
             Some(None) if !awaited => Moment::Now(group),
-            // SQLite keeps some journals in its own memory, so here they tell nothing.
+            // SQLite may keep these journals in its own memory, so an empty one proves nothing here.
             None if all_asked => Moment::Now(group),
             Some(None) | None => Moment::Later(group),
         }

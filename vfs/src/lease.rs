@@ -269,7 +269,7 @@ impl Lease {
         self.writer.remove(at)
     }
 
-    /// The one who commits under this lease.
+    /// The writer that commits under this lease.
     pub(crate) fn writer(&mut self) -> &mut dyn Writer {
         &mut *self.writer
     }

@@ -124,7 +124,7 @@ pub(crate) fn shown_address(text: &str) -> String {
     };
     let end = rest.find(|c: char| c.is_whitespace() || "?#,;=&|".contains(c)).unwrap_or(rest.len());
     let more = if end < rest.len() { HIDDEN } else { "" };
-    // The `@` may be one of a password in the query, of which nothing may be shown either.
+    // The `@` may belong to a password in the query, which must not be shown either.
     if !cut.is_empty() && text.contains('?') {
         return format!("{scheme}{HIDDEN}");
     }

@@ -53,7 +53,7 @@ impl Vtab {
     /// Whether SQLite's own function is the only one of this name: an application may have one instead,
     /// such as a `like()` that takes accents for nothing. `false` if SQLite does not say.
     pub(super) fn has_own_function(&self, name: &str) -> bool {
-        // SAFETY: the connection is open, and the statement goes before it.
+        // SAFETY: the connection is open; the statement is finalized before it closes.
         let Ok(list) = (unsafe { sql::prepare(self.api, self.db, "PRAGMA function_list") }) else { return false };
         let mut found = false;
         loop {
@@ -244,7 +244,7 @@ unsafe fn make(
 /// # Safety
 /// The host's connection is open.
 unsafe fn encoding(host: &Host) -> Result<String> {
-    // SAFETY: by contract; the statement goes before the connection.
+    // SAFETY: by contract; the statement is finalized before the connection closes.
     let pragma = unsafe { sql::prepare(host.api, host.db, "PRAGMA encoding")? };
     let row = if pragma.step()? { pragma.row() } else { Vec::new() };
     match row.first() {

@@ -245,7 +245,7 @@ pub(super) unsafe extern "C" fn column(
         let generated = usize::try_from(n).ok().and_then(|n| vtab.table.definition.columns.get(n));
         // SAFETY: SQLite passes the context of the call.
         if generated.is_some_and(|column| column.generated) && unsafe { (vtab.api.vtab_nochange)(context) } != 0 {
-            // Without an answer, xUpdate is told that the statement does not set the column.
+            // No result tells xUpdate that the statement does not set the column.
             return code::OK;
         }
         let base = cursor.base.pVtab;

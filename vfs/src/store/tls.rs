@@ -89,7 +89,7 @@ impl TlsStream {
         Ok(())
     }
 
-    /// What has come, more of which `more` fetches.
+    /// Bytes received and not yet read; `more` receives further ones.
     fn read_with(
         &mut self,
         buffer: &mut [u8],

@@ -39,8 +39,8 @@ impl<'a> KeptUndo<'a> {
         }
     }
 
-    /// Bytes that count against `log_bytes`. A list of pages alone is part of its entry, of which the
-    /// number is limited.
+    /// Bytes that count against `log_bytes`. A list of pages without pieces does not: it is part of a log
+    /// entry, and `log_commits` limits those.
     pub(super) fn bytes(&self) -> u64 {
         let in_entry = match self.field {
             Some((keys::log::PAGES, _)) if self.pieces.is_empty() => 0,
@@ -79,8 +79,8 @@ impl RedisStore {
         usize::from(trim.is_some()) + pieces.len()
     }
 
-    /// The results of these commands. The commit stands without them: whoever wants to take it back is told
-    /// that its snapshot is gone. A stream that refuses is removed, so that later commits can use it.
+    /// Checks the results of these commands. The commit stands if they failed; readers of an older version then
+    /// get `SnapshotGone`. A stream that refuses an entry is removed, so that later commits can use it.
     pub(super) fn check_pieces(&self, version: Version, results: Vec<Value>) {
         let Some(error) = results.into_iter().find_map(|result| checked(result).err()) else { return };
         let key = &self.keys.undo;

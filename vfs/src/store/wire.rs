@@ -49,7 +49,7 @@ pub(crate) struct Wire {
     pub(super) role_asked: Instant,
 }
 
-/// What is said first on a connection, beside user, password and database number.
+/// What a login sends beside user, password and database number.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Hello {
     /// Ask the server for its role.

@@ -109,7 +109,7 @@ impl Keys {
 /// What stands between the base of a table and `:` in its keys, beside those of its rows.
 const PARTS: [&str; 5] = [".index", ".index.other", ".index.null", ".unique", ".commit"];
 
-/// Refuses names of which keys are made that could be those of another table.
+/// Refuses names whose keys could also be keys of another table.
 ///
 /// # Errors
 /// A dot in the name of the table or schema: `prefix.db.table` could be cut in another place. Or the keys begin

@@ -127,7 +127,7 @@ impl Sentinels {
             let (mut connection, role) = connect(&info, hello, &times.attempt())?;
             let role = match role {
                 Some(role) => role,
-                // Who is not allowed to ask is told so.
+                // Access rules refused `ROLE` at login; asked again, the error says so.
                 None => cmd("ROLE").query(&mut connection).map_err(connect_cause)?,
             };
             Ok((connection, role))
