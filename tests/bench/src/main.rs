@@ -73,7 +73,7 @@ struct Run {
     /// Where results.json, performance.md and performance.svg go
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
-    /// A document that gets the tables between its marks, and the picture beside it
+    /// Also write the tables to this file, and the picture beside it
     #[arg(long)]
     document: Option<PathBuf>,
 }
@@ -172,8 +172,7 @@ fn run(run: &Run) -> Result<()> {
     write("performance.svg", picture.clone())?;
     write("performance.md", tables.clone())?;
     if let Some(document) = &run.document {
-        let text = markdown::replaced(&fs::read_to_string(document)?, &tables)?;
-        fs::write(document, text)?;
+        fs::write(document, tables)?;
         fs::write(document.with_extension("svg"), picture)?;
     }
     println!("results.json, performance.md and performance.svg are in {}", run.output.display());

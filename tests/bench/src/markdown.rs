@@ -1,8 +1,6 @@
-//! The tables of `docs/performance.md`, ready-made.
+//! Writes `docs/results/performance.md`.
 
 use std::fmt::Write;
-
-use anyhow::{Context, Result};
 
 use crate::goals;
 use crate::measure::Results;
@@ -11,25 +9,23 @@ use crate::setting::Setting;
 use crate::system::System;
 use crate::workload::{Manner, WORKLOADS, Workload};
 
-/// Everything, with headings of the third level.
+/// What every generated page begins with.
+const HEAD: &str = "# Results of `scripts/bench`
+
+Generated: `scripts/bench --rounds 5 --document docs/results/performance.md`. [How it is measured](../performance.md#how-it-is-measured)
+and [what it means](../performance.md#what-the-results-mean).
+
+![Times of all workloads and systems](performance.svg)
+
+";
+
+/// The whole page.
 pub fn document(results: &Results, systems: &[System], settings: &[Setting]) -> String {
-    let mut text = goals(results);
+    let mut text = HEAD.to_owned() + &goals(results);
     for &setting in settings {
         text += &times(results, systems, setting);
     }
     text + &together(results, systems, settings) + &wire(results, systems) + &once(results)
-}
-
-/// A document with these tables, and the picture, between its marks.
-///
-/// # Errors
-/// It has no marks.
-pub fn replaced(document: &str, tables: &str) -> Result<String> {
-    const MARKS: [&str; 2] = ["<!-- results -->\n", "<!-- end of results -->"];
-    let (before, rest) = document.split_once(MARKS[0]).context("the document has no mark for results")?;
-    let (_, after) = rest.split_once(MARKS[1]).context("the document has no mark for their end")?;
-    let picture = "![Times of all workloads and systems](performance.svg)";
-    Ok(format!("{before}{}\n{picture}\n\n{tables}\n{}{after}", MARKS[0], MARKS[1]))
 }
 
 fn row(cells: impl IntoIterator<Item = String>) -> String {
@@ -44,7 +40,7 @@ fn head<S: Into<String>>(cells: impl IntoIterator<Item = S>) -> String {
 }
 
 fn goals(results: &Results) -> String {
-    let mut text = "### Goals\n\n".to_owned() + &head(["Goal", "Where", "Wanted", "Reached", "Met"]);
+    let mut text = "## Goals\n\n".to_owned() + &head(["Goal", "Where", "Wanted", "Reached", "Met"]);
     for outcome in goals::outcomes(results) {
         let setting = outcome.setting.map_or("", Setting::name);
         let met = if outcome.met { "yes" } else { "**no**" };
@@ -66,7 +62,7 @@ fn times(results: &Results, systems: &[System], setting: Setting) -> String {
     if systems.is_empty() {
         return String::new();
     }
-    let mut text = format!("\n### Times, {}\n\n", setting.name());
+    let mut text = format!("\n## Times, {}\n\n", setting.name());
     text += &head(std::iter::once("").chain(systems.iter().map(|system| system.name())));
     for workload in WORKLOADS {
         let cells: Vec<_> = systems.iter().map(|&system| cell(workload, system)).collect();
@@ -96,7 +92,7 @@ fn together(results: &Results, systems: &[System], settings: &[Setting]) -> Stri
         return lines;
     }
     let columns = ["", "", "", "Rate", "p50", "p99", "Worst", "Fairness"];
-    "\n### Several processes\n\n".to_owned() + &head(columns) + &lines
+    "\n## Several processes\n\n".to_owned() + &head(columns) + &lines
 }
 
 /// What goes over the wire for one operation.
@@ -116,7 +112,7 @@ fn wire(results: &Results, systems: &[System]) -> String {
         return lines;
     }
     let columns = ["", "", "Trips", "Commands", "Sent", "Received", "Server"];
-    "\n### Over the wire, for one operation\n\n".to_owned() + &head(columns) + &lines
+    "\n## Over the wire, for one operation\n\n".to_owned() + &head(columns) + &lines
 }
 
 fn once(results: &Results) -> String {
