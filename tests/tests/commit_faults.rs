@@ -235,6 +235,27 @@ fn a_lost_commit_is_refused_when_another_took_its_place() {
 }
 
 #[test]
+fn a_lost_commit_whose_log_entry_was_trimmed_is_reported_as_unknown() {
+    for (fault, done) in [(Fault::HoldReply, 1), (Fault::HoldRequest, 0)] {
+        let scene = Scene::new(LONG);
+        scene.proxy.next("EXEC", fault);
+        let outcome = scene.run(INSERT, |back| {
+            back.proxy.wait_for_held(1);
+            back.commit_elsewhere(2);
+            back.commit_elsewhere(3);
+            assert_ne!(back.server.redis_cli(&["XTRIM", "sqlite:{shop}:log", "MAXLEN", "1"]), "0");
+            back.proxy.cut_held();
+        });
+        assert_eq!(code(outcome), IOERR_FSYNC);
+        let said = sqlite_redis::last_error(&scene.through).unwrap().to_string();
+        assert!(said.contains("unknown whether version 3 "), "{said}");
+        assert!(said.contains("the log does not reach back"), "{said}");
+        assert_eq!([1, 2, 3].map(|x| scene.count(x)), [done, 1, 1]);
+        scene.assert_usable();
+    }
+}
+
+#[test]
 fn a_commit_that_comes_after_a_rivals_is_refused_by_the_watch() {
     let scene = Scene::new(LONG);
     scene.proxy.next("EXEC", Fault::HoldRequest);

@@ -2,6 +2,7 @@
 
 use rusqlite::Connection;
 use sqlite_redis_tests::failures::{assert_failure, code, failure, run};
+use sqlite_redis_tests::proxy::{Fault, Proxy};
 use sqlite_redis_tests::rows::assert_same_content;
 use sqlite_redis_tests::stored::Stored;
 use sqlite_redis_tests::{Server, check_integrity, eventually, number, text};
@@ -97,6 +98,34 @@ fn readers_see_the_new_version_while_its_pages_are_staged_and_on_a_replica_too()
     assert_eq!(number(&replica.options("shop").read_only(true).open().unwrap(), changed), 20);
     // Nobody has moved anything: reading needs no right to write.
     assert_eq!(redis::<String>(&server, &["HGET", HASH, "format"]), "2");
+}
+
+#[test]
+fn pages_that_move_to_their_place_between_two_reads_are_read_as_of_the_new_version() {
+    let (server, _db, _) = half_promoted();
+    let proxy = Proxy::to(&server);
+    let reader = proxy.options("shop").open().unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    // From now on the reader asks for staged pages and for the hash in one trip.
+    assert_eq!(text(&reader, "SELECT x FROM t WHERE id = 50"), "changed");
+    proxy.after(1, Fault::HoldRequest);
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            proxy.wait_for_held(1);
+            // As a writer does that has not come to the end of it yet.
+            let mut client = server.redis();
+            let staged: Vec<(String, Vec<u8>)> = redis::cmd("HGETALL").arg(STAGED).query(&mut client).unwrap();
+            let pages = staged.into_iter().filter(|(field, _)| field.starts_with("page") && field != "page_count");
+            for (field, bytes) in pages {
+                redis::cmd("HSET").arg(HASH).arg(&field).arg(bytes).exec(&mut client).unwrap();
+                redis::cmd("HDEL").arg(STAGED).arg(&field).exec(&mut client).unwrap();
+            }
+            proxy.let_go();
+        });
+        text(&reader, "SELECT x FROM t WHERE id = 950")
+    });
+    assert!(proxy.commands().ends_with(&["HMGET".to_owned(), "HMGET".to_owned()]), "the hash was held");
+    assert_eq!(found, "changed");
 }
 
 #[test]

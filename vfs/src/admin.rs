@@ -364,7 +364,7 @@ impl Import<'_> {
         }
         match checked(exec)? {
             Value::Array(results) => results.into_iter().map(checked).collect::<Result<Vec<_>>>().map(|_| version),
-            Value::Nil => Err(Cause::Exists.into()),
+            Value::Nil => Err(self.overtaken()),
             other => Err(bad_reply("EXEC", &other).into()),
         }
     }
@@ -381,6 +381,13 @@ impl Import<'_> {
         // A damaged database may be replaced too.
         let fields = array("HMGET", snapshot.clone())?;
         Ok(protocol::snapshot(&fields).map_or(Snapshot::EMPTY, |(at, _)| at))
+    }
+
+    /// Why `EXEC` was refused.
+    fn overtaken(&self) -> Error {
+        let exists = self.server.ask(&Request::one(cmd("EXISTS").arg(&self.keys.hash)));
+        let exists = exists.ok().and_then(|mut replies| replies.pop()).is_some_and(|reply| count(&reply) > 0);
+        if exists && !self.overwrite { Cause::Exists.into() } else { Cause::ImportOvertaken.into() }
     }
 
     /// After a lost reply: whether the database is in its place.

@@ -144,6 +144,9 @@ pub enum Cause {
     /// The database exists, and was not to be replaced.
     #[error("there is a database of this name already; choose another name, or ask to overwrite it")]
     Exists,
+    /// Someone committed to the database, or removed pages of the import, before it was complete.
+    #[error("the database was changed while it was being imported; nothing was replaced, run the import again")]
+    ImportOvertaken,
     /// A key of the database holds something else.
     #[error("the key `{key}` holds {found}, not {expected}; this is not a database of sqlite-redis")]
     ForeignKey {
@@ -386,6 +389,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         | Cause::UnknownParameters(_)
         | Cause::Missing
         | Cause::Exists
+        | Cause::ImportOvertaken
         | Cause::Eviction(_)
         | Cause::ServerTooOld(_)
         | Cause::ForeignKey { .. }

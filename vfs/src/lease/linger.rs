@@ -85,3 +85,31 @@ fn release(over: Option<(Lease, Snapshot, Instant)>) {
         crate::ffi::log(&format!("a write lease that lingered will end by itself: {error}"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lease::Renewer;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Bid, Store, Version};
+
+    /// Keeps a lease that lives for a minute, and was given that so long ago; whether it can be used then.
+    fn is_used(extended: Duration) -> bool {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let (life, known) = (Duration::from_secs(60), Version(0));
+        let bid = Bid { token: "me", life, patience: Duration::ZERO, known, pages: &[] };
+        let (mut lease, at, _) = Lease::take(&store, bid, &Arc::new(Renewer::default()), life).unwrap();
+        lease.extended = Some(Instant::now() - extended);
+        let lingering = Arc::new(Lingering::default());
+        lingering.keep(lease, at);
+        lingering.take().is_some()
+    }
+
+    #[test]
+    fn a_kept_lease_is_used_only_in_the_first_half_of_its_life() {
+        assert!(is_used(Duration::ZERO));
+        assert!(is_used(Duration::from_secs(15)));
+        assert!(!is_used(Duration::from_secs(31)));
+        assert!(!is_used(Duration::from_secs(59)));
+    }
+}

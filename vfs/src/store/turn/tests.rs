@@ -9,10 +9,12 @@ use sqlite_redis_tests::{Server as TestServer, eventually};
 
 use super::*;
 use crate::Options;
+use crate::config::Wait;
 use crate::store::server::Server;
-use crate::store::{Bid, Leased, Store, Writer};
+use crate::store::{After, Bid, Commit, CommitId, Ending, Leased, PageNo, Store, Undo, Writer};
 
 const LIFE: Duration = Duration::from_secs(60);
+const LOCK: &str = "sqlite:{shop}:lock";
 /// Longer than any of these tests waits.
 const PATIENT: Duration = Duration::from_secs(30);
 
@@ -208,28 +210,82 @@ fn a_turn_that_was_passed_on_too_long_ago_is_none() {
     assert_eq!(waiting(&server), 0);
 }
 
+/// Commits a page, and tells whether the lease lingers.
+fn commit(writer: &mut dyn Writer, base: Snapshot, snapshot: Snapshot, lease: After) -> crate::Result<bool> {
+    let page = [7; 512];
+    let pages = vec![(PageNo::FIRST, page.as_slice())];
+    let commit = Commit { base, snapshot, pages, undo: &Undo::Barrier };
+    let wait = Wait { replicas: 0, disk: false, time: LIFE };
+    writer.commit(&commit, None, Ending { lease, wait }).map(|lingers| lingers.is_some())
+}
+
+fn at(version: u64) -> Snapshot {
+    Snapshot { version: Version(version), commit: CommitId(version), page_size: 512, page_count: 1 }
+}
+
 #[test]
 fn a_commit_that_was_refused_is_not_made_when_it_is_tried_again() {
     let server = TestServer::start();
     let mut writer = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
-    let page = [7; 512];
-    let at = |version: u64| Snapshot {
-        version: Version(version),
-        commit: crate::store::CommitId(version),
-        page_size: 512,
-        page_count: 1,
-    };
-    let mut commit = |base: Snapshot, snapshot: Snapshot| {
-        let pages = vec![(crate::store::PageNo::FIRST, page.as_slice())];
-        let commit = crate::store::Commit { base, snapshot, pages, undo: &crate::store::Undo::Barrier };
-        let wait = crate::config::Wait { replicas: 0, disk: false, time: LIFE };
-        writer.commit(&commit, None, crate::store::Ending { lease: crate::store::After::Linger(Some(LIFE)), wait })
-    };
-    assert!(commit(Snapshot::EMPTY, at(1)).unwrap().is_some());
+    let mut commit = |base, snapshot| commit(&mut *writer, base, snapshot, After::Linger(Some(LIFE)));
+    assert!(commit(Snapshot::EMPTY, at(1)).unwrap());
     server.redis_cli(&["DEL", "sqlite:{shop}"]);
     // The first try has watched the hash anew, as it is without it.
     for _ in 0..3 {
         assert!(commit(at(1), at(2)).is_err());
         assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}"]), "0");
+    }
+}
+
+/// Lets the lease of a writer end, and gives it to another writer, who has 30 s left while a third waits.
+fn lose_to_another(server: &TestServer) -> Box<dyn Writer> {
+    server.redis_cli(&["DEL", LOCK]);
+    let another = held(store(server).lease(bid("another", Duration::ZERO)).unwrap());
+    server.redis_cli(&["PEXPIRE", LOCK, "30000"]);
+    server.redis_cli(&["RPUSH", "sqlite:{shop}:queue", "waits"]);
+    another
+}
+
+#[track_caller]
+fn assert_untouched(server: &TestServer) {
+    assert_eq!(server.redis_cli(&["GET", LOCK]), "another");
+    assert!(left(server, LOCK) <= 30_000);
+    assert_eq!(waiting(server), 1);
+}
+
+#[test]
+fn only_the_holder_renews_a_lease() {
+    let server = TestServer::start();
+    let _first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
+    let _another = lose_to_another(&server);
+    assert!(!store(&server).renew("first", LIFE).unwrap());
+    assert_untouched(&server);
+    assert!(store(&server).renew("another", LIFE).unwrap());
+    assert!(left(&server, LOCK) > 30_000);
+}
+
+#[test]
+fn only_the_holder_releases_a_lease() {
+    let server = TestServer::start();
+    let mut first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
+    let mut another = lose_to_another(&server);
+    first.release().unwrap();
+    assert_untouched(&server);
+    another.release().unwrap();
+    assert_ne!(server.redis_cli(&["GET", LOCK]), "another");
+    assert_eq!(waiting(&server), 0, "handed over");
+}
+
+#[test]
+fn a_commit_releases_or_keeps_no_lease_of_another() {
+    for lease in [After::Release, After::Linger(Some(LIFE))] {
+        let server = TestServer::start();
+        let mut first = held(store(&server).lease(bid("first", Duration::ZERO)).unwrap());
+        let _another = lose_to_another(&server);
+        // Nobody else has committed, so this commit is done.
+        assert!(!commit(&mut *first, Snapshot::EMPTY, at(1), lease).unwrap());
+        assert_untouched(&server);
+        drop(first);
+        assert_untouched(&server);
     }
 }
