@@ -83,6 +83,8 @@ struct State {
     /// By how much replies are late at most.
     delay: Duration,
     faults: Vec<(Trigger, Fault)>,
+    /// What is done to each command of a name.
+    always: HashMap<String, Fault>,
     commands: Vec<String>,
     /// What waits in the proxy, in order of arrival.
     held: Vec<Held>,
@@ -155,6 +157,11 @@ impl Proxy {
         state.faults.push((Trigger::Number(number), fault));
     }
 
+    /// Does this to each command of this name.
+    pub fn each(&self, command: &str, fault: Fault) {
+        self.shared.lock().always.insert(command.to_owned(), fault);
+    }
+
     /// From now on answers this command itself, as a server might that is another version.
     pub fn answer(&self, command: &str, reply: &str) {
         self.shared.lock().answers.insert(command.to_owned(), reply.as_bytes().to_vec());
@@ -167,7 +174,9 @@ impl Proxy {
 
     /// Forgets faults that have yet to come.
     pub fn disarm(&self) {
-        self.shared.lock().faults.clear();
+        let mut state = self.shared.lock();
+        state.faults.clear();
+        state.always.clear();
     }
 
     /// Names of the commands that have come, in order.
@@ -279,6 +288,7 @@ impl State {
             server,
             delay: Duration::ZERO,
             faults: Vec::new(),
+            always: HashMap::new(),
             answers: HashMap::new(),
             commands: Vec::new(),
             held: Vec::new(),
@@ -308,8 +318,11 @@ impl State {
         let due = self.faults.iter().position(|(trigger, _)| match trigger {
             Trigger::Command(wanted) => wanted.eq_ignore_ascii_case(name),
             Trigger::Number(wanted) => *wanted == number,
-        })?;
-        Some(self.faults.remove(due).1)
+        });
+        match due {
+            Some(due) => Some(self.faults.remove(due).1),
+            None => self.always.get(name).copied(),
+        }
     }
 }
 

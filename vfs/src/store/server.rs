@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::{RedisError, ServerError, Value, cmd};
 
 use crate::config::Config;
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::secret::hide_secrets;
 use crate::store::pool::{Idle, Pool};
 use crate::store::protocol::text;
@@ -356,15 +356,28 @@ impl Sending<'_, '_> {
         self.piece.clear();
     }
 
-    /// The replies to all of them.
-    pub(crate) fn finish(mut self) -> Result<Vec<Value>> {
+    /// The replies to all of them, also those that say that this is not the server any more.
+    pub(crate) fn finish(mut self) -> Result<Vec<Value>, Unanswered> {
+        let may_be_done = self.sent.is_ok();
         self.flush();
-        self.sent?;
-        if let Some(kept) = &mut self.link.kept {
-            kept.idle.room = self.piece.emptied();
-        }
-        self.link.receive(self.commands)
+        let replies = self.sent.and_then(|()| {
+            if let Some(kept) = &mut self.link.kept {
+                kept.idle.room = self.piece.emptied();
+            }
+            self.link.receive_all(self.commands)
+        });
+        let replies = replies.map_err(|error| Unanswered { error, may_be_done })?;
+        // What it says is among the replies, and the caller knows better what comes of it.
+        let _ = self.link.heed(&replies);
+        Ok(replies)
     }
+}
+
+/// Why there are no replies to what was sent.
+pub(crate) struct Unanswered {
+    pub error: Error,
+    /// The last piece, and with it the last command, may have reached the server.
+    pub may_be_done: bool,
 }
 
 /// A connection in somebody's hands. It goes back to the idle ones when dropped, unless an
@@ -434,12 +447,16 @@ impl<'server> Link<'server> {
 
     /// The replies to commands that were sent.
     pub(crate) fn receive(&mut self, commands: usize) -> Result<Vec<Value>> {
+        let replies = self.receive_all(commands)?;
+        self.heed(&replies)?;
+        Ok(replies)
+    }
+
+    fn receive_all(&mut self, commands: usize) -> Result<Vec<Value>> {
         let traffic = &self.server.traffic;
         traffic.round_trips.fetch_add(1, Relaxed);
         traffic.commands.fetch_add(commands as u64, Relaxed);
-        let replies: Vec<Value> = self.converse(|connection| (0..commands).map(|_| connection.receive()).collect())?;
-        self.heed(&replies)?;
-        Ok(replies)
+        self.converse(|connection| (0..commands).map(|_| connection.receive()).collect())
     }
 
     fn converse<T>(&mut self, part: impl FnOnce(&mut Wire) -> Result<T, RedisError>) -> Result<T> {

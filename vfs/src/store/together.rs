@@ -9,8 +9,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 
@@ -22,6 +20,7 @@ use crate::store::protocol::{self, array, bad_reply};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Sending, Server, checked};
 use crate::store::stage::Stage;
+use crate::store::writer::in_time::{self, Attempt, Attempts};
 use crate::store::writer::{self, RedisWriter};
 use crate::store::{After, Commit, Ending, Writer, wait};
 
@@ -153,13 +152,6 @@ impl<'a> Joined<'a> {
 /// What was answered to the `WAIT` of each member that waits for replicas.
 type Waited = Vec<Option<Result<Value>>>;
 
-/// How an attempt ended short of a failure.
-enum Attempt {
-    Done(Waited),
-    /// The reply to `EXEC` was lost.
-    Lost(String),
-}
-
 impl Joint<'_> {
     fn prove(&mut self) -> Result<()> {
         self.watch()?;
@@ -168,7 +160,7 @@ impl Joint<'_> {
         for member in &mut self.members {
             member.send(&mut sending);
         }
-        let replies = sending.finish()?;
+        let replies = sending.finish().map_err(|unanswered| unanswered.error)?;
         let queued = replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()));
         if let Err(error) = queued {
             // The transaction ends with the connection.
@@ -217,7 +209,7 @@ impl Joint<'_> {
         Ok(())
     }
 
-    fn attempt(&mut self) -> Result<Attempt> {
+    fn try_once(&mut self) -> Result<Attempt<Waited>> {
         if self.kept.is_none() {
             self.queued = false;
             self.watch()?;
@@ -234,15 +226,20 @@ impl Joint<'_> {
             }
         }
         let before = if self.queued { 0 } else { self.members.iter().map(|member| member.commands).sum() };
-        sending.piece().push(&cmd("EXEC"));
+        let request = sending.piece();
+        request.push(&cmd("EXEC"));
         for member in &self.members {
-            wait::commands(member.wait).iter().for_each(|command| sending.piece().push(command));
+            wait::commands(member.wait).iter().for_each(|command| request.push(command));
         }
-        let replies = sending.finish().and_then(|replies| fault::at(Point::AfterExec).map(|()| replies));
+        let replies = sending.finish();
+        let is_closed = link.is_replaced();
         link.close();
         let mut replies = match replies {
-            Ok(replies) => replies.into_iter(),
-            Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
+            Ok(replies) => match fault::at(Point::AfterExec) {
+                Ok(()) => replies.into_iter(),
+                Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
+            },
+            Err(unanswered) => return Ok(unanswered.into()),
         };
         let queued: Vec<Value> = replies.by_ref().take(before).collect();
         let commands: usize = self.members.iter().map(|member| member.commands).sum();
@@ -260,7 +257,13 @@ impl Joint<'_> {
             refused @ Value::ServerError(_) => {
                 // A command that was refused while it was queued says why; EXEC only says that one was.
                 for reply in queued.into_iter().chain([refused]) {
-                    checked(reply).map_err(|error| error.at(self.members[0].place))?;
+                    match checked(reply) {
+                        Ok(_) => {}
+                        Err(error) if is_closed && matches!(error.cause, Cause::ReadOnlyServer(_)) => {
+                            return Ok(Attempt::NotDone(error.cause.to_string()));
+                        }
+                        Err(error) => return Err(error.at(self.members[0].place)),
+                    }
                 }
                 Err(Cause::BadReply("EXEC".into()).into())
             }
@@ -289,7 +292,7 @@ impl Joint<'_> {
 
     /// Finds out what became of an attempt whose reply was lost: `true`, all are done; `false`, none is, and
     /// all can be tried again.
-    fn resolve(&self) -> Result<bool> {
+    fn look_up(&self) -> Result<bool> {
         fault::at(Point::BeforeResolve)?;
         let mut request = Request::default();
         for member in &self.members {
@@ -310,46 +313,6 @@ impl Joint<'_> {
         Ok(false)
     }
 
-    /// See [`RedisWriter`]: as long as an attempt was not answered, it may still arrive, so from then on only
-    /// the logs and the hashes decide.
-    fn publish_in_time(&mut self) -> Result<Waited> {
-        let deadline = Instant::now() + self.members[0].writer.store.patience;
-        let mut pause = Duration::from_millis(5);
-        let mut lost: Option<String> = None;
-        loop {
-            let error = match self.attempt() {
-                Ok(Attempt::Done(waited)) => return Ok(waited),
-                Ok(Attempt::Lost(reason)) => {
-                    lost = Some(reason);
-                    None
-                }
-                Err(error) => Some(error),
-            };
-            let Some(reason) = &lost else { return error.map_or(Ok(Vec::new()), Err) };
-            match self.resolve() {
-                Ok(true) => return self.wait_again(),
-                Ok(false) if error.as_ref().is_none_or(|error| writer::passes(&error.cause)) => {}
-                Ok(false) => return Err(self.unknown(reason, error)),
-                Err(error) if matches!(error.cause, Cause::Stale { .. } | Cause::OutcomeUnknown { .. }) => {
-                    return Err(error);
-                }
-                Err(error) if !writer::passes(&error.cause) => return Err(self.unknown(reason, Some(error))),
-                Err(_) => {}
-            }
-            if Instant::now() + pause >= deadline {
-                return Err(self.unknown(reason, error));
-            }
-            sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(500));
-        }
-    }
-
-    fn unknown(&self, lost: &str, then: Option<Error>) -> Error {
-        let first = &self.members[0];
-        let then = then.map(|error| format!("; and then: {}", error.cause)).unwrap_or_default();
-        writer::unknown(&first.commit, format!("{lost}{then}")).at(first.place)
-    }
-
     fn wait_again(&self) -> Result<Waited> {
         for member in &self.members {
             member.writer.wait_again(&member.commit, member.wait).map_err(|error| error.at(member.place))?;
@@ -358,7 +321,8 @@ impl Joint<'_> {
     }
 
     fn publish(&mut self) -> Published {
-        let outcome = self.publish_in_time();
+        let patience = self.members[0].writer.store.patience;
+        let outcome = in_time::commit(self, patience).and_then(|done| done.map_or_else(|| self.wait_again(), Ok));
         let unknown = matches!(&outcome, Err(error) if matches!(error.cause, Cause::OutcomeUnknown { .. }));
         let done =
             outcome.is_ok() || matches!(&outcome, Err(error) if matches!(error.cause, Cause::NotReplicated { .. }));
@@ -380,6 +344,23 @@ impl Joint<'_> {
             }
         }
         Published::Done
+    }
+}
+
+impl Attempts for Joint<'_> {
+    type Done = Waited;
+
+    fn attempt(&mut self) -> Result<Attempt<Waited>> {
+        self.try_once()
+    }
+
+    fn resolve(&mut self) -> Result<bool> {
+        self.look_up()
+    }
+
+    fn unknown(&self, reason: String) -> Error {
+        let first = &self.members[0];
+        writer::unknown(&first.commit, reason).at(first.place)
     }
 }
 

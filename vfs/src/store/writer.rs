@@ -3,25 +3,27 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
 
-use crate::config::Wait;
 use crate::error::{Cause, Result};
 use crate::fault::{self, Point};
 use crate::store::commit::LogMark;
 use crate::store::protocol::{self, array, bad_reply, text};
-use crate::store::redis::{RedisStore, snapshot};
+use crate::store::redis::RedisStore;
 use crate::store::request::Request;
 use crate::store::script::By;
 use crate::store::server::{Kept, Link, Server, checked};
 use crate::store::stage::Stage;
-use crate::store::turn::{KEEP, RELEASE};
+use crate::store::turn::RELEASE;
 use crate::store::{
-    After, Bid, Commit, CommitId, Ending, Lingers, LogEntry, News, PageNo, Snapshot, Store, Version, Writer, keys, wait,
+    After, Bid, Commit, CommitId, Ending, Lingers, News, PageNo, Snapshot, Store, Version, Writer, keys,
 };
+
+pub(super) use resolve::{answer, is_done, unknown};
+
+use in_time::{Attempt, Attempts};
 
 /// The holder of the write lease, and the connection that watches the hash for it.
 pub(crate) struct RedisWriter {
@@ -69,17 +71,6 @@ pub(super) fn ask_version(request: &mut Request, hash: &str, stage: Option<&str>
     if let Some(stage) = stage {
         request.push(cmd("HLEN").arg(stage));
     }
-}
-
-/// How an attempt to commit ended short of a failure.
-enum Attempt {
-    Done {
-        /// What `WAIT` answered.
-        waited: Option<Value>,
-        lingers: Option<Lingers>,
-    },
-    /// The reply was lost.
-    Lost(String),
 }
 
 impl RedisWriter {
@@ -264,265 +255,43 @@ impl RedisWriter {
             Err(holder) => Err(Cause::Busy(holder).into()),
         }
     }
-
-    /// One round trip: the transaction, and the lease given back, or kept and the hash watched anew.
-    fn attempt(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Attempt> {
-        fault::at(Point::BeforeExec)?;
-        // Staged pages are moved to their place under the lease. Nothing may fail once pages are on
-        // their way.
-        let script = match ending.lease {
-            After::Release if self.stage.is_none() => Some(&*RELEASE),
-            After::Linger(Some(_)) if self.stage.is_none() => Some(&*KEEP),
-            _ => None,
-        };
-        let script = script.map(|script| (script, self.server.scripts().way_to(script)));
-        let lease = match (ending.lease, script) {
-            (After::Release, Some((_, by))) => Some(self.store.release_command(&self.token, by)?),
-            (After::Linger(Some(life)), Some((_, by))) => Some(self.store.keep_command(&self.token, life, by)),
-            (After::Linger(None), _) if self.stage.is_none() => Some(self.store.waiting_command()),
-            _ => None,
-        };
-        let lingers = lease.is_some() && ending.lease != After::Release;
-        let connection = self.connection.take();
-        let mut link =
-            connection.map_or_else(|| self.server.link(), |connection| Ok(self.server.attach(connection)))?;
-        if link.is_replaced() {
-            return Err(Cause::Moving("its server has been replaced".into()).into());
-        }
-        let mut sending = link.sending();
-        let undo_commands = self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
-        let request = sending.piece();
-        request.push(&cmd("EXEC"));
-        let waits = wait::commands(ending.wait);
-        lease.iter().chain(&waits).for_each(|command| request.push(command));
-        let mut watching = 0;
-        if lingers {
-            watching = self.watching().ends.len();
-            request.append(&self.watching());
-        }
-        let replies = sending.finish();
-        let connection = link.detach();
-        self.open = false;
-        let mut replies = match replies.and_then(|replies| fault::at(Point::AfterExec).map(|()| replies)) {
-            Ok(replies) => replies,
-            Err(error) => return Ok(Attempt::Lost(error.cause.to_string())),
-        };
-        let watched = replies.split_off(replies.len().saturating_sub(watching));
-        let waited = replies.split_off(replies.len().saturating_sub(waits.len())).pop();
-        let lease = lease.and_then(|_| replies.pop());
-        let exec = replies.pop().unwrap_or_default();
-        // Only EXEC tells what became of the commit. What tells nothing is as good as no reply, and
-        // nothing that follows it on this connection is to be believed.
-        let told = match &exec {
-            Value::Nil | Value::ServerError(_) => true,
-            Value::Array(results) => results.len() == replies.len(),
-            _ => false,
-        };
-        if !told {
-            return Ok(Attempt::Lost(bad_reply("EXEC", &exec).to_string()));
-        }
-        let mut waiting = None;
-        // Where the script was not called, the lease is still held, and then given back.
-        let scripts = self.server.scripts();
-        let called = |reply: &Value| script.is_none_or(|(script, by)| scripts.is_called(script, by, reply));
-        if let Some(lease) = lease.filter(called) {
-            match checked(lease) {
-                Ok(Value::Int(count)) if lingers => waiting = Some(count),
-                // Nothing rests on how many wait; `keep.lua` tells of none where it can't be known.
-                _ if ending.lease == After::Linger(None) => waiting = Some(0),
-                Ok(_) => self.leased = false,
-                Err(error) => {
-                    self.leased = false;
-                    crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
-                }
-            }
-        }
-        let found = if lingers {
-            self.watched(connection, watched.into_iter()).ok()
-        } else {
-            self.connection = connection;
-            None
-        };
-        match exec {
-            Value::Nil => Err(self.overtaken(commit)),
-            Value::Array(results) => {
-                self.store.check_results(commit, undo_commands, results)?;
-                let ready = found.is_some_and(|(at, staged)| at == commit.snapshot && !staged);
-                let lingers = waiting.filter(|_| ready).map(|count| Lingers { wanted: count > 0 });
-                Ok(Attempt::Done { waited, lingers })
-            }
-            refused => {
-                // A command that was refused while it was queued says why; EXEC only says that one was.
-                for reply in replies.into_iter().chain([refused]) {
-                    checked(reply)?;
-                }
-                Err(Cause::BadReply("EXEC".into()).into())
-            }
-        }
-    }
-
-    /// Why `EXEC` was refused: someone changed the hash since it was watched.
-    fn overtaken(&self, commit: &Commit<'_>) -> crate::Error {
-        match self.store.fetch(&[]) {
-            Ok(now) => Cause::Stale { snapshot: commit.base.version, found: now.at.version }.into(),
-            Err(_) => Cause::Stale { snapshot: commit.base.version, found: commit.base.version.next() }.into(),
-        }
-    }
-
-    /// What tells whether a commit is done: the metadata, and the log's entry of that version.
-    pub(super) fn question(&self, commit: &Commit<'_>) -> Request {
-        let at = commit.snapshot.version;
-        let mut request = self.store.packed.metadata.clone();
-        request.push(&self.store.xrange(at, at, 1));
-        request
-    }
-
-    /// Finds out what became of a commit whose reply was lost: `true` it is there, `false` it is
-    /// not and nobody else's is, so that it can be tried again.
-    fn resolve(&self, commit: &Commit<'_>) -> Result<bool> {
-        fault::at(Point::BeforeResolve)?;
-        let mut replies = self.server.ask(&self.question(commit))?.into_iter();
-        let (now, logged) = answer(&mut replies)?;
-        if is_done(commit, &now, &logged) {
-            return Ok(true);
-        }
-        self.is_open_to(commit, &now, &logged).map(|()| false)
-    }
-
-    /// Whether a commit that is not done can still be made.
-    pub(super) fn is_open_to(&self, commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> Result<()> {
-        if now.identity() == commit.base.identity() {
-            return Ok(());
-        }
-        if now.version > commit.snapshot.version && logged.is_empty() {
-            let reason = format!("version {} is current and the log does not reach back", now.version);
-            return Err(unknown(commit, reason));
-        }
-        Err(Cause::Stale { snapshot: commit.base.version, found: now.version }.into())
-    }
-
-    /// Waits for the replicas of a commit that turned out to be done. A server waits for all that
-    /// it had done by the connection's last command, so others go ahead of `WAIT`. They ask whether
-    /// the commit is there: since it was found, a replica that lacks it may have become the primary.
-    pub(super) fn wait_again(&self, commit: &Commit<'_>, wait: Wait) -> Result<()> {
-        let waits = wait::commands(wait);
-        if waits.is_empty() {
-            return Ok(());
-        }
-        let mut request = self.question(commit);
-        waits.iter().for_each(|wait| request.push(wait));
-        let waited = self.server.ask(&request).and_then(|replies| {
-            let mut replies = replies.into_iter();
-            let (now, logged) = answer(&mut replies)?;
-            if !is_done(commit, &now, &logged) {
-                return Err(Cause::Server("another server has taken over, which does not have it".into()).into());
-            }
-            checked(replies.last().unwrap_or_default())
-        });
-        self.check_wait(commit, wait, Some(waited))
-    }
-
-    /// Whether enough replicas have a commit that is done. A server that has lost its replicas may
-    /// be one that they have left for another primary.
-    pub(super) fn check_wait(&self, commit: &Commit<'_>, wait: Wait, waited: Option<Result<Value>>) -> Result<()> {
-        let checked = waited.map_or(Ok(()), |reply| wait::check(commit.snapshot.version, wait, reply));
-        if checked.is_err() {
-            self.server.doubt();
-        }
-        checked
-    }
-
-    /// Repeats [`RedisWriter::resolve`] until the server answers or the time is up.
-    fn resolve_in_time(&self, commit: &Commit<'_>, lost: &str, deadline: Instant) -> Result<bool> {
-        let mut pause = Duration::from_millis(5);
-        loop {
-            let error = match self.resolve(commit) {
-                Ok(there) => return Ok(there),
-                Err(error) if matches!(error.cause, Cause::Stale { .. } | Cause::OutcomeUnknown { .. }) => {
-                    return Err(error);
-                }
-                Err(error) => error,
-            };
-            if !passes(&error.cause) || Instant::now() + pause >= deadline {
-                return Err(unknown(commit, format!("{lost}; and then: {}", error.cause)));
-            }
-            sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(500));
-        }
-    }
 }
 
-/// The answer to [`RedisWriter::question`].
-pub(super) fn answer(replies: &mut impl Iterator<Item = Value>) -> Result<(Snapshot, Vec<LogEntry>)> {
-    let (now, _) = snapshot(replies.next().unwrap_or_default())?;
-    Ok((now, protocol::log_entries(checked(replies.next().unwrap_or_default())?)?))
+/// A commit, and how it is to end.
+struct Commits<'a, 'c> {
+    writer: &'a mut RedisWriter,
+    commit: &'a Commit<'c>,
+    ending: Ending,
 }
 
-pub(super) fn is_done(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> bool {
-    now.identity() == commit.snapshot.identity() || logged.iter().any(|entry| entry.commit == commit.snapshot.commit)
-}
+impl Attempts for Commits<'_, '_> {
+    type Done = attempt::Done;
 
-/// Whether a failure may be over when the same is tried again.
-pub(super) fn passes(cause: &Cause) -> bool {
-    matches!(
-        cause,
-        Cause::ConnectionLost(_)
-            | Cause::NoReply
-            | Cause::Unreachable(_)
-            | Cause::NoConnectionLeft(_)
-            | Cause::IsReplica(_)
-            | Cause::Loading(_)
-            | Cause::Moving(_)
-            | Cause::TooFewReplicas(_)
-    )
-}
+    fn attempt(&mut self) -> Result<Attempt<attempt::Done>> {
+        self.writer.watch(&self.commit.base)?;
+        self.writer.attempt(self.commit, self.ending)
+    }
 
-pub(super) fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
-    Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
+    fn resolve(&mut self) -> Result<bool> {
+        self.writer.resolve(self.commit)
+    }
+
+    fn unknown(&self, reason: String) -> crate::Error {
+        unknown(self.commit, reason)
+    }
 }
 
 impl RedisWriter {
-    /// After a commit: staged pages move to their place, and the lease is given back unless it is to
-    /// be kept. Neither changes what was committed; whoever writes next promotes what is left.
-    pub(super) fn settle(&mut self, commit: &Commit<'_>, keep: bool) {
-        if let Some(mut stage) = self.stage.take() {
-            stage.published = true;
-            let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(&commit.snapshot));
-            if let Err(error) = promoted {
-                crate::ffi::log(&format!("pages of {} stay staged: {error}", self.store.keys.hash));
-            }
-        }
-        if !keep && let Err(error) = self.release() {
-            crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
-        }
-    }
-
-    /// As long as a try was not answered, it may still arrive. So from then on only the log and
-    /// the hash decide: a later try that is refused may have been refused because of the first.
     fn commit_in_time(&mut self, commit: &Commit<'_>, ending: Ending) -> Result<Option<Lingers>> {
-        let deadline = Instant::now() + self.store.patience;
-        let mut lost = None;
-        loop {
-            let error = match self.watch(&commit.base).and_then(|()| self.attempt(commit, ending)) {
-                Ok(Attempt::Done { waited, lingers }) => {
-                    self.settle(commit, lingers.is_some() || ending.lease == After::Keep);
-                    return self.check_wait(commit, ending.wait, waited.map(checked)).map(|()| lingers);
-                }
-                Ok(Attempt::Lost(reason)) => {
-                    lost = Some(reason);
-                    None
-                }
-                Err(error) => Some(error),
-            };
-            let Some(lost) = &lost else { return error.map_or(Ok(None), Err) };
-            // A commit that is still on its way from the lost connection can't follow a second
-            // one: the hash it watches will have changed.
-            if self.resolve_in_time(commit, lost, deadline)? {
-                self.settle(commit, ending.lease == After::Keep);
-                return self.wait_again(commit, ending.wait).map(|()| None);
+        let patience = self.store.patience;
+        match in_time::commit(&mut Commits { writer: self, commit, ending }, patience)? {
+            Some(attempt::Done { waited, lingers }) => {
+                self.settle(commit, lingers.is_some() || ending.lease == After::Keep);
+                self.check_wait(commit, ending.wait, waited.map(checked)).map(|()| lingers)
             }
-            if let Some(error) = error.filter(|error| !passes(&error.cause) || Instant::now() >= deadline) {
-                return Err(unknown(commit, format!("{lost}; and when it was sent again: {}", error.cause)));
+            None => {
+                self.settle(commit, ending.lease == After::Keep);
+                self.wait_again(commit, ending.wait).map(|()| None)
             }
         }
     }
@@ -535,11 +304,21 @@ impl RedisWriter {
         let keys = self.store.keys.clone();
         let mut request = Request::one(cmd("DEL").arg(&keys.hash).arg(&keys.log).arg(&keys.undo).arg(&keys.staged));
         request.push(&cmd("EXEC"));
+        self.open = false;
         let mut link = self.link()?;
         let replies = link.exchange(&request);
-        self.connection = link.detach();
-        self.open = false;
-        match checked(replies?.pop().unwrap_or_default())? {
+        // A connection on which EXEC failed may be in the transaction still.
+        link.close();
+        drop(link);
+        let exec = match replies {
+            Ok(mut replies) => replies.pop().unwrap_or_default(),
+            // It may be done all the same.
+            Err(lost) => {
+                let now = self.store.fetch(&[]).map_err(|_| lost.clone())?.at;
+                return if now == Snapshot::EMPTY { Ok(()) } else { Err(lost) };
+            }
+        };
+        match checked(exec)? {
             Value::Array(_) => Ok(()),
             Value::Nil => Err(Cause::Stale { snapshot: at.version, found: at.version.next() }.into()),
             other => Err(bad_reply("EXEC", &other).into()),
@@ -602,5 +381,8 @@ impl Drop for RedisWriter {
     }
 }
 
+mod attempt;
+pub(super) mod in_time;
+mod resolve;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,117 @@
+//! What became of a commit whose reply was lost, and what is to be done after one.
+
+use redis::Value;
+
+use super::RedisWriter;
+use crate::config::Wait;
+use crate::error::{Cause, Result};
+use crate::fault::{self, Point};
+use crate::store::protocol;
+use crate::store::redis::snapshot;
+use crate::store::request::Request;
+use crate::store::server::checked;
+use crate::store::{Commit, LogEntry, Snapshot, Version, Writer, wait};
+
+impl RedisWriter {
+    /// What tells whether a commit is done: the metadata, and the log's entry of that version.
+    pub(in crate::store) fn question(&self, commit: &Commit<'_>) -> Request {
+        let at = commit.snapshot.version;
+        let mut request = self.store.packed.metadata.clone();
+        request.push(&self.store.xrange(at, at, 1));
+        request
+    }
+
+    /// Finds out what became of a commit whose reply was lost: `true` it is there, `false` it is
+    /// not and nobody else's is, so that it can be tried again.
+    pub(in crate::store) fn resolve(&self, commit: &Commit<'_>) -> Result<bool> {
+        fault::at(Point::BeforeResolve)?;
+        let mut replies = self.server.ask(&self.question(commit))?.into_iter();
+        let (now, logged) = answer(&mut replies)?;
+        if is_done(commit, &now, &logged) {
+            return Ok(true);
+        }
+        self.is_open_to(commit, &now, &logged).map(|()| false)
+    }
+
+    /// Whether a commit that is not done can still be made.
+    pub(in crate::store) fn is_open_to(&self, commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> Result<()> {
+        if now.identity() == commit.base.identity() {
+            return Ok(());
+        }
+        // What would tell whether it was done, the id in the hash or in the log, is not there any more.
+        if logged.is_empty() && (now.version > commit.snapshot.version || *now == Snapshot::EMPTY) {
+            let reason = match now.version {
+                Version(0) => "the database is gone".to_owned(),
+                version => format!("version {version} is current and the log does not reach back"),
+            };
+            return Err(unknown(commit, reason));
+        }
+        Err(Cause::Stale { snapshot: commit.base.version, found: now.version }.into())
+    }
+
+    /// Waits for the replicas of a commit that turned out to be done. A server waits for all that
+    /// it had done by the connection's last command, so others go ahead of `WAIT`. They ask whether
+    /// the commit is there: since it was found, a replica that lacks it may have become the primary.
+    pub(in crate::store) fn wait_again(&self, commit: &Commit<'_>, wait: Wait) -> Result<()> {
+        let waits = wait::commands(wait);
+        if waits.is_empty() {
+            return Ok(());
+        }
+        let mut request = self.question(commit);
+        waits.iter().for_each(|wait| request.push(wait));
+        let waited = self.server.ask(&request).and_then(|replies| {
+            let mut replies = replies.into_iter();
+            let (now, logged) = answer(&mut replies)?;
+            if !is_done(commit, &now, &logged) {
+                return Err(Cause::Server("another server has taken over, which does not have it".into()).into());
+            }
+            checked(replies.last().unwrap_or_default())
+        });
+        self.check_wait(commit, wait, Some(waited))
+    }
+
+    /// Whether enough replicas have a commit that is done. A server that has lost its replicas may
+    /// be one that they have left for another primary.
+    pub(in crate::store) fn check_wait(
+        &self,
+        commit: &Commit<'_>,
+        wait: Wait,
+        waited: Option<Result<Value>>,
+    ) -> Result<()> {
+        let checked = waited.map_or(Ok(()), |reply| wait::check(commit.snapshot.version, wait, reply));
+        if checked.is_err() {
+            self.server.doubt();
+        }
+        checked
+    }
+
+    /// After a commit: staged pages move to their place, and the lease is given back unless it is to
+    /// be kept. Neither changes what was committed; whoever writes next promotes what is left.
+    pub(in crate::store) fn settle(&mut self, commit: &Commit<'_>, keep: bool) {
+        if let Some(mut stage) = self.stage.take() {
+            stage.published = true;
+            let promoted = fault::at(Point::BeforePromote).and_then(|()| self.store.promote(&commit.snapshot));
+            if let Err(error) = promoted {
+                crate::ffi::log(&format!("pages of {} stay staged: {error}", self.store.keys.hash));
+            }
+        }
+        if !keep && let Err(error) = self.release() {
+            crate::ffi::log(&format!("the lease on {} will end by itself: {error}", self.store.keys.hash));
+        }
+    }
+}
+
+/// The answer to [`RedisWriter::question`]. A log that can't be read tells nothing.
+pub(in crate::store) fn answer(replies: &mut impl Iterator<Item = Value>) -> Result<(Snapshot, Vec<LogEntry>)> {
+    let (now, _) = snapshot(replies.next().unwrap_or_default())?;
+    let logged = checked(replies.next().unwrap_or_default()).and_then(protocol::log_entries);
+    Ok((now, logged.unwrap_or_default()))
+}
+
+pub(in crate::store) fn is_done(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> bool {
+    now.identity() == commit.snapshot.identity() || logged.iter().any(|entry| entry.commit == commit.snapshot.commit)
+}
+
+pub(in crate::store) fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
+    Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
+}
