@@ -60,7 +60,9 @@ impl Scene {
 fn stored(server: &Server) -> BTreeMap<String, Vec<String>> {
     let mut redis = server.redis();
     let keys: Vec<String> = cmd("KEYS").arg("*").query(&mut redis).unwrap();
-    let kept = keys.into_iter().filter(|key| !key.contains(".commit:") && !key.ends_with(".t.rowid"));
+    let kept = keys
+        .into_iter()
+        .filter(|key| !key.contains(".commit:") && !key.ends_with(".rowid") || key.ends_with(".index.rowid"));
     kept.map(|key| {
         let kind: String = cmd("TYPE").arg(&key).query(&mut redis).unwrap();
         let mut content: Vec<String> = match kind.as_str() {
@@ -114,9 +116,11 @@ fn a_large_transaction_is_taken_back_as_well() {
 fn a_single_statement_that_is_refused_leaves_no_rows_however_often_it_is_tried() {
     let scene = Scene::new();
     let before = stored(&scene.server);
+    // Triggers write to no others than those of the schema `temp`.
+    create(&scene.one, &scene.server.url(), "temp.u", "n INT").unwrap();
     scene
         .one
-        .execute_batch("CREATE TEMP TRIGGER tr AFTER INSERT ON o BEGIN INSERT INTO t (n) VALUES (new.x); END")
+        .execute_batch("CREATE TEMP TRIGGER tr AFTER INSERT ON o BEGIN INSERT INTO u VALUES (new.x); END")
         .unwrap();
     scene.locked(|| {
         for _ in 0..3 {
@@ -125,7 +129,8 @@ fn a_single_statement_that_is_refused_leaves_no_rows_however_often_it_is_tried()
         }
     });
     scene.one.execute_batch("INSERT INTO o VALUES (7)").unwrap();
-    assert_eq!(number(&scene.other, "SELECT count(*) FROM t WHERE n = 7"), 1);
+    assert_eq!(number(&scene.one, "SELECT count(*) FROM u WHERE n = 7"), 1);
+    assert_eq!(scene.server.redis_cli(&["KEYS", "p.temp.u:*"]).lines().count(), 1);
     check_keys_of_rows(&scene);
 }
 

@@ -8,6 +8,7 @@ use rusqlite::ffi::{
 };
 
 use super::api::Api;
+use super::module::direct_only;
 use super::value::{answer, arguments, read};
 use super::{guard, report};
 use crate::error::{Cause, During, Result, code};
@@ -126,18 +127,22 @@ unsafe extern "C" fn connect(
     _message: *mut *mut c_char,
 ) -> c_int {
     guard(|| {
-        // SAFETY: SQLite passes what was registered, and its connection.
-        let (host, declared) = unsafe {
-            let host = &*host.cast::<Host>();
-            (host, (host.api.declare_vtab)(db, host.look.declaration().as_ptr()))
-        };
-        if declared == code::OK {
-            let base = sqlite3_vtab { pModule: std::ptr::null(), nRef: 0, zErrMsg: std::ptr::null_mut() };
-            let made = Box::into_raw(Box::new(Vtab { base, api: host.api, look: host.look }));
-            // SAFETY: SQLite passes a place for the table.
-            unsafe { vtab.write(made.cast()) };
+        // SAFETY: SQLite passes what was registered.
+        let host = unsafe { &*host.cast::<Host>() };
+        // SAFETY: SQLite passes the connection that is running xConnect.
+        let declared = unsafe { (host.api.declare_vtab)(db, host.look.declaration().as_ptr()) };
+        if declared != code::OK {
+            return declared;
         }
-        declared
+        // SAFETY: as above.
+        if let Err(error) = unsafe { direct_only(host.api, db) } {
+            return report(&error, During::Open);
+        }
+        let base = sqlite3_vtab { pModule: std::ptr::null(), nRef: 0, zErrMsg: std::ptr::null_mut() };
+        let made = Box::into_raw(Box::new(Vtab { base, api: host.api, look: host.look }));
+        // SAFETY: SQLite passes a place for the table.
+        unsafe { vtab.write(made.cast()) };
+        code::OK
     })
 }
 

@@ -253,6 +253,18 @@ unsafe fn encoding(host: &Host) -> Result<String> {
     }
 }
 
+/// Keeps the table that is being connected out of views and triggers.
+///
+/// # Safety
+/// SQLite is running xCreate or xConnect on this connection.
+pub(super) unsafe fn direct_only(api: &Api, db: *mut sqlite3) -> Result<()> {
+    // SAFETY: by contract; this option takes nothing.
+    match unsafe { (api.vtab_config)(db, ffi::SQLITE_VTAB_DIRECTONLY) } {
+        code::OK => Ok(()),
+        other => Err(Cause::Host(format!("SQLITE_VTAB_DIRECTONLY was answered with {other}")).into()),
+    }
+}
+
 /// # Safety
 /// SQLite is running xCreate or xConnect on the host's connection.
 unsafe fn new_table(host: &Host, arguments: &[String], create: bool) -> Result<Rc<Table>> {
@@ -269,12 +281,15 @@ unsafe fn new_table(host: &Host, arguments: &[String], create: bool) -> Result<R
     }
     // SAFETY: by contract; this option takes an int.
     unsafe { (host.api.vtab_config)(host.db, ffi::SQLITE_VTAB_CONSTRAINT_SUPPORT, 1 as c_int) };
+    // Views and triggers of a file may be somebody else's. No file has a table of the schema `temp`.
+    if !definition.schema.eq_ignore_ascii_case("temp") {
+        // SAFETY: by contract.
+        unsafe { direct_only(host.api, host.db)? };
+    }
     let table = Table::new(definition, judge, &host.session);
+    // xConnect must not reach for a server: SQLite connects a table before it looks whether the statement may use it.
     if create {
         table.create().map_err(|error| table.at(error))?;
-    } else if let Err(error) = table.refresh() {
-        // A table must be there to be dropped, even when its server is not. Queries will say so.
-        super::log(&table.at(error).to_string());
     }
     Ok(table)
 }

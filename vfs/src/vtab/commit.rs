@@ -400,6 +400,10 @@ pub(crate) fn rolled_back(table: &Table) {
 
 /// Removes the mark of a connection that is done.
 pub(crate) fn forget_mark(table: &Table) {
+    // The commits may have been of other tables only.
+    if !table.is_used() {
+        return;
+    }
     let Some(mark) = table.session.last_commit().filter(|mark| mark.number > 0) else { return };
     table.session.marked.replace(None);
     let request = Request::one(cmd("UNLINK").arg(table.keys().commit(mark.client)));

@@ -134,6 +134,8 @@ pub(crate) struct Table {
     pub place: Place,
     pub session: Rc<Session>,
     known: RefCell<Arc<Mutex<Known>>>,
+    /// The server was asked for what [`Known`] holds. Until a statement may use the table, nothing is asked.
+    asked: Cell<bool>,
     pub writes: RefCell<Writes>,
 }
 
@@ -149,6 +151,7 @@ impl Table {
             judge,
             place,
             session: session.clone(),
+            asked: Cell::new(false),
             writes: RefCell::default(),
         });
         session.tables.borrow_mut().push(Rc::downgrade(&table));
@@ -177,8 +180,20 @@ impl Table {
         *self.name.borrow_mut() = name.to_owned();
     }
 
+    /// What was last heard about the table. The first to call this asks the server: only statements do that are
+    /// allowed to use the table. One that can't ask goes on: its own questions will fail with the right code.
     pub(crate) fn known(&self) -> Known {
+        if !self.is_used()
+            && let Err(error) = self.refresh()
+        {
+            crate::ffi::log(&self.at(error).to_string());
+        }
         self.known.borrow().lock().clone()
+    }
+
+    /// Whether a statement has used the table.
+    pub(crate) fn is_used(&self) -> bool {
+        self.asked.get()
     }
 
     pub(crate) fn learn(&self, update: impl FnOnce(&mut Known)) {
@@ -199,6 +214,7 @@ impl Table {
 
     /// Asks for what [`Known`] holds: one round trip.
     pub(crate) fn refresh(&self) -> Result<()> {
+        self.asked.set(true);
         let keys = self.keys();
         let mut request = Request::default();
         request.push(cmd("SMEMBERS").arg(keys.indices()));
