@@ -305,6 +305,34 @@ fn a_log_that_becomes_another_type_does_not_keep_commits_from_being_made() {
 }
 
 #[test]
+fn a_commit_that_trims_a_log_or_undo_data_of_another_type_is_reported_as_done() {
+    for (key, log_bytes) in [(LOG, 400), ("sqlite:{shop}:undo", 3 << 20)] {
+        let (server, _) = database();
+        let db = server.options("shop").log_bytes(log_bytes).open().unwrap();
+        let reader = with_own_cache(&server);
+        assert_good(&reader);
+        let mut removed = 0;
+        for x in 1..=6 {
+            redis(&server, &["DEL", key]);
+            redis(&server, &["SET", key, "mine"]);
+            // For small ones the log has undo data, for large ones the stream has it.
+            let sql =
+                if key == LOG { "INSERT INTO t VALUES (1000, 'one')" } else { "UPDATE t SET x = randomblob(4000)" };
+            db.execute(sql, []).unwrap_or_else(|error| panic!("{key}: commit {x}: {error}"));
+            removed += i32::from(server.redis_cli(&["EXISTS", key]) == "0");
+            let value = "SELECT group_concat(hex(substr(x, 1, 9)), ',') FROM t";
+            assert_eq!(text(&reader, value), text(&db, value), "{key}: commit {x}");
+            if key == LOG {
+                db.execute("DELETE FROM t WHERE id = 1000", []).unwrap();
+                assert_good(&reader);
+            }
+        }
+        assert!(removed > 0, "{key} is begun anew");
+        check_integrity(&reader);
+    }
+}
+
+#[test]
 fn a_lock_of_another_kind_keeps_writers_waiting_as_any_lock_does() {
     let (server, connection) = database();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();

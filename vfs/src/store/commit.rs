@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use redis::{Value, cmd};
 
-use crate::error::{Cause, Result};
+use crate::error::Result;
 use crate::store::keys::Keys;
 use crate::store::packing::pack;
 use crate::store::protocol::text;
@@ -59,38 +59,51 @@ impl LogMark {
     }
 }
 
+/// How many of a commit's commands don't concern the database itself; they come last. The hash alone is the
+/// database, so a commit stands although they failed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AboutHistory {
+    /// Those that concern the stream of undo data.
+    undo: usize,
+    /// Those that concern the log; they come after the others.
+    log: usize,
+}
+
 impl RedisStore {
-    /// Sends what a commit has between `MULTI` and `EXEC`. Returns how many commands concern the stream of
-    /// undo data; they stand right before the last one, which adds the log's entry.
+    /// Sends what a commit has between `MULTI` and `EXEC`.
     pub(super) fn transaction(
         &self,
         commit: &Commit<'_>,
         log_mark: LogMark,
         stage: Option<&Stage>,
         sending: &mut Sending<'_, '_>,
-    ) -> usize {
+    ) -> AboutHistory {
         let Commit { base, snapshot, .. } = commit;
+        let is_first = *base == Snapshot::EMPTY;
         let share = most_undo(self.log_bytes);
         let undo = KeptUndo::of(commit.undo, share);
-        let log_mark = if *base == Snapshot::EMPTY { LogMark::default() } else { log_mark };
+        let log_mark = if is_first { LogMark::default() } else { log_mark };
         let (log_mark, trim) = log_mark.add(snapshot.version, undo.bytes(), share);
         match stage {
             Some(stage) => self.publish(commit, log_mark, stage, sending.piece()),
             None => self.pages(commit, log_mark, sending),
         }
+        let before = sending.count();
+        // What an earlier database of this name left, or its versions would be in the way.
+        if is_first {
+            sending.piece().push(cmd("DEL").arg(&self.keys.undo));
+        }
+        self.send_pieces(commit, undo.pieces, trim, sending);
+        let after_undo = sending.count();
         let request = sending.piece();
-        if *base == Snapshot::EMPTY {
-            // What an earlier database of this name left, or its versions would be in the way.
+        if is_first {
             request.push(cmd("DEL").arg(&self.keys.log));
-            request.push(cmd("DEL").arg(&self.keys.undo));
         }
         if let Some(first) = trim {
             request.push(cmd("XTRIM").arg(&self.keys.log).arg("MINID").arg(format!("{first}-0")));
         }
-        let undo_commands = self.send_pieces(commit, undo.pieces, trim, sending);
-        let request = sending.piece();
         self.xadd(commit, undo, request);
-        undo_commands
+        AboutHistory { undo: after_undo - before, log: sending.count() - after_undo }
     }
 
     /// Pages and metadata into the hash, removed pages out of it.
@@ -158,35 +171,32 @@ impl RedisStore {
         }
     }
 
-    /// The results of an `EXEC` that was carried out. The last is the log's: if only that failed,
-    /// the commit stands (the hash alone is the database), and the log is begun anew so that
-    /// nobody takes what is in it for the history of this version.
+    /// Checks the results of an `EXEC` that was carried out. A stream that refused a command is removed, so that
+    /// later commits can use it, and so that nobody takes what is in it for the history of this version.
     pub(super) fn check_results(
         &self,
         commit: &Commit<'_>,
-        undo_commands: usize,
+        about_history: AboutHistory,
         mut results: Vec<Value>,
     ) -> Result<()> {
-        let logged = results.pop().map(checked);
-        let undo_results = results.split_off(results.len().saturating_sub(undo_commands));
+        let mut split = |count: usize| results.split_off(results.len().saturating_sub(count));
+        let (log, undo) = (split(about_history.log), split(about_history.undo));
         for result in results {
             checked(result)?;
         }
-        self.check_pieces(commit.snapshot.version, undo_results);
-        match logged {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => {
-                crate::ffi::log(&format!(
-                    "version {} of {} is committed, but its log was damaged ({error}) and is begun anew",
-                    commit.snapshot.version, self.keys.hash
-                ));
-                let deleted = self.server.ask(&Request::one(cmd("DEL").arg(&self.keys.log)));
-                if let Err(error) = deleted.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
-                    crate::ffi::log(&format!("the damaged log of {} is still there: {error}", self.keys.hash));
-                }
-                Ok(())
-            }
-            None => Err(Cause::BadReply("EXEC was answered with nothing".into()).into()),
+        self.remove_if_refused(commit.snapshot.version, &self.keys.undo, undo);
+        self.remove_if_refused(commit.snapshot.version, &self.keys.log, log);
+        Ok(())
+    }
+
+    fn remove_if_refused(&self, version: Version, key: &str, results: Vec<Value>) {
+        let Some(error) = results.into_iter().find_map(|result| checked(result).err()) else { return };
+        crate::ffi::log(&format!(
+            "version {version} is committed, but {key} refused its entry and is begun anew: {error}"
+        ));
+        let deleted = self.server.ask(&Request::one(cmd("DEL").arg(key)));
+        if let Err(error) = deleted.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
+            crate::ffi::log(&format!("{key} could not be removed: {error}"));
         }
     }
 }

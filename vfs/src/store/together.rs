@@ -15,7 +15,7 @@ use redis::{Value, cmd};
 use crate::config::Wait;
 use crate::error::{Cause, Error, Result};
 use crate::fault::{self, Point};
-use crate::store::commit::LogMark;
+use crate::store::commit::{AboutHistory, LogMark};
 use crate::store::protocol::{self, array, bad_reply};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Sending, Server, checked};
@@ -115,8 +115,7 @@ struct Joined<'a> {
     log_mark: LogMark,
     /// Commands that it has in the transaction.
     commands: usize,
-    /// Those of them that concern the stream of undo data.
-    undo_commands: usize,
+    about_history: AboutHistory,
 }
 
 impl<'a> Joined<'a> {
@@ -124,7 +123,15 @@ impl<'a> Joined<'a> {
         let Part { place, writer, commit, stage, wait } = part;
         let writer = writer.as_redis().ok_or_else(|| Cause::Internal("this store commits one by one".into()))?;
         writer.stage = stage;
-        Ok(Joined { place, writer, commit, wait, log_mark: LogMark::default(), commands: 0, undo_commands: 0 })
+        Ok(Joined {
+            place,
+            writer,
+            commit,
+            wait,
+            log_mark: LogMark::default(),
+            commands: 0,
+            about_history: AboutHistory::default(),
+        })
     }
 
     fn stage_key(&self) -> Option<&str> {
@@ -249,7 +256,7 @@ impl Joint<'_> {
                 let mut results = results.into_iter();
                 for member in &self.members {
                     let own = results.by_ref().take(member.commands).collect();
-                    let checked = member.writer.store.check_results(&member.commit, member.undo_commands, own);
+                    let checked = member.writer.store.check_results(&member.commit, member.about_history, own);
                     checked.map_err(|error| error.at(member.place))?;
                 }
                 Ok(Attempt::Done(self.waited(replies)))
@@ -368,7 +375,7 @@ impl Joined<'_> {
     /// Adds what this commit has in the transaction.
     fn send(&mut self, sending: &mut Sending<'_, '_>) {
         let before = sending.count();
-        self.undo_commands =
+        self.about_history =
             self.writer.store.transaction(&self.commit, self.log_mark, self.writer.stage.as_ref(), sending);
         self.commands = sending.count() - before;
     }

@@ -3,14 +3,14 @@
 //! A piece has the id `<version>-<last page in it>`. So the piece with page `p` of version `v` is the first
 //! one from `v-p` on, and the stream is trimmed by version like the log.
 
-use redis::{Value, cmd};
+use redis::cmd;
 
 use crate::error::Result;
 use crate::store::protocol;
 use crate::store::redis::RedisStore;
 use crate::store::request::Request;
 use crate::store::server::{Sending, checked};
-use crate::store::{Commit, CommitId, Piece, PiecesAsked, Undo, Version, keys};
+use crate::store::{Commit, CommitId, Piece, PiecesAsked, Undo, keys};
 
 /// What a commit keeps of its undo data.
 #[derive(Clone, Copy)]
@@ -52,15 +52,14 @@ impl<'a> KeptUndo<'a> {
 }
 
 impl RedisStore {
-    /// Trims the stream up to the version that the log is trimmed to, and adds a commit's pieces. Returns how
-    /// many commands that takes.
+    /// Trims the stream up to the version that the log is trimmed to, and adds a commit's pieces.
     pub(super) fn send_pieces(
         &self,
         commit: &Commit<'_>,
         pieces: &[Piece],
         trim: Option<u64>,
         sending: &mut Sending<'_, '_>,
-    ) -> usize {
+    ) {
         let version = commit.snapshot.version;
         if let Some(first) = trim {
             let mut xtrim = cmd("XTRIM");
@@ -75,19 +74,6 @@ impl RedisStore {
             xadd.word(format!("{version}-{}", piece.last));
             xadd.word(keys::log::COMMIT).word(commit.snapshot.commit.to_string());
             xadd.word(keys::log::UNDO).word(&piece.deltas);
-        }
-        usize::from(trim.is_some()) + pieces.len()
-    }
-
-    /// Checks the results of these commands. The commit stands if they failed; readers of an older version then
-    /// get `SnapshotGone`. A stream that refuses an entry is removed, so that later commits can use it.
-    pub(super) fn check_pieces(&self, version: Version, results: Vec<Value>) {
-        let Some(error) = results.into_iter().find_map(|result| checked(result).err()) else { return };
-        let key = &self.keys.undo;
-        crate::ffi::log(&format!("version {version} is committed, but {key} refused its undo data: {error}"));
-        let deleted = self.server.ask(&Request::one(cmd("DEL").arg(key)));
-        if let Err(error) = deleted.and_then(|mut replies| checked(replies.pop().unwrap_or_default())) {
-            crate::ffi::log(&format!("{key} could not be removed: {error}"));
         }
     }
 

@@ -44,7 +44,7 @@ impl RedisWriter {
             return Err(Cause::Moving("its server has been replaced".into()).into());
         }
         let mut sending = link.sending();
-        let undo_commands = self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
+        let about_history = self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
         let request = sending.piece();
         request.push(&cmd("EXEC"));
         let waits = wait::commands(ending.wait);
@@ -104,7 +104,7 @@ impl RedisWriter {
         match exec {
             Value::Nil => Err(self.overtaken(commit)),
             Value::Array(results) => {
-                self.store.check_results(commit, undo_commands, results)?;
+                self.store.check_results(commit, about_history, results)?;
                 let ready = found.is_some_and(|(at, staged)| at == commit.snapshot && !staged);
                 let lingers = waiting.filter(|_| ready).map(|count| Lingers { wanted: count > 0 });
                 Ok(Attempt::Done(Done { waited, lingers }))
