@@ -84,12 +84,15 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn new(size: u64) -> Self {
+        // Room for pages is made as they come: the size is what a setting says.
+        let mut pages = LruCache::unbounded();
+        pages.resize(capacity(size, 4096));
         let state = State {
             head: Snapshot::EMPTY,
             since: Instant::now(),
             epoch: Epoch(0),
             lineage: BTreeMap::from([Snapshot::EMPTY.identity()]),
-            pages: LruCache::new(capacity(size, 4096)),
+            pages,
         };
         Cache { size, state: Mutex::new(state) }
     }
@@ -470,6 +473,14 @@ mod tests {
         assert_eq!(cache.get(no(1), Version(6), epoch), Some(page(7)));
         assert_eq!(cache.get(no(1), Version(5), epoch), None);
         assert_eq!(cache.get(no(2), Version(6), epoch), None, "truncated");
+    }
+
+    #[test]
+    fn a_large_one_takes_no_memory_before_pages_come() {
+        let cache = Cache::new(u64::MAX);
+        let epoch = admitted(&cache, &snapshot(5, 50));
+        cache.insert(epoch, Version(5), &[snapshot(5, 50)], [(no(1), page(0))]);
+        assert!(cache.has(no(1), Version(5), epoch));
     }
 
     #[test]

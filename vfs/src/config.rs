@@ -12,10 +12,12 @@ pub(crate) mod address;
 mod consistency;
 pub(crate) mod credentials;
 pub(crate) mod endpoint;
+mod range;
 
 use access::Access;
 pub(crate) use address::Address;
 pub use consistency::Consistency;
+pub use range::Range;
 
 /// One setting as users see it.
 #[derive(Debug, Clone, Copy)]
@@ -26,21 +28,26 @@ pub struct Setting {
     pub environment: &'static str,
     /// Value when neither is there.
     pub default: &'static str,
+    /// The numbers that it may be; `None` if it is no number.
+    pub range: Option<Range>,
     /// What it means.
     pub meaning: &'static str,
 }
 
 macro_rules! settings {
-    ($($name:ident = $parameter:literal, $environment:literal, $default:literal, $meaning:literal;)*) => {
+    ($($name:ident = $parameter:literal, $environment:literal, $default:literal $(in $range:expr)?, $meaning:literal;)*) => {
         $(pub(crate) const $name: Setting = Setting {
             parameter: $parameter,
             environment: $environment,
             default: $default,
+            range: settings!(@range $($range)?),
             meaning: $meaning,
         };)*
         /// Every setting that a URI parameter or an environment variable can give.
         pub const SETTINGS: &[Setting] = &[$($name),*];
     };
+    (@range) => { None };
+    (@range $range:expr) => { Some($range) };
 }
 
 settings! {
@@ -61,31 +68,31 @@ settings! {
         "with TLS: the name that the server's certificate must have, in place of the host in the address";
     CONSISTENCY = "consistency", "SQLITE_REDIS_CONSISTENCY", "strong",
         "how new what is read must be: `strong`, `session`, `bounded=<milliseconds>`, `snapshot`; see [replication](replication.md)";
-    CATCH_UP = "catch_up_ms", "SQLITE_REDIS_CATCH_UP_MS", "1000",
+    CATCH_UP = "catch_up_ms", "SQLITE_REDIS_CATCH_UP_MS", "1000" in Range::milliseconds_from(1),
         "how long a replica that lags is waited for in `session`, and by `PRAGMA redis_wait_version`, milliseconds";
     PREFIX = "prefix", "SQLITE_REDIS_PREFIX", "sqlite",
         "start of every key of the database";
-    CACHE_SIZE = "cache_size", "SQLITE_REDIS_CACHE_SIZE", "64M",
+    CACHE_SIZE = "cache_size", "SQLITE_REDIS_CACHE_SIZE", "64M" in Range::BYTES,
         "page cache of this process for this database, bytes (k, M, G)";
-    LEASE = "lease_ms", "SQLITE_REDIS_LEASE_MS", "5000",
+    LEASE = "lease_ms", "SQLITE_REDIS_LEASE_MS", "5000" in Range::milliseconds_from(100),
         "life of the write lease without renewal, milliseconds: how long a writer that died blocks others";
-    LINGER = "linger_ms", "SQLITE_REDIS_LINGER_MS", "0",
+    LINGER = "linger_ms", "SQLITE_REDIS_LINGER_MS", "0" in Range::milliseconds_from(0),
         "how long the write lease is kept for the next transaction where one follows the other, milliseconds; 0: it is given back with each commit";
-    CONNECT_TIMEOUT = "connect_ms", "SQLITE_REDIS_CONNECT_MS", "5000",
+    CONNECT_TIMEOUT = "connect_ms", "SQLITE_REDIS_CONNECT_MS", "5000" in Range::milliseconds_from(1),
         "time for making a connection, milliseconds";
-    TIMEOUT = "timeout_ms", "SQLITE_REDIS_TIMEOUT_MS", "10000",
+    TIMEOUT = "timeout_ms", "SQLITE_REDIS_TIMEOUT_MS", "10000" in Range::milliseconds_from(1),
         "time for one reply, and for finding out what became of a commit whose reply was lost, milliseconds";
-    FAILOVER = "failover_ms", "SQLITE_REDIS_FAILOVER_MS", "15000",
+    FAILOVER = "failover_ms", "SQLITE_REDIS_FAILOVER_MS", "15000" in Range::milliseconds_from(1),
         "with `sentinel://` and `redis+cluster://`: how long the next primary is waited for, milliseconds";
-    LOG_COMMITS = "log_commits", "SQLITE_REDIS_LOG_COMMITS", "10000",
+    LOG_COMMITS = "log_commits", "SQLITE_REDIS_LOG_COMMITS", "10000" in Range::up_to(1_000_000_000),
         "commits kept in the log: how far behind a reader may stay";
-    LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M",
+    LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M" in Range::BYTES,
         "reverse deltas kept in the log, bytes (k, M, G); the older half is dropped when they are more";
-    STAGE_BYTES = "stage_bytes", "SQLITE_REDIS_STAGE_BYTES", "32M",
+    STAGE_BYTES = "stage_bytes", "SQLITE_REDIS_STAGE_BYTES", "32M" in Range::BYTES,
         "a commit of more bytes goes to a key of its own first, so that other clients of the server don't wait for it; what an open transaction has written beyond that is kept in a temporary file (k, M, G)";
-    WAIT = "wait", "SQLITE_REDIS_WAIT", "0",
+    WAIT = "wait", "SQLITE_REDIS_WAIT", "0" in REPLICAS,
         "replicas that must have a commit before it is reported as done";
-    WAIT_TIME = "wait_ms", "SQLITE_REDIS_WAIT_MS", "1000",
+    WAIT_TIME = "wait_ms", "SQLITE_REDIS_WAIT_MS", "1000" in Range::milliseconds_from(1),
         "time that `wait` and `wait_disk` give the servers, milliseconds, less than `timeout_ms`";
     WAIT_DISK = "wait_disk", "SQLITE_REDIS_WAIT_DISK", "0",
         "1: the primary, and as many replicas as `wait` says, must have a commit on disk before it is reported as done (Redis 7.2 with `appendonly yes`)";
@@ -105,6 +112,7 @@ pub(crate) const DEFAULT_VFS: Setting = Setting {
     parameter: "",
     environment: "SQLITE_REDIS_DEFAULT_VFS",
     default: "0",
+    range: None,
     meaning: "1 makes `redis` the default VFS when the extension is loaded, for hosts without URI file names",
 };
 
@@ -120,6 +128,9 @@ pub(crate) fn known_parameters() -> String {
     let names: Vec<_> = SETTINGS.iter().map(|setting| setting.parameter).collect();
     names.join(", ")
 }
+
+/// Replicas that a commit may wait for, in the URI and the pragma.
+pub(crate) const REPLICAS: Range = Range::up_to(1000);
 
 /// What a commit waits for before it is reported as done (`WAIT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,12 +221,14 @@ impl Config {
             }
         }
         let value = |setting: &Setting| Value::of(setting, &given);
+        let number = |setting: &Setting| value(setting).number(setting.range);
+        let milliseconds = |setting: &Setting| number(setting).map(Duration::from_millis);
         let wait = Wait {
-            replicas: value(&WAIT).replicas()?,
+            replicas: number(&WAIT)? as u32,
             disk: value(&WAIT_DISK).boolean()?,
-            time: value(&WAIT_TIME).milliseconds(1)?,
+            time: milliseconds(&WAIT_TIME)?,
         };
-        let timeout = value(&TIMEOUT).milliseconds(1)?;
+        let timeout = milliseconds(&TIMEOUT)?;
         if (wait.replicas > 0 || wait.disk) && wait.time >= timeout {
             return value(&WAIT_TIME).bad(format!(
                 "expected less than {} ({} ms)",
@@ -229,17 +242,17 @@ impl Config {
             any_role: false,
             replicas: access.replicas(Value::all_of(&REPLICA, &given))?,
             consistency: value(&CONSISTENCY).consistency()?,
-            catch_up: value(&CATCH_UP).milliseconds(1)?,
+            catch_up: milliseconds(&CATCH_UP)?,
             prefix: value(&PREFIX).prefix()?,
-            cache_size: value(&CACHE_SIZE).bytes()?,
-            lease: value(&LEASE).milliseconds(100)?,
-            linger: value(&LINGER).milliseconds(0)?,
-            connect_timeout: value(&CONNECT_TIMEOUT).milliseconds(1)?,
+            cache_size: number(&CACHE_SIZE)?,
+            lease: milliseconds(&LEASE)?,
+            linger: milliseconds(&LINGER)?,
+            connect_timeout: milliseconds(&CONNECT_TIMEOUT)?,
             timeout,
-            failover: value(&FAILOVER).milliseconds(1)?,
-            log_commits: value(&LOG_COMMITS).number()?,
-            log_bytes: value(&LOG_BYTES).bytes()?,
-            stage_bytes: value(&STAGE_BYTES).bytes()?,
+            failover: milliseconds(&FAILOVER)?,
+            log_commits: number(&LOG_COMMITS)?,
+            log_bytes: number(&LOG_BYTES)?,
+            stage_bytes: number(&STAGE_BYTES)?,
             wait,
             compress: value(&COMPRESS).boolean()?,
             read_only: value(&READ_ONLY).boolean()?,
@@ -322,38 +335,10 @@ impl Value {
         Err(Cause::BadSetting { setting: self.name.to_owned(), value: self.text, reason: reason.into() }.into())
     }
 
-    fn number(self) -> Result<u64> {
-        match self.text.parse() {
-            Ok(number) => Ok(number),
-            Err(_) => self.bad("expected a whole number"),
-        }
-    }
-
-    fn replicas(self) -> Result<u32> {
-        match self.text.parse() {
-            Ok(number) if number <= 1000 => Ok(number),
-            _ => self.bad("expected a number of replicas"),
-        }
-    }
-
     fn consistency(self) -> Result<Consistency> {
         match Consistency::parse(&self.text) {
             Some(consistency) => Ok(consistency),
             None => self.bad(Consistency::EXPECTED),
-        }
-    }
-
-    fn milliseconds(self, least: u64) -> Result<Duration> {
-        match self.text.parse::<u32>() {
-            Ok(number) if u64::from(number) >= least => Ok(Duration::from_millis(number.into())),
-            _ => self.bad(format!("expected milliseconds, at least {least}")),
-        }
-    }
-
-    fn bytes(self) -> Result<u64> {
-        match parse_bytes(&self.text) {
-            Some(bytes) => Ok(bytes),
-            None => self.bad("expected bytes, such as 65536, 512k, 64M or 2G"),
         }
     }
 
@@ -383,16 +368,6 @@ impl Value {
     }
 }
 
-fn parse_bytes(text: &str) -> Option<u64> {
-    let (digits, unit) = match text.char_indices().last()? {
-        (at, 'k' | 'K') => (&text[..at], 1 << 10),
-        (at, 'm' | 'M') => (&text[..at], 1 << 20),
-        (at, 'g' | 'G') => (&text[..at], 1 << 30),
-        _ => (text, 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(unit)
-}
-
 /// Whether the environment asks for `redis` as the default VFS.
 pub(crate) fn default_vfs_wanted() -> Result<bool> {
     Value::of(&DEFAULT_VFS, &[]).boolean()
@@ -412,6 +387,13 @@ mod tests {
         assert_eq!(config.prefix, "sqlite");
         assert_eq!(config.cache_size, 64 << 20);
         assert_eq!(config.lease, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn defaults_are_within_their_ranges() {
+        for setting in SETTINGS {
+            assert!(setting.range.is_none_or(|range| range.parse(setting.default).is_some()), "{}", setting.parameter);
+        }
     }
 
     #[test]
@@ -435,7 +417,8 @@ mod tests {
     fn bad_values_are_refused() {
         for (name, value) in [
             ("cache_size", "many"),
-            ("cache_size", "99999999999G"),
+            ("cache_size", "1048576G"),
+            ("cache_size", "17179869183G"),
             ("lease_ms", "0"),
             ("lease_ms", "-5"),
             ("timeout_ms", ""),
@@ -507,13 +490,5 @@ mod tests {
         let config = Config::from_parameters([("redis", url)]).unwrap();
         assert_eq!(config.server_name(), "sentinel://shop@host:1/3");
         assert_eq!(config.server.passwords(), ["secret", "secret"]);
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_bytes("512"), Some(512));
-        assert_eq!(parse_bytes("2k"), Some(2048));
-        assert_eq!(parse_bytes("1G"), Some(1 << 30));
-        assert_eq!(parse_bytes("k"), None);
     }
 }

@@ -40,6 +40,7 @@ fn the_tables_of_settings_are_those_of_the_code() {
                 format!("`{}`", s.parameter),
                 format!("`{}`", s.environment),
                 format!("`{}`", s.default),
+                s.range.map(|range| range.to_string()).unwrap_or_default(),
                 s.meaning.to_owned(),
             ]
         })

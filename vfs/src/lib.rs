@@ -69,7 +69,7 @@ mod docs;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use config::{Consistency, PROCESS_SETTINGS, SETTINGS, Setting};
+pub use config::{Consistency, PROCESS_SETTINGS, Range, SETTINGS, Setting};
 pub use error::{Cause, Error, Result};
 pub use ffi::connection::last_error;
 pub use ffi::{forget_last_failure, last_failure};

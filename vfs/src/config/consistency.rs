@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Range;
+
 /// A level of consistency, as the parameter `consistency` and `PRAGMA redis_consistency` spell it.
 /// One version for each read transaction is promised by all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,7 +22,8 @@ pub enum Consistency {
 
 impl Consistency {
     /// What messages say of a text that [`Consistency::parse`] does not know.
-    pub(crate) const EXPECTED: &str = "expected strong, session, bounded=<milliseconds> or snapshot";
+    pub(crate) const EXPECTED: &str = "expected strong, session, bounded=<milliseconds> (1 to 86400000) or snapshot";
+    const BOUND: Range = Range::milliseconds_from(1);
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text.to_ascii_lowercase().as_str() {
@@ -28,8 +31,8 @@ impl Consistency {
             "session" => Some(Consistency::Session),
             "snapshot" => Some(Consistency::Snapshot),
             other => {
-                let bound = other.strip_prefix("bounded=")?.parse::<u32>().ok().filter(|&bound| bound > 0)?;
-                Some(Consistency::Bounded(Duration::from_millis(bound.into())))
+                let bound = Self::BOUND.parse(other.strip_prefix("bounded=")?)?;
+                Some(Consistency::Bounded(Duration::from_millis(bound)))
             }
         }
     }
@@ -51,12 +54,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_message_names_the_range_of_the_bound() {
+        assert!(Consistency::EXPECTED.contains(&format!("({})", Consistency::BOUND)));
+    }
+
+    #[test]
     fn levels_are_read_as_they_are_written() {
         for text in ["strong", "session", "snapshot", "bounded=1", "bounded=60000"] {
             assert_eq!(Consistency::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Consistency::parse("Session"), Some(Consistency::Session));
-        for text in ["", "weak", "bounded", "bounded=", "bounded=0", "bounded=-1", "bounded=1s", "strong=1"] {
+        for text in
+            ["", "weak", "bounded", "bounded=", "bounded=0", "bounded=-1", "bounded=1s", "bounded=86400001", "strong=1"]
+        {
             assert_eq!(Consistency::parse(text), None, "{text}");
         }
     }

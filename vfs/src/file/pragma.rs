@@ -1,7 +1,7 @@
 //! Pragmas that are answered or watched here. `docs/configuration.md` lists them.
 
 use super::File;
-use crate::config::{Consistency, Wait};
+use crate::config::{Consistency, REPLICAS, Wait};
 use crate::error::{Cause, Error, Result};
 use crate::store::Version;
 
@@ -57,7 +57,8 @@ impl File {
             }
             (WAIT, None) => self.wait.replicas.to_string(),
             (WAIT, Some(given)) => {
-                self.wait.replicas = given.parse().or_else(|_| bad(WAIT, given, "expected a number of replicas"))?;
+                let number = REPLICAS.parse(given).map_or_else(|| bad(WAIT, given, &REPLICAS.expected()), Ok)?;
+                self.wait.replicas = number as u32;
                 self.wait.replicas.to_string()
             }
             (WAIT_DISK, None) => u8::from(self.wait.disk).to_string(),
