@@ -185,6 +185,32 @@ fn the_schema_cookie_stays_that_of_the_database_when_a_connection_begins_anew() 
 }
 
 #[test]
+fn a_connection_opened_after_a_removal_sees_the_schema_version_that_is_stored() {
+    let server = Server::start();
+    let version = |connection: &Connection| number(connection, "PRAGMA schema_version");
+    let early = server.open("shop");
+    for rounds in 0..3 {
+        early.execute_batch("CREATE TABLE a (x); INSERT INTO a VALUES (1)").unwrap();
+        server.redis_cli(&["UNLINK", HASH, &format!("{HASH}:log"), &format!("{HASH}:undo")]);
+        let late = server.open("shop");
+        assert_eq!(version(&late), 0);
+        if rounds == 2 {
+            // Another process makes it.
+            server.open_apart("shop", 1).execute_batch("CREATE TABLE b (x)").unwrap();
+        } else {
+            late.execute_batch("CREATE TABLE b (x)").unwrap();
+        }
+        assert_eq!(version(&late), 1);
+        late.execute_batch("PRAGMA schema_version = 20").unwrap();
+        assert_eq!(version(&late), 20);
+        assert_eq!(version(&server.open("shop")), 20);
+        // The early one knows another schema, and must not take this one for it.
+        assert_eq!(number(&early, "SELECT count(*) FROM b"), 0);
+        early.execute_batch("DROP TABLE b").unwrap();
+    }
+}
+
+#[test]
 fn what_sqlite_puts_back_after_a_refused_commit_is_no_commit() {
     let server = Server::start();
     let (minute, ten) = (Duration::from_secs(60), Duration::from_secs(600));

@@ -121,6 +121,15 @@ impl Cache {
         }
     }
 
+    /// Takes note that the primary had no database when it was asked, at `asked`. If one was known then, it
+    /// was removed: what comes next is another history.
+    pub(crate) fn removed(&self, asked: Instant) {
+        let mut state = self.state.lock();
+        if state.head != Snapshot::EMPTY && asked > state.since {
+            state.begin_anew(&Snapshot::EMPTY, self.size);
+        }
+    }
+
     /// Asks again, with the log's entries after the version that [`Admission::NeedsHistory`]
     /// named. Pages that they changed are dropped, and returned; all are dropped, and none returned,
     /// when the entries don't explain how the snapshot came about.
@@ -462,6 +471,20 @@ mod tests {
         }
         cache.insert(epoch, Version(4), &[snapshot(4, 40), snapshot(5, 50)], [(no(7), page(7))]);
         assert!(cache.has(no(7), Version(4), epoch), "unchanged from 4 to 5");
+    }
+
+    #[test]
+    fn a_database_that_is_made_anew_is_another_history_from_its_beginning() {
+        let (cache, epoch) = cache();
+        let before = cache.head().2;
+        cache.removed(before);
+        assert_eq!(cache.head().1, epoch, "this answer is older than what is known");
+        cache.removed(Instant::now());
+        let anew = admitted(&cache, &Snapshot::EMPTY);
+        assert_ne!(anew, epoch);
+        assert_eq!(cache.committed(&Snapshot::EMPTY, &snapshot(1, 11), [].into_iter()), anew);
+        assert_eq!(admitted(&cache, &snapshot(1, 11)), anew);
+        assert_eq!(cache.get(no(1), Version(5), epoch), None);
     }
 
     #[test]

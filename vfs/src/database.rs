@@ -144,6 +144,9 @@ impl Database {
             Err(error) if refuses_lease(&error.cause) => return Ok(None),
             outcome => outcome?,
         };
+        if was_asked {
+            self.mind_removal(asked, &snapshot);
+        }
         match self.admit_with(&snapshot, hot, news) {
             Ok(epoch) => {
                 if was_asked {
@@ -162,9 +165,17 @@ impl Database {
 
     /// The snapshot of the primary's reply to a question after page 1 or after no page.
     fn adopt(&self, asked: Instant, fetched: Fetched) -> Result<(Snapshot, Epoch)> {
+        self.mind_removal(asked, &fetched.at);
         let epoch = self.admit(&fetched.at)?;
         self.freshness.said(epoch, asked, &fetched.at);
         Ok(self.keep(epoch, fetched))
+    }
+
+    /// What the primary answered may be that there is no database any more.
+    fn mind_removal(&self, asked: Instant, snapshot: &Snapshot) {
+        if *snapshot == Snapshot::EMPTY {
+            self.cache.removed(asked);
+        }
     }
 
     fn keep(&self, epoch: Epoch, mut fetched: Fetched) -> (Snapshot, Epoch) {
@@ -297,6 +308,7 @@ impl Database {
             // One that is behind may be so because of what the primary has lost.
             return Ok(known && at.version >= self.known().0.version);
         }
+        self.mind_removal(asked, at);
         let followed = if heard.entries.is_empty() { None } else { self.cache.follow(at, &heard.entries) };
         let epoch = followed.map_or_else(|| self.admit(at), Ok)?;
         self.freshness.said(epoch, asked, at);

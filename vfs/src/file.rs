@@ -296,7 +296,7 @@ impl File {
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         self.look_for_fork()?;
         self.leave_group();
-        let stored = self.cookie.to_store(offset, data);
+        let stored = self.cookie.stored(offset, data);
         self.txn.write(&self.database, offset, stored.as_deref().unwrap_or(data))?;
         if offset == 0
             && let Some(bytes) = data.get(VERSION_BYTES)

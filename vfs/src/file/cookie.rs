@@ -23,8 +23,10 @@ const STEP: u32 = 1 << 20;
 /// What one connection is shown.
 #[derive(Debug, Default)]
 pub(super) struct SchemaCookie {
-    /// The history that it was shown last.
+    /// The history of the schema that SQLite may have; `None` before it has seen or made one.
     history: Option<Epoch>,
+    /// The history of this transaction.
+    entered: Option<Epoch>,
     /// What that history is shown with.
     of_history: u32,
     /// What is added in this transaction.
@@ -38,7 +40,10 @@ impl SchemaCookie {
         if self.history.is_some_and(|last| last != history || last == Epoch::NONE) {
             self.of_history = self.of_history.wrapping_add(STEP);
         }
-        self.history = Some(history);
+        if self.history.is_some() || !empty {
+            self.history = Some(history);
+        }
+        self.entered = Some(history);
         self.added = if empty { 0 } else { self.of_history };
     }
 
@@ -58,8 +63,12 @@ impl SchemaCookie {
     }
 
     /// Turns what SQLite writes into what is to be stored; `None` when that is the same.
-    pub(super) fn to_store(&self, offset: u64, data: &[u8]) -> Option<Vec<u8>> {
-        if offset != 0 || self.added == 0 {
+    pub(super) fn stored(&mut self, offset: u64, data: &[u8]) -> Option<Vec<u8>> {
+        if offset != 0 {
+            return None;
+        }
+        self.history = self.history.or(self.entered);
+        if self.added == 0 {
             return None;
         }
         let mut stored = data.to_vec();
@@ -75,5 +84,55 @@ fn shift(offset: u64, page: &mut [u8], by: u32) {
         && let Ok(bytes) = <[u8; 4]>::try_from(&*place)
     {
         place.copy_from_slice(&u32::from_be_bytes(bytes).wrapping_add(by).to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Cache;
+    use crate::store::Snapshot;
+
+    /// Two histories.
+    fn histories() -> [Epoch; 2] {
+        let cache = Cache::new(1 << 20);
+        let lost = cache.head().1;
+        cache.removed(std::time::Instant::now());
+        cache.admit(&Snapshot { version: crate::store::Version(7), ..Snapshot::EMPTY });
+        [lost, cache.head().1]
+    }
+
+    fn page(cookie: u32) -> Vec<u8> {
+        let mut page = vec![0; 100];
+        page[PLACE].copy_from_slice(&cookie.to_be_bytes());
+        page
+    }
+
+    #[test]
+    fn a_connection_that_has_seen_no_schema_is_shown_what_is_stored() {
+        let [one, other] = histories();
+        let mut cookie = SchemaCookie::default();
+        cookie.enter(one, true);
+        cookie.enter(other, false);
+        assert_eq!(cookie.added(), 0);
+        cookie.enter(one, false);
+        assert_eq!(cookie.added(), STEP);
+    }
+
+    #[test]
+    fn a_schema_that_the_connection_has_made_is_told_from_that_of_another_history() {
+        let [one, other] = histories();
+        let mut cookie = SchemaCookie::default();
+        cookie.enter(one, true);
+        assert_eq!(cookie.stored(0, &page(1)), None);
+        cookie.enter(one, false);
+        assert_eq!(cookie.added(), 0);
+        let mut cookie = SchemaCookie::default();
+        cookie.enter(one, true);
+        assert_eq!(cookie.stored(0, &page(1)), None);
+        cookie.enter(other, false);
+        let mut shown = page(1);
+        cookie.show(0, &mut shown);
+        assert_eq!(shown, page(1 + STEP));
     }
 }
