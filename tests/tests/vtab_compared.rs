@@ -280,3 +280,16 @@ fn a_query_whose_index_is_dropped_while_it_reads_says_so() {
     // From the next query on, rows are read without it.
     assert_eq!(same(&connection, "SELECT a FROM {} WHERE a > 0 ORDER BY a"), 3000);
 }
+
+#[test]
+fn a_row_that_is_ignored_leaves_no_message_to_the_next_failure() {
+    let server = Server::start();
+    let connection = pair(&server, "UTF-8", "id INTEGER PRIMARY KEY, a UNIQUE");
+    write(&connection, "INSERT INTO {} VALUES (1, 5)");
+    let messages = ["o", "t"].map(|table| {
+        let sql = format!("INSERT OR IGNORE INTO {table} SELECT 2, 5 UNION ALL SELECT 9.5, 6");
+        connection.execute_batch(&sql).unwrap_err().to_string()
+    });
+    assert_eq!(messages, ["datatype mismatch"; 2]);
+    assert_eq!(same(&connection, "SELECT * FROM {}"), 1);
+}

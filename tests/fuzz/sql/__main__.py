@@ -5,13 +5,20 @@
 Each session has a number, from which all of it follows. On a difference, the session is made as short as possible,
 printed with its number (`--seed NUMBER --sessions 1` runs it again), and the exit status is 1."""
 import argparse
+import mmap
+import os
 import random
+import signal
+import struct
 import sys
 import time
+import traceback
 
 import generate
-from sides import Failure, Server, alike, host, shown
+from sides import Failure, Server, alike, die_with_parent, host, shown
 
+# Seconds after which a session is taken to hang. To shorten one that differs takes a while.
+HANGS = 300
 FOLD = str.maketrans("äÄéÉ", "aaee")
 
 
@@ -32,7 +39,7 @@ class Session:
     def __init__(self, number):
         r = self.r = random.Random(number)
         self.encoding = r.choice(generate.ENCODINGS)
-        self.tables = [generate.Table(r, name) for name in ["t", "s"][: r.choice([1, 1, 2])]]
+        self.tables = [generate.Table(r, name, self.encoding == "UTF-8") for name in ["t", "s"][: r.choice([1, 1, 2])]]
         self.setup, self.local_rows = generate.local_table(r)
         self.own_like = r.random() < 0.1
         # What another program has written before there was a table.
@@ -62,14 +69,17 @@ class Session:
             return self._insert()
         if choice < 0.3:
             return (who, *generate.change(r, self._query(), r.choice(self.tables)), None)
-        if choice < 0.4:
+        if choice < 0.32:
+            return (who, *generate.copy(r, self._query(), r.choice(self.tables)), None)
+        if choice < 0.42:
             # Differs: BEGIN alone is refused inside a transaction on both sides, and that is no news.
             return ("a", r.choice(["BEGIN", "COMMIT", "COMMIT", "ROLLBACK", "SAVEPOINT p", "SAVEPOINT q", "RELEASE p", "RELEASE q",
                                    "ROLLBACK TO p", "ROLLBACK TO q"]), [], None)
-        if choice < 0.47:
+        if choice < 0.49:
             function = r.choice(["redis_create_index", "redis_drop_index"])
-            return ("index " + who, f"SELECT {function}(?, ?)", [r.choice(self.tables).name, r.choice("abc")], None)
-        if choice < 0.48:
+            table = r.choice(self.tables)
+            return ("index " + who, f"SELECT {function}(?, ?)", [table.name, r.choice(table.readable).name], None)
+        if choice < 0.5:
             return ("both", f"PRAGMA case_sensitive_like={r.choice(['ON', 'OFF'])}", [], None)
         query = self._query()
         sql, compared = query.select()
@@ -168,7 +178,7 @@ class Sides:
 
     def same(self, side):
         for table in self.session.tables:
-            self.compare(side, f"SELECT {table.key}, a, b, c FROM {table.name} ORDER BY {table.key}", [], "exact")
+            self.compare(side, f"SELECT {table.names} FROM {table.name} ORDER BY {table.key}", [], "exact")
 
     def end(self):
         """What a client sees that comes later, by every index."""
@@ -177,7 +187,7 @@ class Sides:
         for side in self.virtual.values():
             self.same(side)
             for table in self.session.tables:
-                for column in table.columns:
+                for column in table.readable:
                     sql = f"SELECT {column.name} FROM {table.name} ORDER BY {column.name} LIMIT -1"
                     self.compare(side, sql, [], column.collation)
 
@@ -232,22 +242,16 @@ def report(number, session, steps, found, version):
     print(found[1])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("extension")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--sessions", type=int)
-    parser.add_argument("--host", default="sqlite3", choices=["sqlite3", "apsw", "pysqlite3"])
-    parser.add_argument("--go-on", action="store_true", help="after a difference, too")
-    options = parser.parse_args()
+def compare(options, first, at):
+    """Compares session after session. `at` is told which one runs."""
     open_, version = host(options.host)
-    first = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     print(f"SQLite {version} of {options.host}, from session {first} on", flush=True)
+    generate.SQLITE = tuple(int(number) for number in version.split("."))
     server = Server()
     end, number, differences = time.monotonic() + options.seconds, first, 0
     try:
         while time.monotonic() < end and (options.sessions is None or number < first + options.sessions):
+            at(number)
             session = Session(number)
             context = (open_, server, options.extension)
             found = difference(session, session.steps, *context)
@@ -260,8 +264,56 @@ def main():
             number += 1
     finally:
         server.stop()
-    print(f"{number - first} sessions, {differences} with a difference")
+    print(f"{number - first} sessions, {differences} with a difference", flush=True)
     return int(differences > 0)
+
+
+def supervised(run, host):
+    """Runs it in a child, so that a crash, or a session that does not end, is told with its number."""
+    shared = mmap.mmap(-1, 8)
+    child = os.fork()
+    if child == 0:
+        status = 2
+        die_with_parent()
+        try:
+            status = run(lambda number: struct.pack_into("q", shared, 0, number))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    seen, since = None, time.monotonic()
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        number = struct.unpack_from("q", shared)[0]
+        if ended:
+            if os.WIFSIGNALED(status):
+                print(f"Session {number} of {host} ended by signal {os.WTERMSIG(status)}")
+                return 1
+            if os.WEXITSTATUS(status) == 2:
+                print(f"Session {number} of {host} failed")
+            return os.WEXITSTATUS(status)
+        if number != seen:
+            seen, since = number, time.monotonic()
+        if time.monotonic() - since > HANGS:
+            print(f"Session {number} of {host} has not ended after {HANGS} s")
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return 1
+        time.sleep(0.1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("extension")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, help="the first session")
+    parser.add_argument("--sessions", type=int, help="how many of them, at most")
+    parser.add_argument("--host", default="sqlite3", choices=["sqlite3", "apsw", "pysqlite3"])
+    parser.add_argument("--go-on", action="store_true", help="after a difference, too")
+    options = parser.parse_args()
+    first = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
+    return supervised(lambda at: compare(options, first, at), options.host)
 
 
 sys.exit(main())

@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -25,6 +26,8 @@ class Standard:
     def __init__(self, module, encoding):
         self.module = module
         self.db = module.connect(":memory:", isolation_level=None)
+        # A blob that is cast to text need not be UTF-8.
+        self.db.text_factory = lambda text: text.decode(errors="surrogateescape")
         self.db.execute(f"PRAGMA encoding='{encoding}'")
 
     def load(self, extension):
@@ -62,6 +65,8 @@ class Apsw:
         except self.module.Error as error:
             code = getattr(error, "result", 1) & 0xFF
             raise Failure(code, str(error).split(": ", 1)[-1]) from None
+        except UnicodeDecodeError:
+            raise Failure(0, "not UTF-8") from None
 
     def function(self, name, arity, body):
         self.db.create_scalar_function(name, body, arity)
@@ -78,6 +83,12 @@ def host(name):
     return (lambda encoding: kind(module, encoding)), version
 
 
+def die_with_parent():
+    """Has this process killed when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 class Server:
     """A redis-server of this process, on a Unix socket."""
 
@@ -86,7 +97,6 @@ class Server:
         self.path = self.directory + "/s"
         program = os.environ.get("REDIS_SERVER", "redis-server")
         arguments = ["--port", "0", "--unixsocket", self.path, "--save", "", "--dir", self.directory]
-        die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         self.process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL, preexec_fn=die_with_parent)
         deadline = time.monotonic() + 20
         while True:

@@ -7,7 +7,7 @@ use rusqlite::ffi::{self, sqlite3_value, sqlite3_vtab};
 use super::guard;
 use super::module::{Vtab, outcome, vtab_of};
 use super::value::{arguments, read};
-use crate::error::{Cause, During, Result, code};
+use crate::error::{Cause, During, Error, Result, code};
 use crate::vtab::change::Given;
 use crate::vtab::declare::Conflict;
 use crate::vtab::omitted::{self, Listed};
@@ -24,8 +24,15 @@ pub(super) unsafe extern "C" fn update(
         let (table, raw) = unsafe { (vtab_of(vtab), arguments(count, values)) };
         // SAFETY: the values are this callback's.
         let values: Vec<Value> = raw.iter().map(|value| unsafe { read(table.api, *value) }).collect();
+        // SAFETY: SQLite is running xUpdate on this connection.
+        let conflict = unsafe { conflict(table) };
         // SAFETY: as above.
-        let changed = unsafe { change(table, raw, &values) }.map(|made| {
+        let changed = unsafe { change(table, raw, &values, conflict) };
+        if let (Conflict::Ignore, Err(Error { cause: Cause::Constraint { code, .. }, .. })) = (conflict, &changed) {
+            // SQLite skips the row. It would show a message as that of the statement's next failure.
+            return *code;
+        }
+        let changed = changed.map(|made| {
             if let Some(made) = made {
                 // SAFETY: for an INSERT, SQLite passes a place for the new rowid.
                 unsafe { rowid.write(made) };
@@ -36,23 +43,30 @@ pub(super) unsafe extern "C" fn update(
     })
 }
 
-/// xUpdate: `DELETE` has one argument, `INSERT` a NULL first, `UPDATE` the old rowid first.
-/// Returns the new rowid of an `INSERT`.
+/// The conflict clause of the running statement.
 ///
 /// # Safety
-/// SQLite is running xUpdate with these values.
-unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> Result<Option<i64>> {
-    let table = &vtab.table;
-    table.session.reopen()?;
-    let autocommit = !vtab.in_transaction();
-    // SAFETY: SQLite is running xUpdate on this connection.
-    let conflict = match unsafe { (vtab.api.vtab_on_conflict)(vtab.db) } {
+/// SQLite is running xUpdate on this connection.
+unsafe fn conflict(vtab: &Vtab) -> Conflict {
+    // SAFETY: by contract.
+    match unsafe { (vtab.api.vtab_on_conflict)(vtab.db) } {
         ffi::SQLITE_ROLLBACK => Conflict::Rollback,
         ffi::SQLITE_IGNORE => Conflict::Ignore,
         ffi::SQLITE_FAIL => Conflict::Fail,
         ffi::SQLITE_REPLACE => Conflict::Replace,
         _ => Conflict::Abort,
-    };
+    }
+}
+
+/// xUpdate: `DELETE` has one argument, `INSERT` a NULL first, `UPDATE` the old rowid first.
+/// Returns the new rowid of an `INSERT`.
+///
+/// # Safety
+/// SQLite is running xUpdate with these values.
+unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value], conflict: Conflict) -> Result<Option<i64>> {
+    let table = &vtab.table;
+    table.session.reopen()?;
+    let autocommit = !vtab.in_transaction();
     match values {
         [Value::Integer(old)] => {
             table.delete(*old);
