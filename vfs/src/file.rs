@@ -27,6 +27,7 @@ use crate::database::Database;
 use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
 use crate::group::{Group, Moment, Participant};
+use crate::journal::Notes;
 use crate::lease::Lease;
 use crate::process::Process;
 use crate::reader::Reader;
@@ -106,6 +107,9 @@ pub(crate) struct File {
     connection: usize,
     /// Its part in the connection's transaction, while it writes.
     participant: Option<Arc<Participant>>,
+    /// What its rollback journal tells, and the address of the journal's name.
+    journal: Arc<Notes>,
+    journal_name: Option<usize>,
     /// What this connection has seen, and where it reads from.
     session: Session,
     /// What opening found, for the header that SQLite reads without a lock.
@@ -140,6 +144,8 @@ impl File {
 
     pub(crate) fn on(database: Arc<Database>, read_only: bool) -> File {
         File {
+            journal: Notes::new(database.place.clone()),
+            journal_name: None,
             database,
             address: None,
             txn: Txn::None,
@@ -172,13 +178,23 @@ impl File {
         self.level
     }
 
-    pub(crate) fn last_error(&self) -> Option<&Error> {
+    pub(crate) fn last_error(&mut self) -> Option<&Error> {
+        if let Some(error) = self.journal.take_failure() {
+            self.last_error = Some(error);
+        }
         self.last_error.as_ref()
+    }
+
+    /// SQLite will open the rollback journal by the name at this address.
+    pub(crate) fn journal_is_named(&mut self, address: usize) {
+        self.journal_name = Some(address);
+        Process::current().journal_names.enter(address, &self.journal);
     }
 
     /// Remembers a failure for `PRAGMA redis_last_error` and the Rust API. Tried again, the same
     /// must not begin with the same old version.
     pub(crate) fn failed(&mut self, error: &Error) {
+        self.journal.take_failure();
         self.session.want_newest();
         self.last_error = Some(error.clone());
     }
@@ -331,13 +347,6 @@ impl File {
         (self.connection, self.writes) = (connection, writes);
     }
 
-    /// Its rollback journal was written to.
-    pub(crate) fn journaled(&self) {
-        if let Some(participant) = &self.participant {
-            participant.journaled();
-        }
-    }
-
     pub(crate) fn lock(&mut self, level: Level) -> Result<()> {
         self.look_for_fork()?;
         if level <= self.level {
@@ -355,7 +364,7 @@ impl File {
             }
             self.need_snapshot()?;
             self.txn.start_writing(&self.database, self.ahead.take())?;
-            self.participant = Some(Process::current().participants.enter(self.connection));
+            self.participant = Some(Process::current().participants.enter(self.connection, self.journal.clone()));
         }
         self.level = level;
         Ok(())
@@ -457,6 +466,9 @@ impl File {
         // Its locks may be held by threads that only the parent has.
         std::mem::forget(parents);
         self.opened = None;
+        if let Some(address) = self.journal_name {
+            self.journal_is_named(address);
+        }
         if let Some(lease) = self.ahead.take() {
             lease.abandon();
         }
@@ -481,6 +493,9 @@ impl File {
     /// The end of it: whatever was not committed is gone.
     pub(crate) fn close(&mut self) -> Result<()> {
         let unlocked = self.unlock(Level::None);
+        if let Some(address) = self.journal_name.take() {
+            Process::current().journal_names.leave(address, &self.journal);
+        }
         self.database.close();
         unlocked
     }

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use crate::config::Wait;
 use crate::database::Database;
 use crate::error::{Cause, Error, Result};
-use crate::journal::SuperJournals;
+use crate::journal::{Notes, SuperJournals};
 use crate::lease::Lease;
 use crate::prepared::{Prepared, take_back};
 use crate::store::together::{Bundle, Part, Published};
@@ -167,22 +167,22 @@ fn bundle<'a>(members: &'a mut [&mut Member], several: bool) -> Result<Bundle<'a
 }
 
 /// A database that a connection writes to in its transaction.
-#[derive(Default)]
 pub(crate) struct Participant {
-    /// SQLite has written to its rollback journal, so it will send `SQLITE_FCNTL_SYNC`.
-    journaled: AtomicBool,
+    /// Of its rollback journal. If SQLite has written to that, it will send `SQLITE_FCNTL_SYNC`.
+    journal: Arc<Notes>,
     /// SQLite has sent it.
     asked: AtomicBool,
 }
 
 impl Participant {
-    pub(crate) fn journaled(&self) {
-        self.journaled.store(true, Relaxed);
+    fn new(journal: Arc<Notes>) -> Self {
+        journal.reset();
+        Participant { journal, asked: AtomicBool::new(false) }
     }
 
     /// The next transaction begins, under the same lock.
     pub(crate) fn reset(&self) {
-        self.journaled.store(false, Relaxed);
+        self.journal.reset();
         self.asked.store(false, Relaxed);
     }
 }
@@ -210,8 +210,8 @@ struct Transaction {
 
 impl Participants {
     /// Registers a database that the connection writes to. Connection 0 stands for an unknown one.
-    pub(crate) fn enter(&self, connection: usize) -> Arc<Participant> {
-        let participant = Arc::new(Participant::default());
+    pub(crate) fn enter(&self, connection: usize, journal: Arc<Notes>) -> Arc<Participant> {
+        let participant = Arc::new(Participant::new(journal));
         if connection != 0 {
             self.0.lock().entry(connection).or_default().participants.push(participant.clone());
         }
@@ -247,7 +247,7 @@ impl Participants {
         }
         let mut unasked = others().filter(|other| !other.asked.load(Relaxed)).peekable();
         let all_asked = unasked.peek().is_none();
-        let awaited = unasked.any(|other| other.journaled.load(Relaxed));
+        let awaited = unasked.any(|other| other.journal.is_written());
         if transaction.group.as_ref().is_none_or(|group| group.is_over()) {
             transaction.group = Some(Arc::default());
         }
@@ -282,14 +282,14 @@ mod tests {
         let (participants, journals) = (Participants::default(), SuperJournals::default());
         let moment =
             |connection, participant, name| publishes(&participants.moment(connection, participant, name, &journals));
-        let (one, two) = (participants.enter(7), participants.enter(7));
-        let other = participants.enter(8);
+        let enter = |connection| participants.enter(connection, Notes::new("test".into()));
+        let (one, two, other) = (enter(7), enter(7), enter(8));
         assert_eq!(moment(8, &other, None), "alone");
         assert_eq!(moment(7, &one, None), "later", "until SQLITE_FCNTL_COMMIT_PHASETWO");
         assert_eq!(moment(7, &two, None), "now", "all are asked");
         one.reset();
         two.reset();
-        two.journaled();
+        two.journal.set_written();
         let file = Some("/tmp/x.db-mj000000900");
         assert_eq!(moment(7, &one, file), "later");
         assert_eq!(moment(7, &two, file), "now");

@@ -7,10 +7,16 @@ use std::sync::Arc;
 
 use tempfile::SpooledTempFile;
 
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
 use crate::group::Group;
 use crate::sync::{Mutex, MutexGuard};
+
+/// Bytes of a super-journal: some hundred names of files.
+const LARGEST_SUPER_JOURNAL: u64 = 4 << 20;
+
+mod names;
+pub(crate) use names::{JournalNames, Notes};
 
 /// Bytes of a journal kept in memory.
 const IN_MEMORY: usize = 4 << 20;
@@ -20,6 +26,8 @@ pub(crate) struct Journal {
     content: Arc<Mutex<SpooledTempFile>>,
     /// Set for a super-journal: its name.
     super_name: Option<String>,
+    /// For the database whose rollback journal it is, where that is known.
+    notes: Option<Arc<Notes>>,
     /// The process that made it. A child that was forked shares the temporary file, and the
     /// position in it, with its parent.
     generation: fork::Generation,
@@ -42,7 +50,17 @@ fn empty() -> Arc<Mutex<SpooledTempFile>> {
 
 impl Journal {
     pub(crate) fn new() -> Self {
-        Journal { content: empty(), super_name: None, generation: fork::generation() }
+        Journal { content: empty(), super_name: None, notes: None, generation: fork::generation() }
+    }
+
+    /// One that tells its database what happens to it.
+    pub(crate) fn telling(notes: Option<Arc<Notes>>) -> Self {
+        Journal { notes, ..Journal::new() }
+    }
+
+    /// Leaves a failure for its database. Returns it with the database named.
+    pub(crate) fn failed(&self, error: Error) -> Error {
+        self.notes.as_ref().map_or(error.clone(), |notes| notes.failed(error))
     }
 
     /// The content, unless it is in a file that is the parent's.
@@ -82,6 +100,9 @@ impl Journal {
         };
         write().map_err(|error| cause(&error))?;
         drop(content);
+        if let Some(notes) = &self.notes {
+            notes.set_written();
+        }
         self.super_name.as_ref().map_or(Ok(()), |name| self.show_to_files(name))
     }
 
@@ -90,7 +111,11 @@ impl Journal {
     /// super-journal on disk before it rolls back, where SQLite's relative name for it leads to the working
     /// directory. It takes an empty file for none.
     fn show_to_files(&self, name: &str) -> Result<()> {
-        let mut journal = vec![0; usize::try_from(self.size()?).unwrap_or(0)];
+        let size = self.size()?;
+        if size > LARGEST_SUPER_JOURNAL {
+            return Err(Cause::Internal(format!("a super-journal of {size} bytes")).into());
+        }
+        let mut journal = vec![0; size as usize];
         self.read(0, &mut journal)?;
         if !journal.split(|byte| *byte == 0).any(|name| name.starts_with(b"/")) {
             return Ok(());
@@ -130,7 +155,7 @@ impl SuperJournals {
             journals.entry(name.to_owned()).or_insert_with(new);
         }
         let content = journals.get(name)?.content.clone();
-        Some(Journal { content, super_name: Some(name.to_owned()), generation: fork::generation() })
+        Some(Journal { content, super_name: Some(name.to_owned()), notes: None, generation: fork::generation() })
     }
 
     pub(crate) fn exists(&self, name: &str) -> bool {

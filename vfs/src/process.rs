@@ -14,7 +14,7 @@ use crate::database::Database;
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
 use crate::group::Participants;
-use crate::journal::SuperJournals;
+use crate::journal::{JournalNames, SuperJournals};
 use crate::store::keys::Keys;
 use crate::store::pool::Pool;
 use crate::store::server::Server;
@@ -43,6 +43,7 @@ pub(crate) struct Process {
     pool: Arc<Pool>,
     databases: Mutex<LruCache<String, Arc<Database>>>,
     pub super_journals: SuperJournals,
+    pub journal_names: JournalNames,
     pub participants: Participants,
     /// What is known about virtual tables, by server and keys.
     known: Mutex<HashMap<String, Arc<Mutex<Known>>>>,
@@ -56,6 +57,7 @@ impl Process {
             pool: Arc::default(),
             databases: Mutex::new(LruCache::new(WARM_DATABASES)),
             super_journals: SuperJournals::default(),
+            journal_names: JournalNames::default(),
             participants: Participants::default(),
             known: Mutex::default(),
         }

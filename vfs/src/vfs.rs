@@ -53,6 +53,11 @@ pub(crate) fn open(name: &str, parameters: &[(String, String)], read_only: bool,
     File::open(Address { config, name }, read_only, create)
 }
 
+/// Opens a rollback journal whose name is at this address.
+pub(crate) fn open_journal(address: usize) -> Journal {
+    Journal::telling(Process::current().journal_names.at(address))
+}
+
 /// Opens a super-journal; `None` when it is not there and not to be made.
 pub(crate) fn open_super_journal(name: &str, create: bool) -> Option<Journal> {
     Process::current().super_journals.open(name, create)

@@ -5,8 +5,8 @@
 use std::ffi::{c_char, c_int, c_void};
 
 use rusqlite::ffi::{
-    self, sqlite3, sqlite3_context, sqlite3_file, sqlite3_index_info, sqlite3_module, sqlite3_mutex, sqlite3_stmt,
-    sqlite3_value, sqlite3_vfs,
+    self, sqlite3, sqlite3_context, sqlite3_index_info, sqlite3_module, sqlite3_mutex, sqlite3_stmt, sqlite3_value,
+    sqlite3_vfs,
 };
 
 use crate::error::{Cause, Result};
@@ -195,8 +195,8 @@ functions! {
         unsafe extern "C" fn(*mut sqlite3_value) -> c_int;
     245 uri_key = ffi::sqlite3_uri_key,
         unsafe extern "C" fn(*const c_char, c_int) -> *const c_char;
-    251 database_file_object = ffi::sqlite3_database_file_object,
-        unsafe extern "C" fn(*const c_char) -> *mut sqlite3_file;
+    247 filename_journal = ffi::sqlite3_filename_journal,
+        unsafe extern "C" fn(*const c_char) -> *const c_char;
     257 vtab_rhs_value = ffi::sqlite3_vtab_rhs_value,
         unsafe extern "C" fn(*mut sqlite3_index_info, c_int, *mut *mut sqlite3_value) -> c_int;
     259 vtab_in = ffi::sqlite3_vtab_in,

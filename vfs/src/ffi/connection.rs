@@ -5,16 +5,21 @@ use std::ptr;
 use rusqlite::Connection;
 use rusqlite::ffi::sqlite3_file_control;
 
-use super::file::FCNTL_LAST_ERROR;
+use super::file::{FCNTL_LAST_ERROR, LastError};
 use crate::error::Error;
 
 /// The last failure of a connection's main database, if that is in Redis and there was one.
 pub fn last_error(connection: &Connection) -> Option<Error> {
-    let mut error: Option<Error> = None;
+    let mut question = LastError::question();
     // SAFETY: the handle is valid while the connection is borrowed, and the argument is what
     // this file control wants. Any other VFS does not know the control and leaves it alone.
     unsafe {
-        sqlite3_file_control(connection.handle(), c"main".as_ptr(), FCNTL_LAST_ERROR, ptr::from_mut(&mut error).cast());
+        sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            FCNTL_LAST_ERROR,
+            ptr::from_mut(&mut question).cast(),
+        );
     }
-    error
+    question.answer
 }

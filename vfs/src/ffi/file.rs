@@ -10,9 +10,26 @@ use crate::error::{Cause, During, Error, Result, code};
 use crate::file::{Answer, File, Level};
 use crate::journal::Journal;
 
-/// The file control that [`crate::last_error`] asks with; its argument is `*mut Option<Error>`.
+/// The file control that [`crate::last_error`] asks with; its argument is `*mut LastError`.
 /// SQLite leaves the numbers from 100 on to applications.
 pub(crate) const FCNTL_LAST_ERROR: c_int = 0x5244_4953;
+
+/// A process may have this library twice, as a crate and as an extension, and only one of them has registered
+/// the VFS. The other must not be given an answer in a form that may not be its own.
+static THIS_LIBRARY: u8 = 0;
+
+/// The argument of [`FCNTL_LAST_ERROR`].
+#[repr(C)]
+pub(crate) struct LastError {
+    library: *const u8,
+    pub answer: Option<Error>,
+}
+
+impl LastError {
+    pub(crate) fn question() -> Self {
+        LastError { library: &raw const THIS_LIBRARY, answer: None }
+    }
+}
 
 /// What SQLite allocates `szOsFile` bytes for. `base` comes first, as SQLite's contract wants.
 #[repr(C)]
@@ -25,8 +42,6 @@ pub(crate) struct OsFile {
 /// An open file, and the SQLite that has it open.
 pub(crate) struct Open {
     kind: Kind,
-    /// The database whose rollback journal this is; null when it is something else.
-    journal_of: *mut sqlite3_file,
     api: &'static Api,
     /// Where SQLite has the connection that uses this file at the time; null until it has told.
     connection: *const *mut sqlite3,
@@ -41,25 +56,23 @@ impl Open {
     /// Puts an open file where SQLite wants it.
     ///
     /// # Safety
-    /// `file` points to `szOsFile` bytes, which nobody else uses. `journal_of` is null or a database
-    /// that [`Open::place`] has filled and that stays open for as long as its journal.
-    pub(crate) unsafe fn place(file: *mut sqlite3_file, kind: Kind, journal_of: *mut sqlite3_file, api: &'static Api) {
-        let open = Box::into_raw(Box::new(Open { kind, journal_of, api, connection: std::ptr::null() }));
+    /// `file` points to `szOsFile` bytes, which nobody else uses.
+    pub(crate) unsafe fn place(file: *mut sqlite3_file, kind: Kind, api: &'static Api) {
+        let open = Box::into_raw(Box::new(Open { kind, api, connection: std::ptr::null() }));
         // SAFETY: by contract; `szOsFile` is at least the size of `OsFile`.
         unsafe { file.cast::<OsFile>().write(OsFile { base: sqlite3_file { pMethods: &METHODS }, open }) };
     }
 
-    /// The database that this is, or whose rollback journal it is.
-    fn database(&mut self) -> Option<&mut File> {
-        match &mut self.kind {
-            Kind::Database(file) => Some(file),
-            Kind::Journal(_) if self.journal_of.is_null() => None,
-            Kind::Journal(_) => {
-                // SAFETY: by the contract of `place`. Nobody else uses it meanwhile, since SQLite calls
-                // the methods of one connection's files one at a time.
-                let open = unsafe { &mut *(*self.journal_of.cast::<OsFile>()).open };
-                open.database()
-            }
+    /// The open database in this file.
+    ///
+    /// # Safety
+    /// [`Open::place`] has filled `file` with a database, and nobody else uses it.
+    #[cfg(test)]
+    pub(super) unsafe fn database_at<'a>(file: *mut sqlite3_file) -> &'a mut File {
+        // SAFETY: by contract.
+        match unsafe { &mut (*(*file.cast::<OsFile>()).open).kind } {
+            Kind::Database(file) => file,
+            Kind::Journal(_) => panic!("a journal"),
         }
     }
 
@@ -69,9 +82,14 @@ impl Open {
             Ok(code) => return code,
             Err(error) => error,
         };
-        let Some(file) = self.database() else { return report(&error, during) };
-        let error = error.at(file.place());
-        file.failed(&error);
+        let error = match &mut self.kind {
+            Kind::Database(file) => {
+                let error = error.at(file.place());
+                file.failed(&error);
+                error
+            }
+            Kind::Journal(journal) => journal.failed(error),
+        };
         report(&error, during)
     }
 }
@@ -164,12 +182,7 @@ unsafe extern "C" fn write(
         let data = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), amount) };
         match &mut open.kind {
             Kind::Database(file) => file.write(offset, data)?,
-            Kind::Journal(journal) => {
-                journal.write(offset, data)?;
-                if let Some(database) = open.database() {
-                    database.journaled();
-                }
-            }
+            Kind::Journal(journal) => journal.write(offset, data)?,
         }
         Ok(code::OK)
     };
@@ -352,8 +365,13 @@ unsafe fn control(file: &mut File, api: &Api, op: c_int, argument: *mut c_void) 
         // SAFETY: by contract.
         ffi::SQLITE_FCNTL_PRAGMA => unsafe { pragma(file, api, argument.cast()) },
         FCNTL_LAST_ERROR => {
-            // SAFETY: only `crate::last_error` asks this, with a place for the answer.
-            unsafe { *argument.cast::<Option<Error>>() = file.last_error().cloned() };
+            // SAFETY: whoever uses this number passes null or a pointer to at least a pointer.
+            let is_own = !argument.is_null() && unsafe { *argument.cast::<*const u8>() } == &raw const THIS_LIBRARY;
+            if !is_own {
+                return Ok(code::NOTFOUND);
+            }
+            // SAFETY: it begins with the address that only `LastError` of this library has.
+            unsafe { (*argument.cast::<LastError>()).answer = file.last_error().cloned() };
             Ok(code::OK)
         }
         _ => Ok(code::NOTFOUND),

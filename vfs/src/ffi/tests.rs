@@ -8,7 +8,7 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_vfs};
 use super::api::Api;
 use super::file::{Kind, Open};
 use crate::database::Database;
-use crate::error::code;
+use crate::error::{Cause, code};
 use crate::file::File;
 use crate::journal::Journal;
 use crate::store::memory::MemoryStore;
@@ -78,7 +78,7 @@ fn read(file: *mut sqlite3_file, amount: usize, offset: i64) -> (c_int, Vec<u8>)
 fn a_journal_is_a_file_like_any_other() {
     let mut room = Room::new();
     // SAFETY: the room has `szOsFile` bytes.
-    unsafe { Open::place(room.file(), Kind::Journal(Journal::new()), std::ptr::null_mut(), Api::linked()) };
+    unsafe { Open::place(room.file(), Kind::Journal(Journal::new()), Api::linked()) };
     let file = room.file();
     assert_eq!(call_file!(file, xWrite, b"abc".as_ptr().cast(), 3, 5), code::OK);
     assert_eq!(read(file, 3, 5), (code::OK, b"abc".to_vec()));
@@ -93,6 +93,43 @@ fn a_journal_is_a_file_like_any_other() {
     assert_eq!(call_file!(file, xClose), code::OK);
     // SAFETY: the room is still there.
     assert!(unsafe { (*file).pMethods }.is_null());
+}
+
+#[test]
+fn a_journal_by_a_name_that_sqlite_did_not_make_is_no_databases() {
+    vfs();
+    let mut room = Room::new();
+    let flags = ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
+    assert_eq!(open(&mut room, Some("shop-journal"), flags).0, code::OK);
+    let file = room.file();
+    assert_eq!(call_file!(file, xWrite, b"abc".as_ptr().cast(), 3, 5), code::OK);
+    // No file can be that large.
+    assert_eq!(call_file!(file, xWrite, b"abc".as_ptr().cast(), 3, i64::MAX - 8), code::IOERR_WRITE);
+    assert_eq!(call_file!(file, xClose), code::OK);
+}
+
+#[test]
+fn a_journal_tells_its_database_what_failed() {
+    vfs();
+    let mut database_room = Room::new();
+    let database = database(&mut database_room);
+    let name = c"shop-journal";
+    // SAFETY: `database` has just been placed there.
+    unsafe { Open::database_at(database) }.journal_is_named(name.as_ptr() as usize);
+    let mut room = Room::new();
+    let flags = ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE;
+    let mut granted = 0;
+    assert_eq!(call!(vfs(), xOpen, name.as_ptr(), room.file(), flags, &raw mut granted), code::OK);
+    let journal = room.file();
+    assert_eq!(call_file!(journal, xWrite, b"abc".as_ptr().cast(), 3, i64::MAX - 8), code::IOERR_WRITE);
+    // SAFETY: as above.
+    let error = unsafe { Open::database_at(database) }.last_error().cloned().unwrap();
+    assert!(matches!(error.cause, Cause::Journal { .. }), "{error}");
+    assert!(error.to_string().contains("`test`"), "{error}");
+    // Either may be closed first.
+    assert_eq!(call_file!(database, xClose), code::OK);
+    assert_eq!(call_file!(journal, xWrite, b"abc".as_ptr().cast(), 3, i64::MAX - 8), code::IOERR_WRITE);
+    assert_eq!(call_file!(journal, xClose), code::OK);
 }
 
 #[test]
@@ -177,7 +214,7 @@ fn database(room: &mut Room) -> *mut sqlite3_file {
     let store = Arc::new(MemoryStore::default());
     let file = File::on(Database::on(store, 1 << 20), false);
     // SAFETY: the room has `szOsFile` bytes.
-    unsafe { Open::place(room.file(), Kind::Database(Box::new(file)), std::ptr::null_mut(), Api::linked()) };
+    unsafe { Open::place(room.file(), Kind::Database(Box::new(file)), Api::linked()) };
     room.file()
 }
 

@@ -132,16 +132,9 @@ unsafe extern "C" fn open(
             unsafe { open_kind(registered, name, text, flags) }
         });
         match opened {
-            // SAFETY: SQLite passes room for `szOsFile` bytes, and for a rollback journal a name that it
-            // knows the database of, which is one of this VFS too and is closed after its journal.
+            // SAFETY: SQLite passes room for `szOsFile` bytes.
             Ok(Some((kind, given))) => unsafe {
-                let journal_of = match kind {
-                    Kind::Journal(_) if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
-                        (registered.api.database_file_object)(name)
-                    }
-                    _ => std::ptr::null_mut(),
-                };
-                Open::place(file, kind, journal_of, registered.api);
+                Open::place(file, kind, registered.api);
                 if !out_flags.is_null() {
                     out_flags.write(given);
                 }
@@ -177,7 +170,9 @@ unsafe fn open_kind(
         // SAFETY: by contract, and it is a main database.
         let parameters = unsafe { uri_parameters(registered.api, name)? };
         let read_only = flags & ffi::SQLITE_OPEN_READONLY != 0;
-        let file = vfs::open(text, &parameters, read_only, create)?;
+        let mut file = vfs::open(text, &parameters, read_only, create)?;
+        // SAFETY: by contract, and it is a main database.
+        file.journal_is_named(unsafe { (registered.api.filename_journal)(name) } as usize);
         let granted = if file.is_read_only() {
             (flags & !(ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE)) | ffi::SQLITE_OPEN_READONLY
         } else {
@@ -193,7 +188,7 @@ unsafe fn open_kind(
             }
         }
         Named::Journal if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
-            Ok(Some((Kind::Journal(crate::journal::Journal::new()), flags)))
+            Ok(Some((Kind::Journal(vfs::open_journal(name as usize)), flags)))
         }
         Named::Journal if flags & ffi::SQLITE_OPEN_WAL != 0 => {
             Err(Cause::Unsupported("a database in Redis has no WAL; snapshots already give what it gives".into())
@@ -209,20 +204,22 @@ unsafe fn open_kind(
 /// `name` is what SQLite passed to xOpen for a main database.
 unsafe fn uri_parameters(api: &Api, name: *const c_char) -> Result<Vec<(String, String)>> {
     let mut parameters = Vec::new();
-    for n in 0.. {
-        // SAFETY: by contract; returns null past the last one.
-        let key = unsafe { (api.uri_key)(name, n) };
-        if key.is_null() {
+    // SAFETY: by contract; returns null if there is none.
+    let mut next = unsafe { (api.uri_key)(name, 0) };
+    while !next.is_null() {
+        // Read from here on: `sqlite3_uri_parameter` finds only the first of a name, and
+        // `sqlite3_uri_key` goes through all before the one that it is asked for.
+        // SAFETY: in a name, each key is followed by its value, both NUL-terminated, and the last value by
+        // an empty key; that is the "special memory layout" that both are documented to need.
+        let (key, value) = unsafe {
+            let key = CStr::from_ptr(next);
+            (key, CStr::from_ptr(next.add(key.count_bytes() + 1)))
+        };
+        if key.is_empty() {
             break;
         }
-        // The value is that behind the key, not what `sqlite3_uri_parameter` finds: that is the first
-        // of this name, and a parameter may be there more than once.
-        // SAFETY: in a name, each key is followed by its value, both NUL-terminated; that is the
-        // "special memory layout" that `sqlite3_uri_key` and its kin are documented to need.
-        let (key, value) = unsafe {
-            let key = CStr::from_ptr(key);
-            (key, CStr::from_ptr(key.as_ptr().add(key.count_bytes() + 1)))
-        };
+        // SAFETY: as above, another key is behind the value.
+        next = unsafe { value.as_ptr().add(value.count_bytes() + 1) };
         match (key.to_str(), value.to_str()) {
             (Ok(key), Ok(value)) => parameters.push((key.to_owned(), value.to_owned())),
             _ => return Err(Cause::UnknownParameters(key.to_string_lossy().into_owned()).into()),

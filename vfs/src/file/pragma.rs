@@ -87,7 +87,7 @@ impl File {
                 let wanted = given.parse().or_else(|_| bad(WAIT_VERSION, given, "expected the number of a version"))?;
                 self.wait_version(Version(wanted))?.to_string()
             }
-            (LAST_ERROR, None) => self.last_error.as_ref().map(Error::to_string).unwrap_or_default(),
+            (LAST_ERROR, None) => self.last_error().map(Error::to_string).unwrap_or_default(),
             (STATS, None) => {
                 let stats = self.database.stats();
                 let (trips, commands, bytes) = (stats.round_trips, stats.commands, stats.bytes_sent);
