@@ -153,6 +153,57 @@ fn exclusive_mode_commits_to_redis_and_keeps_other_writers_out() {
 }
 
 #[test]
+fn exclusive_mode_keeps_other_writers_out_from_its_first_read() {
+    let server = Server::start();
+    let other = server.open_apart("shop", 1);
+    other.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+    other.busy_timeout(Duration::ZERO).unwrap();
+    for (n, sql) in ["INSERT INTO t VALUES (3)", "BEGIN IMMEDIATE; ROLLBACK"].into_iter().enumerate() {
+        let db = server.open("shop");
+        db.busy_timeout(Duration::from_millis(100)).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        db.execute_batch("PRAGMA locking_mode=EXCLUSIVE").unwrap();
+        assert_eq!(code(db.execute_batch("SELECT count(*) FROM t")), BUSY, "it would be of an old version soon");
+        other.execute_batch("INSERT INTO t VALUES (2); COMMIT").unwrap();
+        let rows = 2 + 2 * n as i64;
+        assert_eq!(number(&db, "SELECT count(*) FROM t"), rows);
+        assert_eq!(code(other.execute("INSERT INTO t VALUES (9)", [])), BUSY);
+        for _ in 0..2 {
+            db.execute_batch(sql).unwrap();
+        }
+        db.execute_batch("PRAGMA locking_mode=NORMAL; SELECT * FROM t").unwrap();
+        other.execute("INSERT INTO t VALUES (4)", []).unwrap();
+        let now = number(&other, "SELECT count(*) FROM t");
+        assert_eq!(number(&db, "SELECT count(*) FROM t"), now);
+        other.execute("DELETE FROM t WHERE rowid > 3", []).unwrap();
+    }
+    server.check_stored("shop");
+}
+
+#[test]
+fn exclusive_mode_of_an_attached_database_that_was_overtaken_goes_on() {
+    let server = Server::start();
+    let (db, _directory) = file_with_attached(&server, "shop");
+    let other = server.open_apart("shop", 1);
+    db.execute_batch("PRAGMA locking_mode=EXCLUSIVE").unwrap();
+    for n in 1..4 {
+        number(&db, "SELECT count(*) FROM t");
+        other.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
+        let mut refused = 0;
+        while let Err(error) = db.execute("INSERT INTO t VALUES (100)", []) {
+            refused += 1;
+            assert_eq!(code::<()>(Err(error)), BUSY_SNAPSHOT);
+            assert!(refused <= 2, "it goes on");
+        }
+        assert_eq!(rows(&db, "SELECT a FROM t"), rows(&other, "SELECT a FROM t"));
+        db.execute_batch("PRAGMA locking_mode=NORMAL; SELECT * FROM t").unwrap();
+        db.execute_batch("PRAGMA locking_mode=EXCLUSIVE").unwrap();
+    }
+    check_integrity(&other);
+    server.check_stored("shop");
+}
+
+#[test]
 fn exclusive_mode_ends_with_the_connection() {
     let server = Server::start();
     let db = server.open("shop");

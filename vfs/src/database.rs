@@ -129,20 +129,15 @@ impl Database {
     }
 
     /// The same with the write lease, in one round trip, or in none if the last transaction has left
-    /// it, for a transaction that will write; `None` when the lease is not to be had. Whoever asks for
-    /// the write lock is told why.
-    pub(crate) fn newest_to_write(&self) -> Result<Option<(Lease, Snapshot, Epoch)>> {
+    /// it, for a transaction that will write.
+    pub(crate) fn newest_to_write(&self) -> Result<(Lease, Snapshot, Epoch)> {
         let asked = Instant::now();
         let left = self.left();
         let was_asked = left.is_none();
         let hot = self.hot.lock().clone();
-        let taken = match left {
-            Some((lease, snapshot)) => Ok((lease, snapshot, None)),
-            None => self.take_lease(PATIENCE, &hot),
-        };
-        let (lease, snapshot, news) = match taken {
-            Err(error) if refuses_lease(&error.cause) => return Ok(None),
-            outcome => outcome?,
+        let (lease, snapshot, news) = match left {
+            Some((lease, snapshot)) => (lease, snapshot, None),
+            None => self.take_lease(PATIENCE, &hot)?,
         };
         if was_asked {
             self.mind_removal(asked, &snapshot);
@@ -152,7 +147,7 @@ impl Database {
                 if was_asked {
                     self.freshness.said(epoch, asked, &snapshot);
                 }
-                Ok(Some((lease, snapshot, epoch)))
+                Ok((lease, snapshot, epoch))
             }
             Err(error) => Err(lease.release_after(error)),
         }
@@ -376,8 +371,8 @@ fn told(mut news: News, after: Version, through: Version) -> Option<News> {
     (news.entries.len() as u64 == through.0 - after.0).then_some(news)
 }
 
-/// Whether a server answers with this that would answer a read.
-fn refuses_lease(cause: &Cause) -> bool {
+/// Whether a server answers with this that would answer a read. Whoever asks for the write lock is told why.
+pub(crate) fn refuses_lease(cause: &Cause) -> bool {
     matches!(
         cause,
         Cause::Busy(_) | Cause::ReadOnlyServer(_) | Cause::Permission(_) | Cause::ServerFull(_) | Cause::Server(_)

@@ -22,7 +22,7 @@ pub(crate) use pragma::Answer;
 pub(crate) use pragma::PRAGMAS;
 
 use crate::cache::{Admission, Epoch};
-use crate::config::{Config, Consistency, Replicas, Wait};
+use crate::config::{Config, Consistency, Wait};
 use crate::database::Database;
 use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
@@ -95,8 +95,10 @@ pub(crate) struct File {
     /// The lease that came with the snapshot, until the write lock is asked for.
     ahead: Option<Lease>,
     read_only: bool,
-    /// `PRAGMA locking_mode=EXCLUSIVE` was seen: the lease is kept between commits.
+    /// `PRAGMA locking_mode=EXCLUSIVE` was seen: the lease is taken with the first snapshot and kept.
     exclusive: bool,
+    /// The write lock was refused because another has committed, and SQLite has not unlocked since.
+    overtaken: bool,
     /// What a commit waits for.
     wait: Wait,
     /// The journal mode in force, for the answer to `PRAGMA journal_mode=WAL`.
@@ -154,6 +156,7 @@ impl File {
             ahead: None,
             read_only,
             exclusive: false,
+            overtaken: false,
             wait: Wait::NONE,
             journal_mode: "delete".to_owned(),
             pager: PagerCache { shown: None, bytes: [0; 16] },
@@ -220,18 +223,6 @@ impl File {
         Ok(whole)
     }
 
-    /// SQLite looks for changes, having dropped its page cache: in `locking_mode=EXCLUSIVE` that
-    /// only happens after another has committed in spite of it.
-    fn catch_up(&mut self) -> Result<()> {
-        if !matches!(&self.txn, Txn::Writing(writing) if writing.is_lost()) {
-            return Ok(());
-        }
-        self.session.want_newest();
-        let reader = self.begin()?;
-        self.enter(&reader);
-        self.txn.writing()?.catch_up(&self.database, reader)
-    }
-
     /// SQLite reads the header once before it takes any lock, to learn the page size.
     fn read_unlocked(&mut self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
         let reader = self.one_off()?;
@@ -246,43 +237,6 @@ impl File {
             Some(reader) => Ok(reader),
             None => self.begin(),
         }
-    }
-
-    /// Takes a snapshot to read.
-    fn begin(&mut self) -> Result<Reader> {
-        if let Some(Address { config, name }) = &self.address
-            && let Replicas::Auto = config.replicas
-        {
-            self.session.set_replicas(self.database.replicas.of(&self.database, config, name)?);
-        }
-        self.session.begin(&self.database)
-    }
-
-    /// The snapshot of a transaction. One that will write takes the lease with it: that saves a
-    /// round trip, and nobody can commit between the two.
-    fn first_reader(&mut self) -> Result<Reader> {
-        if self.writes
-            && !self.read_only
-            && let Some((lease, reader)) = self.session.begin_to_write(&self.database)?
-        {
-            self.ahead = Some(lease);
-            return Ok(reader);
-        }
-        self.begin()
-    }
-
-    fn need_snapshot(&mut self) -> Result<()> {
-        if matches!(self.txn, Txn::Begun) {
-            let reader = self.first_reader()?;
-            self.enter(&reader);
-            self.txn = Txn::Reading(reader);
-        }
-        Ok(())
-    }
-
-    /// What SQLite is shown from now on is of this snapshot.
-    fn enter(&mut self, reader: &Reader) {
-        self.cookie.enter(reader.epoch, reader.snapshot == Snapshot::EMPTY);
     }
 
     /// What SQLite has in its page cache when it has what it is shown now.
@@ -363,7 +317,7 @@ impl File {
                 return Err(Cause::ReadOnly.into());
             }
             self.need_snapshot()?;
-            self.txn.start_writing(&self.database, self.ahead.take())?;
+            self.start_writing()?;
             self.participant = Some(Process::current().participants.enter(self.connection, self.journal.clone()));
         }
         self.level = level;
@@ -385,6 +339,7 @@ impl File {
         let released = self.txn.stop_writing(&self.database).and(unused);
         if level == Level::None {
             self.txn = Txn::None;
+            self.overtaken = false;
         }
         forked.and(released)
     }
@@ -501,6 +456,7 @@ impl File {
     }
 }
 
+mod begin;
 mod cookie;
 mod pragma;
 #[cfg(test)]

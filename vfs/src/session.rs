@@ -89,14 +89,13 @@ impl Session {
         Ok(self.reader(told))
     }
 
-    /// Takes the primary's newest snapshot and the write lease, for a transaction that will write;
-    /// `None` when the lease is not to be had.
-    pub(crate) fn begin_to_write(&mut self, database: &Database) -> Result<Option<(Lease, Reader)>> {
-        let Some((lease, snapshot, epoch)) = database.newest_to_write()? else { return Ok(None) };
+    /// Takes the primary's newest snapshot and the write lease, for a transaction that will write.
+    pub(crate) fn begin_to_write(&mut self, database: &Database) -> Result<(Lease, Reader)> {
+        let (lease, snapshot, epoch) = database.newest_to_write()?;
         match self.accept(database, (snapshot, epoch)) {
             Ok(told) => {
                 self.newest_next = false;
-                Ok(Some((lease, self.reader(told))))
+                Ok((lease, self.reader(told)))
             }
             Err(error) => Err(lease.release_after(error)),
         }

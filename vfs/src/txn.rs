@@ -161,22 +161,37 @@ impl Txn {
             return Err(Cause::Internal("a write lock without a snapshot".into()).into());
         };
         let lease = ahead.map_or_else(|| lease_at(database, &reader.snapshot), Ok)?;
-        let Txn::Reading(reader) = std::mem::replace(self, Txn::None) else { return Ok(()) };
+        self.write_from(database, Some(lease), Exclusivity::Kept);
+        Ok(())
+    }
+
+    /// The same although another has committed since the snapshot, for SQLite to notice at its commit: that
+    /// is refused, and the rollback makes it drop its page cache. Nothing of it is ever published.
+    pub(crate) fn start_overtaken(&mut self, database: &Database) {
+        self.write_from(database, None, Exclusivity::Lost);
+    }
+
+    fn write_from(&mut self, database: &Database, lease: Option<Lease>, exclusivity: Exclusivity) {
+        let Txn::Reading(reader) = std::mem::replace(self, Txn::None) else { return };
         let reader = reader.through(None);
         let writes = write_set(database, &reader.snapshot);
         *self = Txn::Writing(Box::new(Writing {
             reader,
-            lease: Some(lease),
+            lease,
             lingers: false,
             writes,
             committed: false,
             refused: false,
             ended: false,
-            exclusivity: Exclusivity::Kept,
+            exclusivity,
             in_group: None,
             published: None,
         }));
-        Ok(())
+    }
+
+    /// The lease, for a transaction that reads the newest version; `None` if it reads none.
+    pub(crate) fn lease(&self, database: &Database) -> Result<Option<Lease>> {
+        self.snapshot().map(|snapshot| lease_at(database, &snapshot)).transpose()
     }
 
     /// Ends the write part; what was not committed is gone. The read part goes on.
@@ -348,12 +363,17 @@ impl Writing {
         self.exclusivity != Exclusivity::Kept
     }
 
-    /// Begins anew with the current version, when SQLite has dropped its page cache.
-    pub(crate) fn catch_up(&mut self, database: &Database, reader: Reader) -> Result<()> {
-        self.writes = write_set(database, &reader.snapshot);
-        self.reader = reader;
-        (self.committed, self.refused, self.exclusivity) = (false, false, Exclusivity::Kept);
+    /// Gives back the lease under which nothing can be committed any more.
+    pub(crate) fn drop_lease(&mut self) -> Result<()> {
         self.lease.take().map_or(Ok(()), Lease::release)
+    }
+
+    /// Begins anew with the current version, when SQLite has dropped its page cache.
+    pub(crate) fn catch_up(&mut self, database: &Database, reader: Reader, lease: Option<Lease>) {
+        self.writes = write_set(database, &reader.snapshot);
+        self.reader = reader.through(None);
+        self.lease = lease;
+        (self.committed, self.refused, self.exclusivity) = (false, false, Exclusivity::Kept);
     }
 
     fn try_commit(&mut self, database: &Arc<Database>, asked: &Asked, exclusive: bool) -> Result<Committed> {
@@ -399,14 +419,18 @@ impl Writing {
         if !self.writes.is_changed() {
             return Ok(None);
         }
-        if self.is_rollback(database)? {
-            self.refused = false;
+        // The old version may be gone: what follows a refusal is the rollback also if that can't be read.
+        if self.is_lost() && self.refused || self.is_rollback(database)? {
             self.forget_writes(database);
-            if self.exclusivity == Exclusivity::Lost {
-                let snapshot = self.reader.snapshot.version;
-                let found = database.store().fetch(&[])?.at.version;
-                self.exclusivity = Exclusivity::Told;
-                return Err(Cause::ExclusiveLost { snapshot, found }.into());
+            match self.exclusivity {
+                Exclusivity::Kept => self.refused = false,
+                Exclusivity::Lost => {
+                    let snapshot = self.reader.snapshot.version;
+                    let found = database.store().fetch(&[]).map_or(snapshot.next(), |now| now.at.version);
+                    self.exclusivity = Exclusivity::Told;
+                    return Err(Cause::ExclusiveLost { snapshot, found }.into());
+                }
+                Exclusivity::Told => {}
             }
             return Ok(None);
         }

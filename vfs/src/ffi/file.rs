@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
+use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_stmt};
 
 use super::api::Api;
 use super::{guard, report};
@@ -241,6 +241,11 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
                 // SAFETY: as above.
                 let connection = if open.connection.is_null() { 0 } else { unsafe { *open.connection as usize } };
                 file.expect(connection, writes());
+            } else if file.is_overtaken() {
+                // SAFETY: as above.
+                if unsafe { reads_beside(open.api, open.connection) } {
+                    file.has_another_reader();
+                }
             }
             file.lock(level)?;
         }
@@ -260,23 +265,31 @@ const MANY_STATEMENTS: usize = 200;
 /// # Safety
 /// `connection` is null or points to a connection that is in use by this thread.
 unsafe fn writes(api: &Api, connection: *const *mut sqlite3) -> bool {
-    if connection.is_null() {
-        return false;
-    }
+    // SAFETY: by contract; they are statements of the connection, which nobody else uses meanwhile.
+    unsafe { running(api, connection) }.any(|statement| unsafe { (api.stmt_readonly)(statement) == 0 })
+}
+
+/// Whether a connection is running a statement in no explicit transaction while another reads.
+///
+/// # Safety
+/// As for [`writes`].
+unsafe fn reads_beside(api: &Api, connection: *const *mut sqlite3) -> bool {
     // SAFETY: by contract.
-    let next = |statement| unsafe { (api.next_stmt)(*connection, statement) };
-    let mut statement = next(std::ptr::null_mut());
-    for _ in 0..MANY_STATEMENTS {
-        if statement.is_null() {
-            return false;
-        }
-        // SAFETY: it is a statement of the connection, which nobody else uses meanwhile.
-        if unsafe { (api.stmt_busy)(statement) != 0 && (api.stmt_readonly)(statement) == 0 } {
-            return true;
-        }
-        statement = next(statement);
-    }
-    false
+    unsafe { running(api, connection).count() > 1 && (api.get_autocommit)(*connection) != 0 }
+}
+
+/// The statements that a connection is running, as far as it is worth looking.
+///
+/// # Safety
+/// As for [`writes`], as long as the statements are looked at.
+unsafe fn running(api: &Api, connection: *const *mut sqlite3) -> impl Iterator<Item = *mut sqlite3_stmt> {
+    let there = |statement: *mut sqlite3_stmt| (!statement.is_null()).then_some(statement);
+    // SAFETY: by contract.
+    let next = move |statement| there(unsafe { (api.next_stmt)(*connection, statement) });
+    let first = if connection.is_null() { None } else { next(std::ptr::null_mut()) };
+    let prepared = std::iter::successors(first, move |statement| next(*statement)).take(MANY_STATEMENTS);
+    // SAFETY: by contract.
+    prepared.filter(|statement| unsafe { (api.stmt_busy)(*statement) != 0 })
 }
 
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {

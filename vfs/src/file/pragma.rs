@@ -43,9 +43,11 @@ impl File {
     pub(crate) fn pragma(&mut self, name: &str, value: Option<&str>) -> Result<Answer> {
         let value = value.map(str::to_ascii_lowercase);
         let text = match (name.to_ascii_lowercase().as_str(), value.as_deref()) {
-            (LOCKING_MODE, Some(mode)) => {
-                self.exclusive = mode == "exclusive";
-                return Ok(Answer::NotOurs);
+            (LOCKING_MODE, Some(mode @ ("normal" | "exclusive"))) => {
+                if self.set_locking_mode(mode == "exclusive")? {
+                    return Ok(Answer::NotOurs);
+                }
+                "normal".to_owned()
             }
             // SQLite refuses WAL by itself, except in exclusive mode.
             (JOURNAL_MODE, Some("wal")) => self.journal_mode.clone(),

@@ -4,6 +4,7 @@ use super::*;
 use crate::store::memory::MemoryStore;
 use crate::store::{Changes, PageNo, Store};
 
+mod exclusive;
 mod levels;
 mod pieces;
 
