@@ -167,6 +167,18 @@ impl Proxy {
         self.shared.lock().answers.insert(command.to_owned(), reply.as_bytes().to_vec());
     }
 
+    /// Lets the server answer all commands again.
+    pub fn answer_none(&self) {
+        self.shared.lock().answers.clear();
+    }
+
+    /// From now on says of these commands that it does not know them.
+    pub fn lacks(&self, commands: &[&str]) {
+        for command in commands {
+            self.answer(command, &format!("-ERR unknown command '{command}', with args beginning with: \r\n"));
+        }
+    }
+
     /// Whether a fault has yet to come.
     pub fn is_armed(&self) -> bool {
         !self.shared.lock().faults.is_empty()

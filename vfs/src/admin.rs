@@ -9,25 +9,25 @@ use crate::database;
 use crate::error::{Cause, Error, Result};
 use crate::options::Options;
 use crate::process::Process;
-use crate::store::commit::{LogMark, metadata};
 use crate::store::keys::{self, Keys};
-use crate::store::protocol::{self, array, bad_reply, text};
-use crate::store::redis::RedisStore;
+use crate::store::protocol::{self, array, text};
 use crate::store::request::Request;
 use crate::store::server::{Link, Server, checked};
 use crate::store::stage::Stage;
-use crate::store::undo::KeptUndo;
-use crate::store::{Commit, CommitId, FORMAT, PageNo, Snapshot, Undo, check_shape};
+use crate::store::{Snapshot, check_shape};
 
+mod import;
 mod status;
 
+use import::Target;
+
+pub use import::Import;
 pub use status::{ReplicaState, ReplicaStatus, Status};
 
-/// Pages that an import gathers before it sends them.
-const BATCH: usize = 64;
 /// Fields that the server looks at to estimate the memory of a key. The default of 5 may hit
 /// metadata only, and take a database of megabytes for one of some hundred bytes.
 const SAMPLES: usize = 1000;
+
 /// A server, and the databases under one key prefix on it.
 pub struct Admin {
     config: Config,
@@ -226,17 +226,9 @@ impl Admin {
         if count(&exists) > 0 && !overwrite {
             return Err(Cause::Exists.into());
         }
-        Ok(Import {
-            admin: self,
-            name: name.to_owned(),
-            stage: Stage::new(server.clone(), &keys, self.config.compress)?,
-            server,
-            keys,
-            page_size,
-            page_count,
-            overwrite,
-            batch: Vec::new(),
-        })
+        let stage = Stage::new(server.clone(), &keys, self.config.compress)?;
+        let target = Target { server, name: name.to_owned(), keys, page_size, page_count, overwrite };
+        Ok(Import::new(self, target, stage))
     }
 }
 
@@ -260,140 +252,5 @@ fn count(value: &Value) -> u64 {
     match value {
         Value::Int(number) => u64::try_from(*number).unwrap_or(0),
         _ => 0,
-    }
-}
-
-/// An import on its way. Dropped before [`Import::finish`], it leaves nothing behind.
-pub struct Import<'a> {
-    admin: &'a Admin,
-    server: Arc<Server>,
-    name: String,
-    keys: Keys,
-    stage: Stage,
-    page_size: u32,
-    page_count: u32,
-    overwrite: bool,
-    batch: Vec<Vec<u8>>,
-}
-
-impl Import<'_> {
-    /// Adds the next page; the first is page 1.
-    ///
-    /// # Errors
-    /// A page of another size or one too many; the server fails.
-    pub fn page(&mut self, mut page: Vec<u8>) -> Result<()> {
-        let number = self.stage.pages + self.batch.len() as u32 + 1;
-        if page.len() != self.page_size as usize || number > self.page_count {
-            let reason = format!("page {number} of {} has {} bytes", self.page_count, page.len());
-            return self.admin.at(&self.name, Err(Cause::Unsupported(reason).into()));
-        }
-        if number == 1 {
-            // "The file format write and read version": 2 is WAL, which there is none of here.
-            page[18..20].fill(1);
-        }
-        self.batch.push(page);
-        if self.batch.len() == BATCH { self.flush() } else { Ok(()) }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let sent = self.send_batch();
-        self.admin.at(&self.name, sent)
-    }
-
-    fn send_batch(&mut self) -> Result<()> {
-        let pages = PageNo::range(self.stage.pages + 1, self.page_count).zip(self.batch.iter().map(Vec::as_slice));
-        self.stage.add(pages)?;
-        self.batch.clear();
-        Ok(())
-    }
-
-    /// Puts the database in its place, in one step. Returns its version.
-    ///
-    /// # Errors
-    /// Pages are missing; someone made or changed a database of this name meanwhile.
-    pub fn finish(mut self) -> Result<u64> {
-        let outcome = self.send_batch().and_then(|()| self.publish());
-        self.stage.published = outcome.is_ok();
-        self.admin.at(&self.name, outcome)
-    }
-
-    fn publish(&mut self) -> Result<u64> {
-        if self.stage.pages != self.page_count {
-            return Err(Cause::Unsupported(format!("{} of {} pages came", self.stage.pages, self.page_count)).into());
-        }
-        let (keys, staging) = (&self.keys, &self.stage.key);
-        let mut link = self.server.link()?;
-        let mut watch = Request::one(cmd("WATCH").arg(&keys.hash).arg(staging));
-        watch.push(&snapshot_command(keys));
-        watch.push(cmd("EXISTS").arg(&keys.hash));
-        watch.push(cmd("HLEN").arg(staging));
-        // A server that refuses this one would take what follows command by command.
-        watch.push(&cmd("MULTI"));
-        let replies: Result<Vec<Value>> = link.exchange(&watch)?.into_iter().map(checked).collect();
-        // Unless it comes to the end of this, the connection is no use to others.
-        let ready = replies.and_then(|replies| self.ready(&replies));
-        if ready.is_err() {
-            link.close();
-        }
-        let base = ready?;
-        // Readers of what was there before must see that the version is another one.
-        let snapshot = Snapshot {
-            version: base.version.next(),
-            commit: CommitId::draw()?,
-            page_size: self.page_size,
-            page_count: self.page_count,
-        };
-        let (commit, version) = (snapshot.commit, snapshot.version.0);
-        let entry = Commit { base, snapshot, pages: Vec::new(), undo: &Undo::Barrier };
-        let mut publish = Request::default();
-        let log_mark = LogMark { begins: version, bytes: 0 };
-        publish.push(cmd("HSET").arg(staging).arg(metadata(&Snapshot::EMPTY, &snapshot, FORMAT, log_mark)));
-        publish.push(cmd("PERSIST").arg(staging));
-        publish.push(cmd("UNLINK").arg(&keys.hash).arg(&keys.log).arg(&keys.undo).arg(&keys.staged));
-        publish.push(cmd("RENAME").arg(staging).arg(&keys.hash));
-        let store = RedisStore::new(self.server.clone(), &self.admin.config, keys::database_name(&self.name)?);
-        store.xadd(&entry, KeptUndo::NONE, &mut publish);
-        publish.push(&cmd("EXEC"));
-        let mut replies = match link.exchange(&publish) {
-            Ok(replies) => replies,
-            Err(error) => return self.was_published(commit, version, error),
-        };
-        let exec = replies.pop().unwrap_or_default();
-        for reply in replies {
-            checked(reply)?;
-        }
-        match checked(exec)? {
-            Value::Array(results) => results.into_iter().map(checked).collect::<Result<Vec<_>>>().map(|_| version),
-            Value::Nil => Err(self.overtaken()),
-            other => Err(bad_reply("EXEC", &other).into()),
-        }
-    }
-
-    /// Checks the replies to what is asked before publishing; returns what is to be replaced.
-    fn ready(&self, replies: &[Value]) -> Result<Snapshot> {
-        let [_, snapshot, exists, staged, _] = replies else {
-            return Err(Cause::BadReply("to WATCH".into()).into());
-        };
-        if count(exists) > 0 && !self.overwrite {
-            return Err(Cause::Exists.into());
-        }
-        self.stage.check(staged.clone())?;
-        // A damaged database may be replaced too.
-        let fields = array("HMGET", snapshot.clone())?;
-        Ok(protocol::snapshot(&fields).map_or(Snapshot::EMPTY, |(at, _)| at))
-    }
-
-    /// Why `EXEC` was refused.
-    fn overtaken(&self) -> Error {
-        let exists = self.server.ask(&Request::one(cmd("EXISTS").arg(&self.keys.hash)));
-        let exists = exists.ok().and_then(|mut replies| replies.pop()).is_some_and(|reply| count(&reply) > 0);
-        if exists && !self.overwrite { Cause::Exists.into() } else { Cause::ImportOvertaken.into() }
-    }
-
-    /// After a lost reply: whether the database is in its place.
-    fn was_published(&self, commit: CommitId, version: u64, lost: Error) -> Result<u64> {
-        let hget = cmd("HGET").arg(&self.keys.hash).arg(keys::COMMIT).to_owned();
-        let found = checked(self.server.ask(&Request::one(&hget))?.pop().unwrap_or_default())?;
-        if text(&found).is_some_and(|found| found == commit.to_string()) { Ok(version) } else { Err(lost) }
     }
 }

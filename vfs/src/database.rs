@@ -375,7 +375,12 @@ fn told(mut news: News, after: Version, through: Version) -> Option<News> {
 pub(crate) fn refuses_lease(cause: &Cause) -> bool {
     matches!(
         cause,
-        Cause::Busy(_) | Cause::ReadOnlyServer(_) | Cause::Permission(_) | Cause::ServerFull(_) | Cause::Server(_)
+        Cause::Busy(_)
+            | Cause::ReadOnlyServer(_)
+            | Cause::Permission(_)
+            | Cause::MissingCommand(_)
+            | Cause::ServerFull(_)
+            | Cause::Server(_)
     )
 }
 

@@ -96,6 +96,12 @@ pub enum Cause {
         "the server's access rules forbid this: {0}; sqlite-redis needs the commands listed in docs/configuration.md"
     )]
     Permission(String),
+    /// The server, or a proxy, does not have a command.
+    #[error(
+        "the server, or a proxy, does not have a command or has renamed it: {0}; sqlite-redis needs the commands listed in \
+         docs/configuration.md"
+    )]
+    MissingCommand(String),
     /// A connection broke.
     #[error("the connection was lost: {0}")]
     ConnectionLost(String),
@@ -308,6 +314,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether a command is refused whatever its arguments are.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Cause::Permission(_) | Cause::MissingCommand(_))
+    }
+
     /// Whether the server could not be asked, or is not ready to answer.
     pub(crate) fn is_absence(&self) -> bool {
         matches!(
@@ -405,7 +416,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
             During::Open => code::CANTOPEN,
             other => io_code(other),
         },
-        Cause::Server(_) | Cause::Journal { full: false, .. } => match during {
+        Cause::Server(_) | Cause::MissingCommand(_) | Cause::Journal { full: false, .. } => match during {
             During::Open => code::CANTOPEN,
             other => io_code(other),
         },

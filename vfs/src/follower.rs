@@ -11,7 +11,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::database::Database;
-use crate::error::Cause;
 use crate::source::Source;
 use crate::sync::Mutex;
 
@@ -119,7 +118,7 @@ impl Follower {
             Ok(false) => {}
             Err(error) => {
                 crate::ffi::log(&format!("{}: following {}: {}", database.place, source.name, error.cause));
-                let forbidden = matches!(error.cause, Cause::Permission(_));
+                let forbidden = error.cause.is_refusal();
                 self.state.lock().forbidden = forbidden;
                 std::thread::sleep(PAUSE);
                 return !forbidden;

@@ -62,11 +62,16 @@ impl LogMark {
 /// How many of a commit's commands don't concern the database itself; they come last. The hash alone is the
 /// database, so a commit stands although they failed.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct AboutHistory {
+pub(crate) struct AboutHistory {
     /// Those that concern the stream of undo data.
     undo: usize,
     /// Those that concern the log; they come after the others.
     log: usize,
+}
+
+impl AboutHistory {
+    /// The entry in the log alone.
+    pub(crate) const ENTRY: AboutHistory = AboutHistory { undo: 0, log: 1 };
 }
 
 impl RedisStore {
@@ -173,7 +178,7 @@ impl RedisStore {
 
     /// Checks the results of an `EXEC` that was carried out. A stream that refused a command is removed, so that
     /// later commits can use it, and so that nobody takes what is in it for the history of this version.
-    pub(super) fn check_results(
+    pub(crate) fn check_results(
         &self,
         commit: &Commit<'_>,
         about_history: AboutHistory,

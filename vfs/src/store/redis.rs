@@ -214,13 +214,13 @@ fn contents(at: Snapshot, pages: &[PageNo], values: Vec<Value>) -> Result<Fetche
     Ok(Fetched { at, pages })
 }
 
-/// Whether `ROLE` says that the server is a primary. Where access rules forbid to ask, it is taken
-/// for what it was named as.
+/// Whether `ROLE` says that the server is a primary. Where that may not be asked, it is taken for what
+/// it was named as.
 fn is_primary(role: Value) -> Result<bool> {
     match checked(role) {
         Ok(Value::Array(role)) => Ok(role.first().and_then(text).is_some_and(|role| role == "master")),
         Ok(other) => Err(bad_reply("ROLE", &other).into()),
-        Err(error) if matches!(error.cause, Cause::Permission(_)) => Ok(false),
+        Err(error) if error.cause.is_refusal() => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{Cause, Error, Result};
 use crate::secret::hide_secrets;
 use crate::store::pool::{Idle, Pool};
-use crate::store::protocol::text;
+use crate::store::protocol::{bad_reply, text};
 use crate::store::request::Request;
 use crate::store::route::Route;
 use crate::store::script::Scripts;
@@ -270,11 +270,11 @@ fn redirection(reply: &Value) -> Option<(&'static str, &str)> {
     Some((kind, error.details()?.split(' ').nth(1)?))
 }
 
-/// The text that `INFO` answered; nothing when access rules forbid to ask.
+/// The text that `INFO` answered; nothing where that may not be asked.
 pub(crate) fn info(reply: Option<Value>) -> Result<Option<String>> {
     match reply.map(checked) {
         Some(Ok(value)) => Ok(text(&value)),
-        Some(Err(error)) if matches!(error.cause, Cause::Permission(_)) => Ok(None),
+        Some(Err(error)) if error.cause.is_refusal() => Ok(None),
         Some(Err(error)) => Err(error),
         None => Ok(None),
     }
@@ -370,6 +370,20 @@ impl Sending<'_, '_> {
         // What it says is among the replies, and the caller knows better what comes of it.
         let _ = self.link.heed(&replies);
         Ok(replies)
+    }
+}
+
+impl Sending<'_, '_> {
+    /// Sends the rest of a transaction, and checks that the server has queued all of it. A proxy may refuse a command
+    /// that the server then does not miss at `EXEC`.
+    pub(crate) fn queue(self) -> Result<()> {
+        for reply in self.finish().map_err(|unanswered| unanswered.error)? {
+            match checked(reply)? {
+                Value::SimpleString(queued) if queued == "QUEUED" => {}
+                other => return Err(bad_reply("a command of a transaction", &other).into()),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -591,8 +605,15 @@ pub(crate) fn server_cause(error: &ServerError) -> Cause {
         "NOAUTH" | "WRONGPASS" => Cause::Authentication(message),
         "WRONGTYPE" => Cause::Damaged(format!("its key holds something else ({message})")),
         _ if IN_SCRIPTS.iter().any(|said| message.contains(said)) => Cause::Permission(message),
+        _ if error.details().is_some_and(is_unknown_command) => Cause::MissingCommand(message),
         _ => Cause::Server(message),
     }
+}
+
+/// Whether servers and proxies say this of a command that they don't have.
+fn is_unknown_command(details: &str) -> bool {
+    let details = details.to_ascii_lowercase();
+    ["unknown command", "unsupported command"].iter().any(|said| details.starts_with(said))
 }
 
 #[cfg(test)]

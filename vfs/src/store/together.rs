@@ -162,14 +162,17 @@ type Waited = Vec<Option<Result<Value>>>;
 impl Joint<'_> {
     fn prove(&mut self) -> Result<()> {
         self.watch()?;
+        self.queue()
+    }
+
+    /// One round trip: sends all commits, which the server queues.
+    fn queue(&mut self) -> Result<()> {
         let mut link = self.server.attach(self.kept.take().ok_or_else(closed)?);
         let mut sending = link.sending();
         for member in &mut self.members {
             member.send(&mut sending);
         }
-        let replies = sending.finish().map_err(|unanswered| unanswered.error)?;
-        let queued = replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()));
-        if let Err(error) = queued {
+        if let Err(error) = sending.queue() {
             // The transaction ends with the connection.
             link.close();
             return Err(error.at(self.members[0].place));
@@ -207,8 +210,8 @@ impl Joint<'_> {
         for member in &mut self.members {
             found = found.and(member.watched(&mut replies).map_err(|error| error.at(member.place)));
         }
-        let opened = checked(replies.next().unwrap_or_default());
-        if let Err(error) = watched.and(opened).map(|_| ()).and(found) {
+        let opened = writer::opened(replies.next().unwrap_or_default());
+        if let Err(error) = watched.and(opened).and(found) {
             link.close();
             return Err(error);
         }
@@ -222,6 +225,13 @@ impl Joint<'_> {
             self.watch()?;
         }
         fault::at(Point::BeforeExec)?;
+        // Without the command that renames staged pages, they would be lost.
+        if !self.queued
+            && self.members.iter().any(|member| member.writer.stage.is_some())
+            && let Err(error) = self.queue()
+        {
+            return Attempt::not_done(error, false);
+        }
         let mut link = self.server.attach(self.kept.take().ok_or_else(closed)?);
         if link.is_replaced() {
             return Err(Cause::Moving("its server has been replaced".into()).into());
@@ -262,17 +272,8 @@ impl Joint<'_> {
                 Ok(Attempt::Done(self.waited(replies)))
             }
             refused @ Value::ServerError(_) => {
-                // A command that was refused while it was queued says why; EXEC only says that one was.
-                for reply in queued.into_iter().chain([refused]) {
-                    match checked(reply) {
-                        Ok(_) => {}
-                        Err(error) if is_closed && matches!(error.cause, Cause::ReadOnlyServer(_)) => {
-                            return Ok(Attempt::NotDone(error.cause.to_string()));
-                        }
-                        Err(error) => return Err(error.at(self.members[0].place)),
-                    }
-                }
-                Err(Cause::BadReply("EXEC".into()).into())
+                let refused = Attempt::refused(queued.into_iter().chain([refused]), is_closed);
+                refused.map_err(|error| error.at(self.members[0].place))
             }
             other => Ok(Attempt::Lost(bad_reply("EXEC", &other).to_string())),
         }
@@ -303,7 +304,7 @@ impl Joint<'_> {
         fault::at(Point::BeforeResolve)?;
         let mut request = Request::default();
         for member in &self.members {
-            request.append(&member.writer.question(&member.commit));
+            request.append(&member.writer.store.question(&member.commit));
         }
         let mut replies = self.server.ask(&request)?.into_iter();
         let mut answers = Vec::new();
@@ -315,7 +316,7 @@ impl Joint<'_> {
             return Ok(true);
         }
         for (member, (now, logged)) in answers {
-            member.writer.is_open_to(&member.commit, &now, &logged).map_err(|error| error.at(member.place))?;
+            writer::is_open_to(&member.commit, &now, &logged).map_err(|error| error.at(member.place))?;
         }
         Ok(false)
     }

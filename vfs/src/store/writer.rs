@@ -21,7 +21,7 @@ use crate::store::{
     After, Bid, Commit, CommitId, Ending, Lingers, News, PageNo, Snapshot, Store, Version, Writer, keys,
 };
 
-pub(super) use resolve::{answer, is_done, unknown};
+pub(crate) use resolve::{answer, is_done, is_open_to, unknown};
 
 use in_time::{Attempt, Attempts};
 
@@ -63,6 +63,14 @@ pub(super) fn watching(hash: &str, stage: Option<&str>) -> Request {
     ask_version(&mut request, hash, stage);
     request.push(&cmd("MULTI"));
     request
+}
+
+/// Checks the reply to `MULTI`. What follows an untrue one would be carried out command by command.
+pub(crate) fn opened(reply: Value) -> Result<()> {
+    match checked(reply)? {
+        Value::Okay => Ok(()),
+        other => Err(bad_reply("MULTI", &other).into()),
+    }
 }
 
 /// Asks for a version, for the log's size and how many pages are staged.
@@ -182,10 +190,10 @@ impl RedisWriter {
         self.log_mark = mark.map(|mark| LogMark::parse(&mark)).unwrap_or_default();
         let snapshot = metadata.and_then(|metadata| protocol::snapshot(&metadata));
         let gathered = self.stage.as_ref().map_or(Ok(()), |stage| stage.check(next()));
-        let opened = checked(next());
+        let opened = checked(next()).and_then(opened);
         self.at = snapshot.as_ref().ok().filter(|(_, staged)| !staged).map(|(at, _)| at.identity());
-        // One that could not be opened is closed, and with it the watch.
-        self.open = opened.is_ok();
+        // Otherwise the connection is closed: it may watch the hash, or have the transaction open.
+        self.open = watched.is_ok() && opened.is_ok();
         self.connection = connection.filter(|_| self.open);
         watched.and(opened).and(gathered).and(snapshot)
     }
@@ -229,7 +237,7 @@ impl RedisWriter {
             let mut link = self.server.attach(connection);
             if let Ok(mut replies) = link.exchange(&request) {
                 let reply = if last.is_some() { replies.pop() } else { None };
-                if replies.into_iter().all(|discarded| checked(discarded).is_ok()) {
+                if replies.into_iter().all(|discarded| discarded == Value::Okay) {
                     return checked(reply.unwrap_or_default());
                 }
                 // Forbidden: the transaction ends with the connection.
@@ -382,7 +390,7 @@ impl Drop for RedisWriter {
 }
 
 mod attempt;
-pub(super) mod in_time;
+pub(crate) mod in_time;
 mod resolve;
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,7 @@ use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
 use crate::store::script::By;
 use crate::store::server::{Kept, Server, checked};
+use crate::store::writer::opened;
 
 /// Arguments in one command.
 pub(crate) const CHUNK: usize = 1000;
@@ -73,9 +74,9 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     let each = replies.into_iter().zip(before);
     let replies = each.map(|(reply, command)| checked_reply(reply, || words(command).map(<[u8]>::to_vec).collect()));
     let replies: Vec<Reply> = replies.collect::<Result<_>>()?;
-    let [rest @ .., opened] = rest.as_slice() else { return Ok((replies, None)) };
+    let [rest @ .., multi] = rest.as_slice() else { return Ok((replies, None)) };
     // A connection that is dropped takes its transaction along.
-    checked(opened.clone())?;
+    opened(multi.clone())?;
     let found = answers(table, &keys, expected, rest.to_vec())?;
     let fits = found.conflict.is_none()
         && found.taken.is_none()
@@ -274,6 +275,10 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
     let exec = replies.pop().unwrap_or_default();
+    if !matches!(exec, Reply::Array(_) | Reply::Nil) {
+        // It may be in the transaction still.
+        link.close();
+    }
     // One that is forbidden is refused while it is queued; one that is not there, when it is called.
     if replies.last().is_some_and(|queued| by == By::Digest && !scripts.is_called(&COMMIT, by, queued)) {
         return Ok(false);
@@ -286,9 +291,13 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
         Reply::Array(results) => match results.last() {
             Some(reply) if !scripts.is_called(&COMMIT, by, reply) => Ok(false),
-            _ => written(results).map(|()| true).map_err(not_sent),
+            // A reply that makes no sense tells nothing.
+            _ => written(results).map(|()| true).map_err(|error| {
+                let tells_nothing = matches!(error.cause, Cause::BadReply(_));
+                (error, tells_nothing)
+            }),
         },
-        other => Err(not_sent(bad_reply("EXEC", &other).into())),
+        other => Err((bad_reply("EXEC", &other).into(), true)),
     }
 }
 
@@ -346,7 +355,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
             first.session.note_mark(&key, &replies.remove(0));
         }
         // Without MULTI, the connection goes, and with it what it watches.
-        let opened = replies.pop().unwrap_or_default();
+        let multi = replies.pop().unwrap_or_default();
         let mut parts = Vec::new();
         let mut replies = replies.into_iter();
         for (table, expected) in group.iter().zip(expected) {
@@ -355,7 +364,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
             let checked = answers(table, &keys, expected, replies)?;
             parts.push(Part { table, keys, checked });
         }
-        checked(opened)?;
+        opened(multi)?;
         let fresh: Vec<Vec<String>> = parts.iter().map(|part| part.checked.indices.clone()).collect();
         let fits = fresh.iter().zip(&assumed).all(|(fresh, assumed)| fresh.iter().all(|name| assumed.contains(name)));
         if parts.iter().any(|part| part.checked.held) {

@@ -77,7 +77,7 @@ impl Place {
         let reply = server.ask(&Request::one(cmd("INFO").arg("cluster")))?.pop().unwrap_or_default();
         let reply = match checked(reply) {
             // Access rules may forbid to ask; then the first command on a key will tell.
-            Err(error) if matches!(error.cause, Cause::Permission(_)) => return Ok(None),
+            Err(error) if error.cause.is_refusal() => return Ok(None),
             reply => reply?,
         };
         let is_node = text(&reply).is_some_and(|info| info.contains("cluster_enabled:1"));

@@ -45,6 +45,19 @@ impl RedisWriter {
         }
         let mut sending = link.sending();
         let about_history = self.store.transaction(commit, self.log_mark, self.stage.as_ref(), &mut sending);
+        let commands = sending.count();
+        let is_queued = self.stage.is_some();
+        if is_queued {
+            // Without the command that renames them, the pages would be lost.
+            if let Err(error) = sending.queue() {
+                let is_closed = link.is_replaced();
+                link.close();
+                drop(link);
+                self.open = false;
+                return Attempt::not_done(error, is_closed);
+            }
+            sending = link.sending();
+        }
         let request = sending.piece();
         request.push(&cmd("EXEC"));
         let waits = wait::commands(ending.wait);
@@ -72,7 +85,7 @@ impl RedisWriter {
         // nothing that follows it on this connection is to be believed.
         let told = match &exec {
             Value::Nil | Value::ServerError(_) => true,
-            Value::Array(results) => results.len() == replies.len(),
+            Value::Array(results) => results.len() == commands,
             _ => false,
         };
         if !told {
@@ -109,19 +122,7 @@ impl RedisWriter {
                 let lingers = waiting.filter(|_| ready).map(|count| Lingers { wanted: count > 0 });
                 Ok(Attempt::Done(Done { waited, lingers }))
             }
-            refused => {
-                // A command that was refused while it was queued says why; EXEC only says that one was.
-                for reply in replies.into_iter().chain([refused]) {
-                    match checked(reply) {
-                        Ok(_) => {}
-                        Err(error) if is_closed && matches!(error.cause, Cause::ReadOnlyServer(_)) => {
-                            return Ok(Attempt::NotDone(error.cause.to_string()));
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                Err(Cause::BadReply("EXEC".into()).into())
-            }
+            refused => Attempt::refused(replies.into_iter().chain([refused]), is_closed),
         }
     }
 

@@ -13,21 +13,46 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use redis::Value;
+
 use crate::error::{Cause, Error, Result};
-use crate::store::server::Unanswered;
+use crate::store::server::{Unanswered, checked};
 
 /// Between two attempts: first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How an attempt to commit ended short of a refusal.
-pub(in crate::store) enum Attempt<D> {
+pub(crate) enum Attempt<D> {
     Done(D),
     /// Nothing was done, and another connection may do it: this one was lost before `EXEC` was sent, or its server
     /// has been made a replica.
     NotDone(String),
     /// The reply to `EXEC` was lost.
     Lost(String),
+}
+
+impl<D> Attempt<D> {
+    /// A failure after which nothing was done, on a connection that is closed now or not.
+    pub(crate) fn not_done(error: Error, is_closed: bool) -> Result<Self> {
+        match &error.cause {
+            Cause::ConnectionLost(_) | Cause::NoReply => Ok(Attempt::NotDone(reason(&error))),
+            // It has been made a replica, or a name leads elsewhere now.
+            Cause::ReadOnlyServer(_) if is_closed => Ok(Attempt::NotDone(reason(&error))),
+            _ => Err(error),
+        }
+    }
+
+    /// The replies to a transaction that was refused. A command that was refused while it was queued says why; `EXEC`
+    /// only says that one was.
+    pub(crate) fn refused(replies: impl Iterator<Item = Value>, is_closed: bool) -> Result<Self> {
+        for reply in replies {
+            if let Err(error) = checked(reply) {
+                return Attempt::not_done(error, is_closed);
+            }
+        }
+        Err(Cause::BadReply("EXEC".into()).into())
+    }
 }
 
 impl<D> From<Unanswered> for Attempt<D> {
@@ -38,7 +63,7 @@ impl<D> From<Unanswered> for Attempt<D> {
 }
 
 /// What is to be committed.
-pub(in crate::store) trait Attempts {
+pub(crate) trait Attempts {
     /// What a reply tells beyond that it is done.
     type Done;
 
@@ -81,7 +106,7 @@ impl Time {
 ///
 /// # Errors
 /// [`Cause::OutcomeUnknown`] if it can't be told whether it is done. All others mean that nothing was written.
-pub(in crate::store) fn commit<C: Attempts>(it: &mut C, patience: Duration) -> Result<Option<C::Done>> {
+pub(crate) fn commit<C: Attempts>(it: &mut C, patience: Duration) -> Result<Option<C::Done>> {
     let mut time: Option<Time> = None;
     let (mut lost, mut broken) = (None, 0);
     loop {

@@ -7,46 +7,22 @@ use crate::config::Wait;
 use crate::error::{Cause, Result};
 use crate::fault::{self, Point};
 use crate::store::protocol;
-use crate::store::redis::snapshot;
+use crate::store::redis::{RedisStore, snapshot};
 use crate::store::request::Request;
 use crate::store::server::checked;
 use crate::store::{Commit, LogEntry, Snapshot, Version, Writer, wait};
 
 impl RedisWriter {
-    /// What tells whether a commit is done: the metadata, and the log's entry of that version.
-    pub(in crate::store) fn question(&self, commit: &Commit<'_>) -> Request {
-        let at = commit.snapshot.version;
-        let mut request = self.store.packed.metadata.clone();
-        request.push(&self.store.xrange(at, at, 1));
-        request
-    }
-
     /// Finds out what became of a commit whose reply was lost: `true` it is there, `false` it is
     /// not and nobody else's is, so that it can be tried again.
     pub(in crate::store) fn resolve(&self, commit: &Commit<'_>) -> Result<bool> {
         fault::at(Point::BeforeResolve)?;
-        let mut replies = self.server.ask(&self.question(commit))?.into_iter();
+        let mut replies = self.server.ask(&self.store.question(commit))?.into_iter();
         let (now, logged) = answer(&mut replies)?;
         if is_done(commit, &now, &logged) {
             return Ok(true);
         }
-        self.is_open_to(commit, &now, &logged).map(|()| false)
-    }
-
-    /// Whether a commit that is not done can still be made.
-    pub(in crate::store) fn is_open_to(&self, commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> Result<()> {
-        if now.identity() == commit.base.identity() {
-            return Ok(());
-        }
-        // What would tell whether it was done, the id in the hash or in the log, is not there any more.
-        if logged.is_empty() && (now.version > commit.snapshot.version || *now == Snapshot::EMPTY) {
-            let reason = match now.version {
-                Version(0) => "the database is gone".to_owned(),
-                version => format!("version {version} is current and the log does not reach back"),
-            };
-            return Err(unknown(commit, reason));
-        }
-        Err(Cause::Stale { snapshot: commit.base.version, found: now.version }.into())
+        is_open_to(commit, &now, &logged).map(|()| false)
     }
 
     /// Waits for the replicas of a commit that turned out to be done. A server waits for all that
@@ -57,7 +33,7 @@ impl RedisWriter {
         if waits.is_empty() {
             return Ok(());
         }
-        let mut request = self.question(commit);
+        let mut request = self.store.question(commit);
         waits.iter().for_each(|wait| request.push(wait));
         let waited = self.server.ask(&request).and_then(|replies| {
             let mut replies = replies.into_iter();
@@ -101,17 +77,43 @@ impl RedisWriter {
     }
 }
 
-/// The answer to [`RedisWriter::question`]. A log that can't be read tells nothing.
-pub(in crate::store) fn answer(replies: &mut impl Iterator<Item = Value>) -> Result<(Snapshot, Vec<LogEntry>)> {
+impl RedisStore {
+    /// What tells whether a commit is done: the metadata, and the log's entry of that version.
+    pub(crate) fn question(&self, commit: &Commit<'_>) -> Request {
+        let at = commit.snapshot.version;
+        let mut request = self.packed.metadata.clone();
+        request.push(&self.xrange(at, at, 1));
+        request
+    }
+}
+
+/// The answer to [`RedisStore::question`]. A log that can't be read tells nothing.
+pub(crate) fn answer(replies: &mut impl Iterator<Item = Value>) -> Result<(Snapshot, Vec<LogEntry>)> {
     let (now, _) = snapshot(replies.next().unwrap_or_default())?;
     let logged = checked(replies.next().unwrap_or_default()).and_then(protocol::log_entries);
     Ok((now, logged.unwrap_or_default()))
 }
 
-pub(in crate::store) fn is_done(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> bool {
+pub(crate) fn is_done(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> bool {
     now.identity() == commit.snapshot.identity() || logged.iter().any(|entry| entry.commit == commit.snapshot.commit)
 }
 
-pub(in crate::store) fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
+/// Whether a commit that is not done can still be made.
+pub(crate) fn is_open_to(commit: &Commit<'_>, now: &Snapshot, logged: &[LogEntry]) -> Result<()> {
+    if now.identity() == commit.base.identity() {
+        return Ok(());
+    }
+    // What would tell whether it was done, the id in the hash or in the log, is not there any more.
+    if logged.is_empty() && (now.version > commit.snapshot.version || *now == Snapshot::EMPTY) {
+        let reason = match now.version {
+            Version(0) => "the database is gone".to_owned(),
+            version => format!("version {version} is current and the log does not reach back"),
+        };
+        return Err(unknown(commit, reason));
+    }
+    Err(Cause::Stale { snapshot: commit.base.version, found: now.version }.into())
+}
+
+pub(crate) fn unknown(commit: &Commit<'_>, reason: String) -> crate::Error {
     Cause::OutcomeUnknown { version: commit.snapshot.version, commit: commit.snapshot.commit, reason }.into()
 }
