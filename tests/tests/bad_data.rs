@@ -346,3 +346,20 @@ fn a_lock_of_another_kind_keeps_writers_waiting_as_any_lock_does() {
     connection.execute("UPDATE t SET x = x", []).unwrap();
     assert_good(&connection);
 }
+
+#[test]
+fn a_page_count_that_metadata_and_page_1_agree_on_takes_no_memory_when_it_shrinks() {
+    let (server, _connection) = database();
+    let mut first = server.stored("shop").bytes()[..4096].to_vec();
+    first[28..32].copy_from_slice(&4_000_000_000u32.to_be_bytes());
+    let mut client = server.redis();
+    let fields = ("page_count", "4000000000", "page1", first);
+    redis::cmd("HSET").arg(HASH).arg(fields.0).arg(fields.1).arg(fields.2).arg(fields.3).exec(&mut client).unwrap();
+    for sql in ["VACUUM", "PRAGMA page_size=8192; VACUUM", "PRAGMA page_size=512; VACUUM"] {
+        let connection = with_own_cache(&server);
+        assert_eq!(number(&connection, SCAN), 800_000, "the pages that are there are read");
+        assert_eq!(failure(&connection, sql).0 & 0xff, code::CORRUPT, "{sql}");
+    }
+    restore(&server);
+    assert_good(&with_own_cache(&server));
+}

@@ -147,7 +147,7 @@ fn the_next_writer_moves_what_is_staged_to_its_place() {
 
 #[test]
 fn a_hash_without_its_staged_pages_is_refused() {
-    let (server, _db, _) = half_promoted();
+    let (server, db, _) = half_promoted();
     let _: i64 = redis(&server, &["COPY", HASH, "sqlite:{fork}"]);
     assert_failure(
         sqlite_redis_tests::failures::open_failure(&server.options("fork")),
@@ -156,7 +156,13 @@ fn a_hash_without_its_staged_pages_is_refused() {
     );
     let reader = server.open_apart("shop", 5);
     let _: i64 = redis(&server, &["HSET", STAGED, "commit", "0000000000000001"]);
-    assert_failure(failure(&reader, "SELECT * FROM t"), code::CORRUPT, "staged pages of version 3 are not with it");
+    let lost = "staged pages of version 3 are not with it";
+    assert_failure(failure(&reader, "SELECT * FROM t"), code::CORRUPT, lost);
+    // Whoever has page 1 cached comes as far as the lease.
+    for sql in ["INSERT INTO t VALUES (NULL, 1)", "BEGIN IMMEDIATE", "UPDATE t SET x = 1"] {
+        assert_failure(failure(&db, sql), code::CORRUPT, lost);
+    }
+    assert_eq!(redis::<i64>(&server, &["EXISTS", "sqlite:{shop}:lock"]), 0, "no lease is left");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! The parts of a database's header that commits and checks go by
 //! (<https://sqlite.org/fileformat2.html#the_database_header>).
 
+use crate::error::{Cause, Result};
+use crate::store::check_shape;
+use crate::writes::WriteSet;
+
 /// The first bytes of page 1.
 pub(crate) struct Header(pub [u8; Header::SIZE]);
 
@@ -33,7 +37,24 @@ impl Header {
     /// change counter exactly matches the version-valid-for number."
     pub(crate) fn page_count(&self) -> Option<u32> {
         let count = self.word(28);
-        (count > 0 && self.word(24) == self.word(92)).then_some(count)
+        (self.is_sqlite() && count > 0 && self.word(24) == self.word(92)).then_some(count)
+    }
+
+    /// Page size and page count of what was written, page 1 with this header included. A page 1 that is no
+    /// header says neither.
+    ///
+    /// # Errors
+    /// They are more pages than SQLite can have written: a commit would go through all of them.
+    pub(crate) fn shape_of(&self, written: &WriteSet) -> Result<(u32, u32)> {
+        let page_size = self.page_size().unwrap_or(written.unit() as u32);
+        let pages = written.size() / u64::from(page_size);
+        let page_count = self.page_count().map_or(pages, u64::from);
+        // SQLite never writes the page with the bytes that it locks in files, also where that is the last one.
+        if page_count > pages + 1 || written.has_too_many_holes(page_count * u64::from(page_size)) {
+            let reason = format!("page 1 says {page_count} pages, and those of the transaction are fewer");
+            return Err(Cause::Damaged(reason).into());
+        }
+        check_shape(page_size.into(), page_count)
     }
 
     /// Written by a connection in WAL mode, which there is none of here.

@@ -55,8 +55,8 @@ impl Reader {
         }
         let wanted = self.ahead.plan(page, &self.snapshot, self.cached(database));
         let mut pages = match self.load(database, &wanted) {
-            // The undo data of another page may be gone.
-            Err(error) if wanted.len() > 1 && matches!(error.cause, Cause::SnapshotGone { .. }) => {
+            // Another page may be missing, or its undo data.
+            Err(error) if wanted.len() > 1 && matches!(error.cause, Cause::SnapshotGone { .. } | Cause::Damaged(_)) => {
                 self.load(database, &wanted[..1])?
             }
             outcome => outcome?,

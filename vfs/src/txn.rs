@@ -241,6 +241,9 @@ fn chunk_of(page: PageNo) -> u64 {
     u64::from(page.get()) - 1
 }
 
+/// Pages that a commit may remove without asking whether they are there.
+const REMOVED_UNCHECKED: u32 = 1 << 16;
+
 /// Nothing written yet over a snapshot.
 fn write_set(database: &Database, snapshot: &Snapshot) -> WriteSet {
     WriteSet::new(snapshot.page_size, snapshot.bytes(), database.stage_bytes)
@@ -443,10 +446,10 @@ impl Writing {
             writes.write(18, &[1, 1], &mut SnapshotBase { reader, database })?;
         }
         let base = self.reader.snapshot;
-        let page_size = header.page_size().unwrap_or(self.writes.unit() as u32);
-        let pages_written = self.writes.size() / u64::from(page_size);
-        let page_count = header.page_count().map_or(pages_written, u64::from);
-        let (page_size, page_count) = crate::store::check_shape(page_size.into(), page_count)?;
+        let (page_size, page_count) = header.shape_of(&self.writes)?;
+        if base.page_count.saturating_sub(page_count) > REMOVED_UNCHECKED {
+            database.store().check_complete(&base)?;
+        }
         let snapshot = Snapshot { version: base.version.next(), commit: CommitId::draw()?, page_size, page_count };
         let aligned = self.writes.is_aligned() && page_size as usize == self.writes.unit();
         let (gathered, undo) =

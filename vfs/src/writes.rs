@@ -134,6 +134,20 @@ impl WriteSet {
         self.base_size.div_ceil(self.unit.max(1) as u64).try_into().unwrap_or(u32::MAX)
     }
 
+    /// Whether more of these bytes was left out than SQLite leaves out. It does not write pages that it appends
+    /// and gives up again in one transaction. They are on the free list then, of which SQLite writes the
+    /// pages that name them, each a quarter as many as it has bytes at most.
+    pub(crate) fn has_too_many_holes(&self, bytes: u64) -> bool {
+        let unit = self.unit.max(1) as u64;
+        let end = bytes.min(self.size).div_ceil(unit);
+        let from = self.base_size.div_ceil(unit).min(end);
+        let spilled = self.spilled.as_ref().map(|spilled| &spilled.chunks);
+        let appended = self.chunks.range(from..end).count() + spilled.map_or(0, |it| it.range(from..end).count());
+        let written = self.chunks.len() + spilled.map_or(0, BTreeSet::len);
+        let holes = end - from - appended as u64;
+        holes > (written as u64 + 1) * unit / 4
+    }
+
     /// Whether no chunk shows a part of the snapshot and zeros behind it.
     pub(crate) fn is_aligned(&self) -> bool {
         self.unit > 0 && self.base_size.is_multiple_of(self.unit as u64)

@@ -7,6 +7,7 @@ use crate::store::{Changes, PageNo, Store};
 mod exclusive;
 mod levels;
 mod pieces;
+mod shape;
 
 const SIZE: usize = 512;
 

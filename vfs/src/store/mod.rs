@@ -137,6 +137,15 @@ impl Snapshot {
         Cause::Damaged(format!("version {} has {}, and then {}", self.version, shape(self), shape(other))).into()
     }
 
+    /// Refuses a page count that a hash with so few fields does not have the pages for.
+    pub(crate) fn check_stored(&self, fields: u64) -> Result<()> {
+        let (version, page_count) = (self.version, self.page_count);
+        if fields >= u64::from(page_count) {
+            return Ok(());
+        }
+        Err(Cause::Damaged(format!("version {version} has {page_count} pages, and its hash {fields} fields")).into())
+    }
+
     pub(crate) fn has(&self, page: PageNo) -> bool {
         page.get() <= self.page_count
     }
@@ -308,6 +317,11 @@ pub(crate) trait Store: Send + Sync {
 
     /// Waits until the log goes on after this version, for `patience` at most.
     fn listen(&self, after: Version, patience: Duration) -> Result<Heard>;
+
+    /// Refuses a page count that the server can't have the pages for.
+    fn check_complete(&self, _at: &Snapshot) -> Result<()> {
+        Ok(())
+    }
 
     /// A place beside the database for the pages of a large commit; `None` where there is none.
     fn stage(&self) -> Result<Option<stage::Stage>> {

@@ -142,9 +142,7 @@ impl RedisStore {
             }
             tries -= 1;
             if tries == 0 {
-                // The hash was copied or moved without them.
-                let reason = format!("the staged pages of version {} are not with it", at.version);
-                return Err(Cause::Damaged(reason).into());
+                return Err(stage::missing(&at));
             }
         }
     }
@@ -313,6 +311,19 @@ impl Store for RedisStore {
         let mut next = || replies.next().unwrap_or_default();
         let entries = protocol::news(checked(next())?)?;
         Ok(Heard { entries, at: snapshot(next())?.0, as_primary: is_primary(next())? })
+    }
+
+    fn check_complete(&self, at: &Snapshot) -> Result<()> {
+        let mut request = Request::one(cmd("HLEN").arg(&self.keys.hash));
+        request.append(&self.packed.metadata);
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let fields = checked(replies.next().unwrap_or_default())?;
+        let Value::Int(fields) = fields else { return Err(bad_reply("HLEN", &fields).into()) };
+        let now = snapshot(replies.next().unwrap_or_default())?.0;
+        if now.identity() != at.identity() {
+            return Err(Cause::Stale { snapshot: at.version, found: now.version }.into());
+        }
+        at.check_stored(u64::try_from(fields).unwrap_or(0))
     }
 
     fn stage(&self) -> Result<Option<Stage>> {

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 
 use redis::{Value, cmd};
 
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::store::keys;
 use crate::store::packing::pack;
 use crate::store::protocol::{bad_reply, text};
@@ -113,6 +113,12 @@ impl RedisStore {
             }
         }
     }
+}
+
+/// The failure where the hash says that pages of this version are staged and they are not there: they were
+/// removed, or the hash was copied or moved without them.
+pub(super) fn missing(at: &Snapshot) -> Error {
+    Cause::Damaged(format!("the staged pages of version {} are not with it", at.version)).into()
 }
 
 /// Puts staged pages before those of the hash; `false` if they belong to another commit.

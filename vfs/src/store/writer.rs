@@ -15,7 +15,7 @@ use crate::store::redis::RedisStore;
 use crate::store::request::Request;
 use crate::store::script::By;
 use crate::store::server::{Kept, Link, Server, checked};
-use crate::store::stage::Stage;
+use crate::store::stage::{self, Stage};
 use crate::store::turn::RELEASE;
 use crate::store::{
     After, Bid, Commit, CommitId, Ending, Lingers, News, PageNo, Snapshot, Store, Version, Writer, keys,
@@ -42,6 +42,8 @@ pub(crate) struct RedisWriter {
     pub(super) passed: bool,
     /// Kept from the `WATCH` to the `EXEC`, which belong to one connection.
     pub(super) connection: Option<Kept>,
+    /// How often staged pages were moved to their place since it began to take the lease.
+    promotions: u32,
     /// Whether the lease was got, and not given back since.
     pub(super) leased: bool,
     /// Whether `connection` watches the hash and has a transaction open for the commit. `MULTI`
@@ -55,6 +57,10 @@ pub(crate) struct RedisWriter {
     /// The pages of a large commit, watched as well.
     pub(super) stage: Option<Stage>,
 }
+
+/// How often staged pages are moved to their place before the lease is taken. Once is enough, unless another
+/// has committed in spite of the lease.
+const MOST_PROMOTIONS: u32 = 3;
 
 /// Watches a hash, and the pages staged for a commit; asks for the version, for the log's size and how
 /// many pages are staged; opens the transaction.
@@ -93,6 +99,7 @@ impl RedisWriter {
             pages: bid.pages.to_vec(),
             news: None,
             passed: false,
+            promotions: 0,
             connection: None,
             leased: false,
             open: false,
@@ -113,6 +120,7 @@ impl RedisWriter {
     /// open the transaction.
     /// `Err(holder)` inside `Ok` when another holds the lease.
     pub(super) fn begin(&mut self) -> Result<Result<Snapshot, String>> {
+        self.promotions = 0;
         // Where others wait, there is no use in asking before one stands in line.
         let in_line = !self.patience.is_zero() && !self.leased && self.store.contended.load(Relaxed);
         let outcome = match if in_line { self.refused() } else { self.try_begin() } {
@@ -161,8 +169,12 @@ impl RedisWriter {
     pub(super) fn found(&mut self, found: Result<(Snapshot, bool)>) -> Result<Result<Snapshot, String>> {
         match found.and_then(|found| fault::at(Point::AfterLease).map(|()| found)) {
             Ok((at, false)) => Ok(Ok(at)),
+            Ok((at, true)) if self.promotions == MOST_PROMOTIONS => Err(self.give_up(stage::missing(&at))),
             Ok((at, true)) => match self.leave(None).and_then(|_| self.store.promote(&at)) {
-                Ok(()) => self.try_begin(),
+                Ok(()) => {
+                    self.promotions += 1;
+                    self.try_begin()
+                }
                 Err(error) => Err(self.give_up(error)),
             },
             Err(error) => Err(self.give_up(error)),

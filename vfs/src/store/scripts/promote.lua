@@ -28,6 +28,10 @@ if moved > 0 or ARGV[3] ~= '0' then
 end
 local count = tonumber(redis.call('HGET', KEYS[1], 'page_count'))
 local before = tonumber(redis.call('HGET', KEYS[2], 'page_count'))
+-- Where there are no more fields than this version has, nothing is left to take away, whatever the number says.
+if not before or redis.call('HLEN', KEYS[1]) <= count + 6 then
+  before = count
+end
 local last = math.max(count, before - most)
 for page = last + 1, before do
   redis.call('HDEL', KEYS[1], 'page' .. page)
