@@ -153,16 +153,19 @@ fn a_user_who_may_only_read_reads_and_is_told_so_when_writing() {
 }
 
 #[test]
-fn a_user_without_scripts_writes_but_the_lease_ends_by_itself() {
+fn a_user_without_scripts_writes_and_gives_the_lease_back() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@all", "-@scripting"]);
-    let connection = with_user(&server, "ann", "pw").open().unwrap();
-    connection.busy_timeout(Duration::from_secs(30)).unwrap();
+    let connection = with_user(&server, "ann", "pw").lease(Duration::from_secs(600)).open().unwrap();
+    connection.busy_timeout(Duration::ZERO).unwrap();
+    let is_free = || assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0");
     for x in 2..5 {
         connection.execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
+        is_free();
     }
     connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").unwrap();
+    is_free();
     assert_usable(&connection, 4);
 }
 

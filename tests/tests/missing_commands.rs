@@ -1,12 +1,16 @@
 //! Servers and proxies that lack a command, have renamed it or forbid it: it is done in another way, or the error
 //! names the command; no connection stays inside `MULTI`, and no lease is left behind.
 
+use std::time::Duration;
+
 use rusqlite::Connection;
 use sqlite_redis::admin::Admin;
 use sqlite_redis_tests::failures::failure;
 use sqlite_redis_tests::proxy::Proxy;
 use sqlite_redis_tests::vtab::{connect, create};
-use sqlite_redis_tests::{Server, check_integrity, number};
+use sqlite_redis_tests::{Server, check_integrity, code, number};
+
+const BUSY: i32 = 5;
 
 /// A server with a table, and a proxy before it.
 fn scene() -> (Server, Proxy) {
@@ -126,6 +130,79 @@ fn a_large_commit_without_rename_is_refused_by_name_and_loses_nothing() {
         server.check_stored("shop");
     }
     assert_eq!(server.redis_cli(&["KEYS", "*:import:*"]), "");
+}
+
+/// Commands without which the lease is given back, renewed and waited for in another way.
+const OF_LEASES: [&[&str]; 4] = [&["EVALSHA"], &["EVAL", "EVALSHA"], &["BLPOP"], &["EVAL", "EVALSHA", "BLPOP"]];
+
+/// No lease ends by itself in the time of a test.
+const LONG: Duration = Duration::from_secs(600);
+
+#[test]
+fn writers_go_on_and_leave_no_lease_where_commands_for_it_are_missing() {
+    for missing in OF_LEASES {
+        for linger in [Duration::ZERO, Duration::from_secs(60)] {
+            let (server, proxy) = scene();
+            proxy.lacks(missing);
+            let options = proxy.options("shop").lease(LONG).linger(linger);
+            let [one, other] = [options.clone(), options.log_commits(77)].map(|options| options.open().unwrap());
+            for _ in 0..3 {
+                for connection in [&one, &other] {
+                    connection.busy_timeout(Duration::from_secs(20)).unwrap();
+                    connection.execute_batch("INSERT INTO t VALUES (2); INSERT INTO t VALUES (3)").unwrap();
+                    connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (4); ROLLBACK").unwrap();
+                }
+            }
+            drop((one, other));
+            assert_free(&server);
+            assert_reads(&proxy.options("shop").open().unwrap(), &proxy, 13);
+        }
+    }
+}
+
+#[test]
+fn a_lease_is_waited_for_and_renewed_where_commands_for_it_are_missing() {
+    for missing in OF_LEASES {
+        let (server, proxy) = scene();
+        proxy.lacks(missing);
+        let options = proxy.options("shop").lease(Duration::from_millis(300));
+        let [holder, waiter] = [options.clone(), options.log_commits(77)].map(|options| options.open().unwrap());
+        holder.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (2)").unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        waiter.busy_timeout(Duration::ZERO).unwrap();
+        assert_eq!(code(waiter.execute_batch("INSERT INTO t VALUES (3)")), BUSY, "{missing:?}: it was renewed");
+        waiter.busy_timeout(Duration::from_secs(20)).unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(move || waiter.execute_batch("INSERT INTO t VALUES (3)"));
+            std::thread::sleep(Duration::from_millis(300));
+            holder.execute_batch("COMMIT").unwrap();
+            waits.join().unwrap().unwrap();
+        });
+        assert_free(&server);
+        assert_eq!(number(&holder, "SELECT count(*) FROM t"), 3, "{missing:?}");
+        assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:queue", "sqlite:{shop}:turn"]), "0", "{missing:?}");
+    }
+}
+
+#[test]
+fn a_large_commit_without_scripts_is_not_staged() {
+    let (server, proxy) = scene();
+    proxy.lacks(&["EVAL", "EVALSHA"]);
+    let connection = proxy.options("shop").stage_bytes(0).open().unwrap();
+    connection.execute_batch("CREATE TABLE u AS SELECT zeroblob(20000)").unwrap();
+    connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+    assert!(!proxy.commands().contains(&"RENAME".to_owned()));
+    assert_free(&server);
+    server.check_stored("shop");
+}
+
+#[test]
+fn a_database_is_opened_without_info() {
+    let (_server, proxy) = scene();
+    proxy.lacks(&["INFO", "ROLE"]);
+    let connection = proxy.options("shop").open().unwrap();
+    connection.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+    assert_reads(&connection, &proxy, 2);
 }
 
 #[test]

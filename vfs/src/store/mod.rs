@@ -15,6 +15,7 @@ pub(crate) mod commit;
 mod dial;
 pub(crate) mod discovery;
 pub(crate) mod keys;
+mod lease_by_watch;
 mod log_batch;
 #[cfg(test)]
 pub(crate) mod memory;

@@ -61,6 +61,8 @@ pub(crate) struct RedisStore {
     pub(super) entry_size: Arc<EntrySize>,
     /// Another held the lease when it was last asked for.
     pub(super) contended: Arc<AtomicBool>,
+    /// The server does not let clients stand in line for the lease: it refuses `BLPOP`.
+    pub(super) lacks_line: Arc<AtomicBool>,
     /// Pages were staged when it was last looked at, so both places are read at once.
     staged: Arc<AtomicBool>,
 }
@@ -82,6 +84,7 @@ impl RedisStore {
             handover: config.lease.max(HANDOVER),
             entry_size: Arc::default(),
             contended: Arc::default(),
+            lacks_line: Arc::default(),
             staged: Arc::default(),
         }
     }
@@ -327,6 +330,10 @@ impl Store for RedisStore {
     }
 
     fn stage(&self) -> Result<Option<Stage>> {
+        // A script moves staged pages to their place.
+        if !self.calls_scripts()? {
+            return Ok(None);
+        }
         Stage::new(self.server.clone(), &self.keys, self.compress).map(Some)
     }
 
@@ -347,10 +354,19 @@ impl Store for RedisStore {
     fn renew(&self, token: &str, life: Duration) -> Result<bool> {
         let mut command = cmd("EVAL");
         command.arg(RENEW.as_str()).arg(1).arg(&self.keys.lock).arg(token).arg(life.as_millis() as u64);
+        let by_watch = || {
+            let mut pexpire = cmd("PEXPIRE");
+            self.if_held(token, pexpire.arg(&self.keys.lock).arg(life.as_millis() as u64))
+        };
+        if self.server.scripts().are_refused() {
+            return by_watch();
+        }
         let mut replies = self.server.ask(&Request::one(&command))?;
-        match checked(replies.pop().unwrap_or_default())? {
-            Value::Int(renewed) => Ok(renewed == 1),
-            other => Err(bad_reply("EVAL", &other).into()),
+        match checked(replies.pop().unwrap_or_default()) {
+            Ok(Value::Int(renewed)) => Ok(renewed == 1),
+            Ok(other) => Err(bad_reply("EVAL", &other).into()),
+            Err(error) if self.server.scripts().are_refused_by(&error.cause) => by_watch(),
+            Err(error) => Err(error),
         }
     }
 

@@ -5,9 +5,12 @@
 //! was never given it. `NOSCRIPT` says so, and means that nothing was done.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use redis::{Cmd, Value, cmd};
 
+use crate::error::Cause;
+use crate::store::server::server_cause;
 use crate::sync::Mutex;
 
 /// The text of a script, and its digest.
@@ -43,6 +46,8 @@ pub(crate) enum By {
 pub(crate) struct Scripts {
     /// By digest: whether it may be called by that.
     given: Mutex<HashMap<&'static str, bool>>,
+    /// The server calls no scripts: it has not got `EVAL`, or access rules forbid it.
+    refused: AtomicBool,
 }
 
 impl Scripts {
@@ -52,6 +57,30 @@ impl Scripts {
             Some(true) => By::Digest,
             Some(false) | None => By::Text,
         }
+    }
+
+    /// Whether the server is known to call no scripts.
+    pub(crate) fn are_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// Whether a failure to call a script means that the server calls none. That is remembered.
+    pub(crate) fn are_refused_by(&self, cause: &Cause) -> bool {
+        let refused = match cause {
+            Cause::MissingCommand(_) => true,
+            // Not what a script may not do.
+            Cause::Permission(message) => message.to_ascii_lowercase().contains("'eval"),
+            _ => false,
+        };
+        if refused && !self.refused.swap(true, Relaxed) {
+            crate::ffi::log(&format!("the server calls no scripts, so writers do not stand in line: {cause}"));
+        }
+        refused
+    }
+
+    /// Whether some script was called.
+    pub(crate) fn were_called(&self) -> bool {
+        !self.given.lock().is_empty()
     }
 
     /// Whether a call was carried out, as the reply to it says, or may have been. If not, it is to be made
@@ -64,12 +93,16 @@ impl Scripts {
                 given.remove(script.digest.as_str());
                 false
             }
-            // Access rules forbid to call it by its digest.
-            (By::Digest, Value::ServerError(error)) if error.code() == "NOPERM" => {
+            // It may not be called by its digest.
+            (By::Digest, Value::ServerError(error)) if server_cause(error).is_refusal() => {
                 given.insert(&script.digest, false);
                 false
             }
-            (By::Text, Value::ServerError(_)) | (By::Digest, _) => true,
+            (By::Text, Value::ServerError(error)) => {
+                self.are_refused_by(&server_cause(error));
+                true
+            }
+            (By::Digest, _) => true,
             (By::Text, _) => {
                 given.entry(&script.digest).or_insert(true);
                 true
@@ -103,6 +136,9 @@ mod tests {
         assert!(!scripts.is_called(&SCRIPT, By::Digest, &error(b"-NOPERM no permissions\r\n")));
         assert!(scripts.is_called(&SCRIPT, By::Text, &Value::Int(1)));
         assert_eq!(scripts.way_to(&SCRIPT), By::Text);
+        assert!(!scripts.are_refused());
+        assert!(scripts.is_called(&SCRIPT, By::Text, &error(b"-ERR unknown command 'EVAL', with args\r\n")));
+        assert!(scripts.are_refused());
         // As redis-cli says: SCRIPT LOAD "return 1".
         let command = SCRIPT.command(By::Digest).get_packed_command();
         assert!(String::from_utf8_lossy(&command).contains("e0e1f9fabfc9d4800c877a703b823ac0578ff8db"));

@@ -21,7 +21,7 @@ use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{Read, RedisStore, read, script};
 use crate::store::request::Request;
 use crate::store::script::{By, Script};
-use crate::store::server::checked;
+use crate::store::server::{checked, server_cause};
 use crate::store::writer::RedisWriter;
 use crate::store::{News, Snapshot, Version};
 
@@ -68,6 +68,9 @@ impl RedisWriter {
         let news = self.asks_news().then(|| (next(), next()));
         let connection = self.connection.take();
         let found = self.watched(connection, replies);
+        if self.is_without_line(&pass, &holder, &turn)? {
+            return self.try_begin();
+        }
         match self.whose_turn(&pass, holder, turn, lock) {
             Ok(Ok(token)) => {
                 self.passed = token != self.token;
@@ -82,6 +85,28 @@ impl RedisWriter {
             }
             Err(error) => Err(self.give_up(error)),
         }
+    }
+
+    /// Whether the server refuses what it takes to stand in line. That is remembered.
+    fn is_without_line(&mut self, pass: &str, holder: &Value, turn: &Value) -> Result<bool> {
+        let cause = |reply: &Value| match reply {
+            Value::ServerError(error) => Some(server_cause(error)),
+            _ => None,
+        };
+        let scripts = self.server.scripts();
+        let no_scripts = cause(holder).is_some_and(|cause| scripts.are_refused_by(&cause));
+        let no_waiting = cause(turn).is_some_and(|cause| cause.is_refusal());
+        self.store.lacks_line.fetch_or(no_waiting, Relaxed);
+        if no_scripts || no_waiting {
+            self.leave(None)?;
+        }
+        if no_waiting && text(holder).is_some_and(|holder| holder == pass) {
+            // Nobody held it, so it was passed on, and nobody can take it.
+            let mut passed_on = Request::one(cmd("DEL").arg(&self.store.keys.turn));
+            passed_on.push(&self.store.release_command(pass, By::Text)?);
+            self.server.ask(&passed_on)?.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
+        }
+        Ok(no_scripts || no_waiting)
     }
 
     /// The token under which the lease is ours now, or else who holds it.

@@ -122,7 +122,7 @@ impl RedisWriter {
     pub(super) fn begin(&mut self) -> Result<Result<Snapshot, String>> {
         self.promotions = 0;
         // Where others wait, there is no use in asking before one stands in line.
-        let in_line = !self.patience.is_zero() && !self.leased && self.store.contended.load(Relaxed);
+        let in_line = self.stands_in_line() && !self.leased && self.store.contended.load(Relaxed);
         let outcome = match if in_line { self.refused() } else { self.try_begin() } {
             // The idle connection had died, or led to a server that was replaced; nothing was asked
             // for that can't be asked again.
@@ -140,7 +140,7 @@ impl RedisWriter {
         }
     }
 
-    fn try_begin(&mut self) -> Result<Result<Snapshot, String>> {
+    pub(super) fn try_begin(&mut self) -> Result<Result<Snapshot, String>> {
         fault::at(Point::BeforeLease)?;
         let mut request = Request::with_room();
         let taking = !self.leased;
@@ -210,6 +210,23 @@ impl RedisWriter {
         watched.and(opened).and(gathered).and(snapshot)
     }
 
+    /// Gives back the lease that is held.
+    fn give_back(&mut self) -> Result<()> {
+        let server = self.server.clone();
+        if !server.scripts().are_refused() {
+            match self.leave(Some(&self.store.release_command(&self.token, By::Text)?)) {
+                Ok(reply) => {
+                    server.scripts().is_called(&RELEASE, By::Text, &reply);
+                    return Ok(());
+                }
+                Err(error) if server.scripts().are_refused_by(&error.cause) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.leave(None)?;
+        self.store.release_by_watch(&self.token)
+    }
+
     /// Cleans up after a failure, which is the one to report whatever comes of this.
     pub(super) fn give_up(&mut self, error: crate::Error) -> crate::Error {
         if let Err(second) = self.release() {
@@ -218,10 +235,16 @@ impl RedisWriter {
         error
     }
 
+    /// Whether it stands in line for a lease that another holds, which takes a script and `BLPOP`.
+    fn stands_in_line(&self) -> bool {
+        let has_line = !self.server.scripts().are_refused() && !self.store.lacks_line.load(Relaxed);
+        !self.patience.is_zero() && has_line
+    }
+
     /// Another holds the lease, or an earlier try of ours whose reply was lost: then it is ours.
     fn refused(&mut self) -> Result<Result<Snapshot, String>> {
-        let patience = std::mem::take(&mut self.patience);
-        if !patience.is_zero() {
+        if self.stands_in_line() {
+            let patience = std::mem::take(&mut self.patience);
             return self.wait_for_turn(patience);
         }
         let get = cmd("GET").arg(&self.store.keys.lock).to_owned();
@@ -380,8 +403,7 @@ impl Writer for RedisWriter {
         }
         fault::at(Point::BeforeRelease)?;
         if std::mem::take(&mut self.leased) {
-            let reply = self.leave(Some(&self.store.release_command(&self.token, By::Text)?))?;
-            self.server.scripts().is_called(&RELEASE, By::Text, &reply);
+            self.give_back()?;
         } else {
             self.leave(None)?;
         }

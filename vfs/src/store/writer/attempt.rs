@@ -24,12 +24,14 @@ impl RedisWriter {
         fault::at(Point::BeforeExec)?;
         // Staged pages are moved to their place under the lease. Nothing may fail once pages are on
         // their way.
+        let scripts = self.server.scripts();
         let script = match ending.lease {
+            _ if scripts.are_refused() => None,
             After::Release if self.stage.is_none() => Some(&*RELEASE),
             After::Linger(Some(_)) if self.stage.is_none() => Some(&*KEEP),
             _ => None,
         };
-        let script = script.map(|script| (script, self.server.scripts().way_to(script)));
+        let script = script.map(|script| (script, scripts.way_to(script)));
         let lease = match (ending.lease, script) {
             (After::Release, Some((_, by))) => Some(self.store.release_command(&self.token, by)?),
             (After::Linger(Some(life)), Some((_, by))) => Some(self.store.keep_command(&self.token, life, by)),
