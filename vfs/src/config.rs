@@ -454,6 +454,8 @@ mod tests {
             ["redis://a:1", "unix:///b?db=2"]
         );
         assert_eq!(replicas(&[("replica", "auto")]), ["auto"]);
+        let error = config(&[("replica", "redis://u:secret@a"); 65]).unwrap_err().to_string();
+        assert!(error.contains("64 at most") && !error.contains("secret"), "{error}");
     }
 
     #[test]

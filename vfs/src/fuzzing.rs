@@ -347,10 +347,11 @@ pub fn row(data: &[u8]) {
     let affinity = all[usize::from(*first) % all.len()];
     let (field, types) = rest.split_at(rest.len() / 2);
     for types in [None, Some(types), Some(rest)] {
-        let value = rows::value("a", affinity, Some(field), types);
+        let value = rows::value("a", affinity, Some(field), &rows::Types::of(types));
         let fields = rows::fields([("a", affinity, &value)].into_iter(), types);
         let named = |name: &[u8]| fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_slice());
-        assert_eq!(rows::value("a", affinity, named(b"a"), named(TYPES)), value);
+        let types = rows::Types::of(named(TYPES));
+        assert_eq!(rows::value("a", affinity, named(b"a"), &types), value);
     }
 }
 

@@ -46,7 +46,7 @@ impl Header {
     /// # Errors
     /// They are more pages than SQLite can have written: a commit would go through all of them.
     pub(crate) fn shape_of(&self, written: &WriteSet) -> Result<(u32, u32)> {
-        let page_size = self.page_size().unwrap_or(written.unit() as u32);
+        let page_size = self.page_size().unwrap_or(written.unit().max(1) as u32);
         let pages = written.size() / u64::from(page_size);
         let page_count = self.page_count().map_or(pages, u64::from);
         // SQLite never writes the page with the bytes that it locks in files, also where that is the last one.

@@ -28,6 +28,9 @@ const SERVERS: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// Databases whose caches stay warm while nobody has them open.
 const WARM_DATABASES: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
+/// Virtual tables that are remembered although no connection has them.
+const MOST_TABLES: usize = 1024;
+
 /// 64 bits that nobody else draws. They are the system's own: a generator in the memory of the
 /// process would go on with the same numbers in a forked child.
 pub(crate) fn unique() -> Result<u64> {
@@ -107,7 +110,11 @@ impl Process {
 
     /// What is known about the virtual table with these keys.
     pub(crate) fn known(&self, config: &Config, keys: &TableKeys) -> Arc<Mutex<Known>> {
-        self.known.lock().entry(format!("{} {}", config.server_key(), keys.base())).or_default().clone()
+        let mut known = self.known.lock();
+        if known.len() >= MOST_TABLES {
+            known.retain(|_, table| Arc::strong_count(table) > 1);
+        }
+        known.entry(format!("{} {}", config.server_key(), keys.base())).or_default().clone()
     }
 
     /// The server with these settings that has the slot of `key`, which matters in a Cluster only.

@@ -22,6 +22,9 @@ use crate::sync::Mutex;
 /// How long it is remembered which replicas the primary has.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// Replicas of one database that are remembered although nobody reads from them.
+const MOST_KNOWN: usize = 256;
+
 /// Those that a process knows.
 #[derive(Default)]
 pub(crate) struct Replicas {
@@ -80,7 +83,12 @@ impl Replicas {
         if let Some(primary) = primary {
             look_at(&source, &redis, primary, &server)?;
         }
-        Ok(self.known.lock().entry(key).or_insert_with(|| Arc::new(source)).clone())
+        let mut known = self.known.lock();
+        // A primary may have others each time.
+        if known.len() >= MOST_KNOWN {
+            known.retain(|_, source| Arc::strong_count(source) > 1);
+        }
+        Ok(known.entry(key).or_insert_with(|| Arc::new(source)).clone())
     }
 }
 

@@ -77,8 +77,8 @@ fn broken(sql: &str) -> String {
 
 /// Whether nothing but a comment follows on this line.
 fn is_blank_to_line_end(text: &str) -> bool {
-    let line = text.split('\n').next().unwrap_or_default().trim_start_matches(is_space);
-    line.is_empty() || line.starts_with("--")
+    let text = text.trim_start_matches(|c| is_space(c) && c != '\n');
+    text.is_empty() || text.starts_with('\n') || text.starts_with("--")
 }
 
 #[cfg(test)]

@@ -171,7 +171,8 @@ fn lines(text: &str, wrap: usize) -> Vec<Cell> {
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         if c == '\t' {
-            let stop = (cell.width / 8 * 8 + 8).min(limit);
+            // A wide character may have gone beyond the limit.
+            let stop = (cell.width / 8 * 8 + 8).min(limit).max(cell.width);
             cell.text.extend(std::iter::repeat_n(' ', stop - cell.width));
             cell.width = stop;
         } else if c < ' ' {
@@ -208,6 +209,7 @@ mod tests {
         assert_eq!(texts("a\r\nb\n", 0), ["a", "b"]);
         assert_eq!(texts("abcde", 2), ["ab", "cd", "e"]);
         assert_eq!(texts("", 5), [""]);
+        assert_eq!(texts("a漢\tb", 2), ["a漢", "b"], "wider than the limit");
     }
 
     #[test]

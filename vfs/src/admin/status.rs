@@ -1,6 +1,7 @@
 //! Where a database is: its server, the replicas of that, and how far each of them is.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use redis::{FromRedisValue, Value, cmd};
 
@@ -79,7 +80,9 @@ impl Admin {
         let server = self.server(&keys);
         // First, so that what they have is never newer than what the server has.
         let replication = server.replication()?;
-        let replicas: Vec<_> = replication.replicas.iter().map(|one| (one, self.at_replica(one, &keys))).collect();
+        let deadline = Instant::now() + self.config.timeout;
+        let at = |one| if Instant::now() < deadline { self.at_replica(one, &keys) } else { Err(Cause::NoReply.into()) };
+        let replicas: Vec<_> = replication.replicas.iter().map(|one| (one, at(one))).collect();
         let mut request = Request::default();
         request.push(&snapshot_command(&keys));
         request.push(cmd("GET").arg(&keys.lock));

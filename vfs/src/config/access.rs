@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::address::MOST_HOSTS;
 use super::credentials::Credentials;
 use super::endpoint::TlsFiles;
 use super::{Address, CREDENTIALS, Replicas, Setting, TLS_CA, TLS_CERT, TLS_KEY, TLS_NAME, Value};
@@ -48,6 +49,10 @@ impl Access {
             && text == "auto"
         {
             return Ok(Replicas::Auto);
+        }
+        if let Some(Value { name, .. }) = all.get(MOST_HOSTS) {
+            let text = format!("{} addresses", all.len());
+            return Value { name, text }.bad(format!("expected {MOST_HOSTS} at most"));
         }
         let one = |value: Value| {
             let name = value.name;

@@ -8,6 +8,9 @@ const SENTINEL_PORT: u16 = 26379;
 /// Port of a server that is named without one.
 const SERVER_PORT: u16 = 6379;
 
+/// Hosts in one address, and replicas that are named: they are asked one after the other.
+pub(super) const MOST_HOSTS: usize = 64;
+
 /// Where the server of a database is.
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
@@ -179,6 +182,9 @@ impl<'a> Parts<'a> {
             let port = if has_port(host) { String::new() } else { format!(":{port}") };
             Endpoint::parse(&format!("{scheme}://{user}{host}{port}/{}{}", self.db, self.fragment))
         };
+        if self.hosts.split(',').count() > MOST_HOSTS {
+            return Err(format!("expected {MOST_HOSTS} hosts at most"));
+        }
         self.hosts.split(',').map(one).collect()
     }
 }
@@ -304,6 +310,11 @@ mod tests {
             "",
         ] {
             assert!(Address::parse(url).is_err(), "{url}");
+        }
+        let hosts = |count: usize| vec!["a:1"; count].join(",");
+        for scheme in ["redis+cluster://", "sentinel://shop@"] {
+            assert!(Address::parse(&format!("{scheme}{}", hosts(MOST_HOSTS))).is_ok());
+            assert!(Address::parse(&format!("{scheme}{}", hosts(MOST_HOSTS + 1))).is_err());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Replies of the server, read with suspicion: nothing in them is believed before it is checked.
 
+use std::fmt::{self, Write};
+
 use redis::Value;
 
 use crate::error::{Cause, Result};
@@ -18,12 +20,29 @@ pub(crate) fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// The beginning of a text: a reply may have gigabytes.
+struct Short(String);
+
+impl Short {
+    /// Bytes.
+    const LONGEST: usize = 200;
+}
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = Self::LONGEST - self.0.len();
+        let end = text.floor_char_boundary(room);
+        self.0.push_str(&text[..end]);
+        if end < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
 /// A reply that is no use here, named in short.
 pub(crate) fn bad_reply(command: &str, value: &Value) -> Cause {
-    let mut shown = format!("{value:?}");
-    if let Some((end, _)) = shown.char_indices().nth(200) {
-        shown.truncate(end);
-    }
+    let mut shown = Short(String::new());
+    // Ends with an error where the text is cut.
+    let _ = write!(shown, "{value:?}");
+    let Short(shown) = shown;
     Cause::BadReply(format!("{command} was answered with {shown}"))
 }
 
@@ -192,6 +211,15 @@ mod tests {
 
     fn fields(version: &str, commit: &str, size: &str, count: &str, format: &str) -> Vec<Value> {
         [version, commit, size, count, format].map(bulk).to_vec()
+    }
+
+    #[test]
+    fn a_message_shows_the_beginning_of_a_reply() {
+        let large = Value::Array(vec![Value::BulkString(vec![7; 10_000_000]); 10]);
+        let message = bad_reply("GET", &large).to_string();
+        assert!(message.contains("GET was answered with array") && message.len() < 400, "{message}");
+        assert!(bad_reply("GET", &Value::SimpleString("é".repeat(1000))).to_string().len() < 400);
+        assert!(bad_reply("GET", &Value::Int(5)).to_string().contains("int(5)"));
     }
 
     #[test]

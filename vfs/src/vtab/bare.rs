@@ -66,7 +66,8 @@ impl Cursor {
         self.bare -= with_values.len();
         let column = &self.table.definition.columns[n];
         for (found, field, types) in with_values {
-            let value = row::value(&column.name, column.affinity, field.as_deref(), types.as_deref());
+            let types = row::Types::of(types.as_deref());
+            let value = row::value(&column.name, column.affinity, field.as_deref(), &types);
             if self.is_found_so(&found, &value) {
                 self.rows.push_back((Found { by: Some(value), ..found }, None));
             }

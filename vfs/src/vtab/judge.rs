@@ -15,6 +15,9 @@ use crate::ffi::sql::{Memory, Statement};
 /// The conflict clause of an `INSERT`, and for each column whether it is omitted.
 type Shape = (Conflict, Vec<bool>);
 
+/// Statements that are kept prepared. Each combination of columns that are left out has one.
+const MOST_SHAPES: usize = 64;
+
 /// See the [module](self).
 pub(crate) struct Judge {
     table: String,
@@ -200,7 +203,11 @@ impl Judge {
             format!("INSERT {or}INTO {table}({}) VALUES ({marks})", names.join(", "))
         };
         let statement = Rc::new(self.memory.prepare(&sql)?);
-        self.inserts.borrow_mut().insert(key, statement.clone());
+        let mut inserts = self.inserts.borrow_mut();
+        if inserts.len() >= MOST_SHAPES {
+            inserts.clear();
+        }
+        inserts.insert(key, statement.clone());
         Ok(statement)
     }
 }

@@ -12,7 +12,7 @@ use super::value::{Affinity, Value};
 /// Integers beyond this share scores, so that order and limits have to be looked at again.
 pub(crate) const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// As many integers can share a score.
+/// As many integers can share a score. Other programs may give one to more members.
 const SHARING: usize = 2048;
 
 /// A piece of a sorted set, read window by window.
@@ -201,7 +201,7 @@ impl Window {
         let mut at_border = members.iter().filter(|(_, other)| *other == score).count();
         if score.abs() >= EXACT && more && at_border == members.len() {
             // Not even the first score is complete.
-            self.extra += SHARING;
+            self.extra = (self.extra * 2).max(SHARING);
             return (Vec::new(), true);
         }
         if score.abs() >= EXACT && more {

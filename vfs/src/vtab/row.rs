@@ -6,6 +6,8 @@
 //! name. An entry whose hash does not fit is void: another program has written the field since.
 //! A row without any field would not exist, so one that is all NULL has an empty `TYPES`.
 
+use std::collections::HashSet;
+
 use super::keys::TYPES;
 use super::value::{Affinity, FNV, Value, exact_real_text, fnv, real_text};
 
@@ -82,6 +84,32 @@ fn entries(mut types: &[u8]) -> Vec<Entry<'_>> {
     found
 }
 
+/// The entries of a row's `TYPES`, to be looked up by column.
+pub(crate) struct Types<'a>(Vec<Entry<'a>>);
+
+impl<'a> Types<'a> {
+    /// Entries that are looked through; more are sorted.
+    const FEW: usize = 16;
+
+    pub(crate) fn of(types: Option<&'a [u8]>) -> Self {
+        let mut entries = entries(types.unwrap_or_default());
+        if entries.len() > Self::FEW {
+            entries.sort_by_key(|entry| entry.column);
+        }
+        Types(entries)
+    }
+
+    /// The first entry of a column.
+    fn get(&self, column: &[u8]) -> Option<&Entry<'a>> {
+        let Types(entries) = self;
+        if entries.len() <= Self::FEW {
+            return entries.iter().find(|entry| entry.column == column);
+        }
+        let at = entries.partition_point(|entry| entry.column < column);
+        entries.get(at).filter(|entry| entry.column == column)
+    }
+}
+
 /// The fields of a row with these columns. `before` is the row's `TYPES` so far: entries of
 /// columns that are not ours are kept.
 pub(crate) fn fields<'a>(
@@ -90,10 +118,10 @@ pub(crate) fn fields<'a>(
 ) -> Fields {
     let mut fields = Fields::new();
     let mut types = Vec::new();
-    let mut ours = Vec::new();
+    let mut ours = HashSet::new();
     let mut any = false;
     for (name, affinity, value) in columns {
-        ours.push(name.as_bytes());
+        ours.insert(name.as_bytes());
         let Some((text, letter)) = encode(value, affinity) else { continue };
         any = true;
         if let Some(letter) = letter {
@@ -102,7 +130,7 @@ pub(crate) fn fields<'a>(
         fields.push((name.as_bytes().to_vec(), text));
     }
     for entry in entries(before.unwrap_or_default()) {
-        if !ours.contains(&entry.column) {
+        if !ours.contains(entry.column) {
             write_entry(&mut types, entry.letter, entry.hash, entry.column);
         }
     }
@@ -119,11 +147,9 @@ fn write_entry(types: &mut Vec<u8>, letter: u8, hash: u64, column: &[u8]) {
 }
 
 /// The value of a column out of its field and the row's `TYPES`.
-pub(crate) fn value(name: &str, affinity: Affinity, field: Option<&[u8]>, types: Option<&[u8]>) -> Value {
+pub(crate) fn value(name: &str, affinity: Affinity, field: Option<&[u8]>, types: &Types<'_>) -> Value {
     let Some(text) = field else { return Value::Null };
-    let entries = entries(types.unwrap_or_default());
-    let entry = entries.iter().find(|entry| entry.column == name.as_bytes());
-    let letter = entry.filter(|entry| entry.hash == fnv(FNV, text)).map(|entry| entry.letter);
+    let letter = types.get(name.as_bytes()).filter(|entry| entry.hash == fnv(FNV, text)).map(|entry| entry.letter);
     decode(text, letter, affinity)
 }
 
@@ -157,14 +183,14 @@ mod tests {
             prop_assert!(!fields.is_empty());
             let field = |name: &[u8]| fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_slice());
             for ((name, affinity), expected) in columns() {
-                let found = value(name, affinity, field(name.as_bytes()), field(TYPES));
+                let found = value(name, affinity, field(name.as_bytes()), &Types::of(field(TYPES)));
                 prop_assert!(is_same(&found, expected), "{name}: {found:?} {expected:?}");
             }
         }
 
         #[test]
         fn damaged_types_are_survived(types in prop::collection::vec(any::<u8>(), 0..40)) {
-            value("a", Affinity::Integer, Some(b"12"), Some(&types));
+            value("a", Affinity::Integer, Some(b"12"), &Types::of(Some(&types)));
         }
     }
 
@@ -172,8 +198,26 @@ mod tests {
     fn a_field_that_another_program_wrote_is_read_by_itself() {
         let blob = Value::Blob(b"12".to_vec());
         let fields = fields([("a", Affinity::Integer, &blob)].into_iter(), None);
-        let types = &fields[1].1;
-        assert_eq!(value("a", Affinity::Integer, Some(b"12"), Some(types)), blob);
-        assert_eq!(value("a", Affinity::Integer, Some(b"13"), Some(types)), Value::Integer(13));
+        let types = &Types::of(Some(&fields[1].1));
+        assert_eq!(value("a", Affinity::Integer, Some(b"12"), types), blob);
+        assert_eq!(value("a", Affinity::Integer, Some(b"13"), types), Value::Integer(13));
+    }
+
+    #[test]
+    fn the_first_entry_of_a_column_counts_however_many_there_are() {
+        for columns in [3, 1000] {
+            let mut types = Vec::new();
+            for n in (0..columns).rev() {
+                for letter in [b'b', b't'] {
+                    write_entry(&mut types, letter, fnv(FNV, b"12"), format!("c{n}").as_bytes());
+                }
+            }
+            let types = Types::of(Some(&types));
+            for n in [0, 1, columns - 1] {
+                let found = value(&format!("c{n}"), Affinity::Integer, Some(b"12"), &types);
+                assert_eq!(found, Value::Blob(b"12".to_vec()), "c{n}");
+            }
+            assert_eq!(value("c", Affinity::Integer, Some(b"12"), &types), Value::Integer(12));
+        }
     }
 }

@@ -22,6 +22,12 @@ const CASES: usize = 4;
 /// Key texts of one value with which a set is intersected, one after the other.
 const FORMS: usize = 4;
 
+/// Intersections for one value. Each further column multiplies them.
+const INTERSECTIONS: usize = 16;
+
+/// Bytes of a `LIKE` or `GLOB` pattern that are looked up; the rest is left to SQLite.
+const PREFIX: usize = 256;
+
 /// Where rowids come from.
 pub(super) enum Source {
     Window(Window),
@@ -144,6 +150,9 @@ impl Cursor {
         let sets = keys.iter().map(|text| {
             let set = self.keys.rows_with(&column.name, text);
             others.iter().fold(vec![vec![set]], |sets, other| {
+                if sets.len() * other.len() > INTERSECTIONS {
+                    return sets;
+                }
                 let with = |set: &Vec<Vec<u8>>| {
                     let set = set.clone();
                     other.iter().map(move |other| [set.as_slice(), std::slice::from_ref(other)].concat())
@@ -182,7 +191,8 @@ impl Cursor {
         let (Access::Index(n), Value::Text(pattern)) = (self.plan.access, pattern) else { return None };
         // A pattern ends at a NUL.
         let wild: &[u8] = if op == Op::Like { b"%_\0" } else { b"*?[\0" };
-        let end = pattern.iter().position(|b| wild.contains(b)).unwrap_or(pattern.len());
+        let longest = pattern.len().min(PREFIX);
+        let end = pattern[..longest].iter().position(|b| wild.contains(b)).unwrap_or(longest);
         let end = pattern[..end].iter().position(|b| self.is_ambiguous(*b)).unwrap_or(end);
         // Past letters that would need too many prefixes, the rest is left to SQLite.
         let letters = pattern[..end].iter().enumerate().filter(|(_, b)| b.is_ascii_alphabetic());

@@ -283,11 +283,12 @@ impl Table {
     }
 
     fn row_with<'a>(&self, rowid: i64, types: Option<&[u8]>, field: impl Fn(usize) -> Option<&'a [u8]>) -> Row {
+        let types = row::Types::of(types);
         let columns = self.definition.columns.iter().enumerate();
         columns
             .map(|(n, column)| match self.definition.alias {
                 Some(alias) if alias == n => Value::Integer(rowid),
-                _ => row::value(&column.name, column.affinity, field(n), types),
+                _ => row::value(&column.name, column.affinity, field(n), &types),
             })
             .collect()
     }

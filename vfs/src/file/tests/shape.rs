@@ -49,3 +49,14 @@ fn pages_that_nobody_has_written_are_not_committed() {
         assert_eq!(stand.store.now().page_count, count);
     }
 }
+
+#[test]
+fn a_database_of_which_only_the_size_is_set_is_refused() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    begin_writing(&mut file).unwrap();
+    file.truncate(SIZE as u64).unwrap();
+    let refused = file.sync(None).unwrap_err();
+    assert!(matches!(refused.cause, Cause::Damaged(_)), "{refused}");
+    file.unlock(Level::None).unwrap();
+}

@@ -3,6 +3,7 @@
 //! The client library has a Cluster client of its own. It has no connections to give away, which
 //! `WATCH` and `MULTI` need, so here nodes are only asked where a slot is.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use redis::{Value, cmd};
@@ -13,6 +14,9 @@ use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, bad_reply, text};
 use crate::store::wire::Wire;
 use crate::sync::Mutex;
+
+/// Nodes that are remembered: as many as a Cluster should have at most.
+const MOST_NODES: usize = 1000;
 
 /// See the [module](self).
 pub(super) struct Cluster {
@@ -170,14 +174,10 @@ fn ranges(reply: Value, answering: &Endpoint) -> Result<Vec<Range>> {
     Ok(ranges)
 }
 
+/// Each node once, in order, the first [`MOST_NODES`] of them.
 fn distinct<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Node> {
-    let mut all: Vec<Node> = Vec::new();
-    for node in nodes {
-        if !all.contains(node) {
-            all.push(node.clone());
-        }
-    }
-    all
+    let mut seen = HashSet::new();
+    nodes.filter(|node| seen.insert(*node)).take(MOST_NODES).cloned().collect()
 }
 
 /// One node of a range. Without a host, it is where the answer came from; `?` is nowhere.
@@ -198,6 +198,13 @@ mod tests {
 
     fn node(host: &str, port: i64) -> Value {
         Value::Array(vec![Value::BulkString(host.into()), Value::Int(port), Value::BulkString(b"id".to_vec())])
+    }
+
+    #[test]
+    fn the_number_of_nodes_is_bounded() {
+        let nodes: Vec<Node> = (0..1_000_000).map(|n| Node { host: format!("h{}", n / 2), port: 1 }).collect();
+        let found = distinct(nodes.iter());
+        assert_eq!((found.len(), found[1].host.as_str()), (MOST_NODES, "h1"));
     }
 
     #[test]
