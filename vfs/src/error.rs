@@ -108,6 +108,9 @@ pub enum Cause {
     /// No reply came in time. What was asked may have been done.
     #[error("no reply in time; the server hangs or is busy, or timeout_ms is too short for it")]
     NoReply,
+    /// The application called `sqlite3_interrupt`.
+    #[error("interrupted while waiting for the server")]
+    Interrupted,
     /// The server is loading its data set.
     #[error("the server is still loading its data ({0}); try again")]
     Loading(String),
@@ -360,6 +363,7 @@ pub(crate) mod code {
     pub const PERM: c_int = 3;
     pub const BUSY: c_int = 5;
     pub const READONLY: c_int = 8;
+    pub const INTERRUPT: c_int = 9;
     pub const IOERR: c_int = 10;
     pub const CORRUPT: c_int = 11;
     pub const NOTFOUND: c_int = 12;
@@ -420,6 +424,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
             During::Open => code::CANTOPEN,
             other => io_code(other),
         },
+        Cause::Interrupted => code::INTERRUPT,
         Cause::Authentication(_) => code::AUTH,
         Cause::Permission(_) => code::PERM,
         Cause::ReadOnly | Cause::ReadOnlyServer(_) => code::READONLY,

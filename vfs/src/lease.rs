@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Wait;
 use crate::error::{Cause, Error, Result};
+use crate::ffi::interrupt;
 use crate::process::unique;
 use crate::store::stage::Stage;
 use crate::store::turn::HANDOVER;
@@ -20,6 +21,18 @@ pub(crate) use linger::Lingering;
 pub(crate) fn token() -> Result<String> {
     static HOST: LazyLock<String> = LazyLock::new(|| gethostname::gethostname().to_string_lossy().into_owned());
     Ok(format!("{}/{}/{:016x}", *HOST, std::process::id(), unique()?))
+}
+
+/// Gives a lease back from another thread. If that fails, the lease ends by itself.
+pub(crate) fn release_later(release: impl FnOnce() -> Result<()> + Send + 'static) {
+    let work = move || {
+        if let Err(error) = release() {
+            crate::ffi::log(&format!("after an interrupt, giving back the write lease failed: {error}"));
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("sqlite-redis-release".into()).spawn(work) {
+        crate::ffi::log(&format!("after an interrupt, the write lease will end by itself: {error}"));
+    }
 }
 
 /// Renews the leases of a database in this process. One thread, which runs while there are any.
@@ -280,10 +293,14 @@ impl Lease {
         place.is_some() && place == other.writer.joins()
     }
 
-    /// Gives the lease back.
+    /// Gives the lease back; after an interrupt, without waiting for the server.
     pub(crate) fn release(mut self) -> Result<()> {
         self.renewer.remove(&self.token);
-        self.writer.release()
+        if interrupt::is_pending() {
+            release_later(move || self.writer.release());
+            return Ok(());
+        }
+        interrupt::never(|| self.writer.release())
     }
 
     /// Gives the lease back after a failure, which is the one to report whatever comes of this.

@@ -7,6 +7,7 @@ use crate::cache::Epoch;
 use crate::config::Consistency;
 use crate::database::Database;
 use crate::error::{Cause, Result};
+use crate::ffi::interrupt;
 use crate::follower::Following;
 use crate::lease::Lease;
 use crate::reader::Reader;
@@ -168,6 +169,7 @@ impl Session {
             match database.of_replica(replica, self.seen) {
                 Ok(Some(at)) => return Some(Told { at, source: replica.clone() }),
                 Ok(None) => replica.rest("it has another history than the primary, or none"),
+                Err(error) if matches!(error.cause, Cause::Interrupted) => return None,
                 Err(error) => replica.failed(&error),
             }
         }
@@ -190,7 +192,7 @@ impl Session {
                 told.source.rest("it lags");
                 return None;
             }
-            std::thread::sleep(pause);
+            interrupt::sleep(pause).ok()?;
             pause = (pause * 2).min(LOOKS.1);
         }
     }
@@ -229,7 +231,7 @@ impl Session {
             if Instant::now() + pause > deadline {
                 return Err(Cause::Behind { server, wanted, found: at.0.version }.into());
             }
-            std::thread::sleep(pause);
+            interrupt::sleep(pause)?;
             pause = (pause * 2).min(LOOKS.1);
         }
     }

@@ -9,6 +9,7 @@ use rusqlite::ffi::{
     sqlite3_vfs,
 };
 
+use super::interrupt::flag::{IsInterrupted, Place};
 use crate::error::{Cause, Result};
 use crate::sync::Mutex;
 
@@ -36,18 +37,25 @@ macro_rules! functions {
         /// The functions used here, each as <https://sqlite.org/c3ref/funclist.html> has it.
         pub(crate) struct Api {
             $(pub $field: $type,)*
+            /// Not in SQLite before 3.41.
+            pub is_interrupted: Option<IsInterrupted>,
+            pub interrupted_at: Place,
         }
 
         impl Api {
             /// The functions of the SQLite that this crate is linked with.
             pub(crate) fn linked() -> &'static Api {
-                static LINKED: Api = Api { $($field: $linked,)* };
+                static LINKED: Api = Api::new_linked();
                 &LINKED
             }
 
+            pub(crate) const fn new_linked() -> Api {
+                Api { $($field: $linked,)* is_interrupted: IS_INTERRUPTED_LINKED, interrupted_at: Place::unknown() }
+            }
+
             /// # Safety
-            /// `routines` is a `sqlite3_api_routines` of a version that has all of the slots.
-            unsafe fn read(routines: *const *const c_void) -> Result<Api> {
+            /// `routines` is a `sqlite3_api_routines` of this version, which has all of the slots.
+            unsafe fn read(routines: *const *const c_void, version: c_int) -> Result<Api> {
                 $(
                     // SAFETY: by contract the slot exists.
                     let pointer = unsafe { *routines.add($slot) };
@@ -58,7 +66,11 @@ macro_rules! functions {
                     // SAFETY: by contract the slot holds a function of this type.
                     let $field = unsafe { std::mem::transmute::<*const c_void, $type>(pointer) };
                 )*
-                Ok(Api { $($field,)* })
+                // SAFETY: by contract the slot exists from this version on, and is null or holds this function.
+                let is_interrupted = (version >= IS_INTERRUPTED_SINCE).then(|| unsafe {
+                    std::mem::transmute::<*const c_void, Option<IsInterrupted>>(*routines.add(IS_INTERRUPTED))
+                });
+                Ok(Api { $($field,)* is_interrupted: is_interrupted.flatten(), interrupted_at: Place::unknown() })
             }
         }
     };
@@ -97,6 +109,8 @@ functions! {
         unsafe extern "C" fn(*mut c_void);
     60 get_autocommit = ffi::sqlite3_get_autocommit,
         unsafe extern "C" fn(*mut sqlite3) -> c_int;
+    64 interrupt = ffi::sqlite3_interrupt,
+        unsafe extern "C" fn(*mut sqlite3);
     77 reset = ffi::sqlite3_reset,
         unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
     79 result_double = ffi::sqlite3_result_double,
@@ -181,6 +195,8 @@ functions! {
         unsafe extern "C" fn(*mut sqlite3_stmt, c_int, *const c_char, u64, Option<Destructor>, u8) -> c_int;
     197 malloc64 = ffi::sqlite3_malloc64,
         unsafe extern "C" fn(u64) -> *mut c_void;
+    198 msize = ffi::sqlite3_msize,
+        unsafe extern "C" fn(*mut c_void) -> u64;
     201 result_blob64 = ffi::sqlite3_result_blob64,
         unsafe extern "C" fn(*mut sqlite3_context, *const c_void, u64, Option<Destructor>);
     202 result_text64 = ffi::sqlite3_result_text64,
@@ -206,6 +222,18 @@ functions! {
     261 vtab_in_next = ffi::sqlite3_vtab_in_next,
         unsafe extern "C" fn(*mut sqlite3_value, *mut *mut sqlite3_value) -> c_int;
 }
+
+/// Place of `sqlite3_is_interrupted`, and the version that brought it.
+const IS_INTERRUPTED: usize = 266;
+const IS_INTERRUPTED_SINCE: c_int = 3_041_000;
+/// A SQLite that is not part of this crate may be older.
+const IS_INTERRUPTED_LINKED: Option<IsInterrupted> = {
+    #[cfg(feature = "bundled")]
+    let linked: Option<IsInterrupted> = Some(ffi::sqlite3_is_interrupted);
+    #[cfg(not(feature = "bundled"))]
+    let linked = None;
+    linked
+};
 
 /// Place of `sqlite3_libversion_number`, which is as old as the structure.
 const LIBVERSION_NUMBER: usize = 67;
@@ -253,7 +281,7 @@ impl Api {
             .into());
         }
         // SAFETY: by contract, and the version was checked.
-        let api = Box::leak(Box::new(unsafe { Api::read(routines.cast())? }));
+        let api = Box::leak(Box::new(unsafe { Api::read(routines.cast(), version)? }));
         known.push((routines as usize, api));
         Ok(api)
     }

@@ -8,6 +8,7 @@ use rusqlite::ffi::{
 };
 
 use super::api::Api;
+use super::interrupt;
 use super::module::direct_only;
 use super::value::{answer, arguments, read};
 use super::{guard, report};
@@ -27,6 +28,7 @@ struct Vtab {
     /// First, so that SQLite's pointer is one to this.
     base: sqlite3_vtab,
     api: &'static Api,
+    db: *mut sqlite3,
     look: Look,
 }
 
@@ -139,7 +141,7 @@ unsafe extern "C" fn connect(
             return report(&error, During::Open);
         }
         let base = sqlite3_vtab { pModule: std::ptr::null(), nRef: 0, zErrMsg: std::ptr::null_mut() };
-        let made = Box::into_raw(Box::new(Vtab { base, api: host.api, look: host.look }));
+        let made = Box::into_raw(Box::new(Vtab { base, api: host.api, db, look: host.look }));
         // SAFETY: SQLite passes a place for the table.
         unsafe { vtab.write(made.cast()) };
         code::OK
@@ -223,10 +225,12 @@ unsafe extern "C" fn filter(
             (vtab, cursor, given)
         };
         cursor.view = None;
-        let begun = match given.as_slice() {
+        let begin = || match given.as_slice() {
             [url, subject] => View::new(vtab.look, url, subject).map(|view| cursor.view = view),
             _ => Err(Cause::Internal("a look without arguments".into()).into()),
         };
+        // SAFETY: SQLite is running a callback of this connection.
+        let begun = unsafe { interrupt::on_connection(vtab.api, vtab.db, begin) };
         // SAFETY: the cursor belongs to this table.
         unsafe { outcome(cursor.base.pVtab, begun) }
     })
@@ -235,8 +239,10 @@ unsafe extern "C" fn filter(
 unsafe extern "C" fn next(cursor: *mut sqlite3_vtab_cursor) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a cursor of ours.
-        let (_, cursor) = unsafe { cursor_of(cursor) };
-        let moved = cursor.view.as_mut().map_or(Ok(()), View::next);
+        let (vtab, cursor) = unsafe { cursor_of(cursor) };
+        let step = || cursor.view.as_mut().map_or(Ok(()), View::next);
+        // SAFETY: SQLite is running a callback of this connection.
+        let moved = unsafe { interrupt::on_connection(vtab.api, vtab.db, step) };
         // SAFETY: the cursor belongs to this table.
         unsafe { outcome(cursor.base.pVtab, moved) }
     })

@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 
 use super::api::{Api, Destructor};
+use super::interrupt::flag;
 use super::{guard, last_failure, vfs};
 use crate::error::{Cause, Error, Result, code};
 
@@ -55,6 +56,7 @@ pub unsafe extern "C" fn sqlite3_sqliteredis_init(
 unsafe fn load(db: *mut sqlite3, routines: *const c_void) -> Result<()> {
     // SAFETY: by contract.
     let api = unsafe { Api::of_host(routines)? };
+    flag::prepare(api);
     vfs::register(api, crate::config::default_vfs_wanted()?)?;
     // SAFETY: the entry point stays in memory, see above.
     let registered = unsafe { (api.auto_extension)(Some(connection_of_host)) };
@@ -89,6 +91,7 @@ unsafe fn explain(error: &Error, message: *mut *mut c_char, routines: *const c_v
 /// Registers with the SQLite that is linked in.
 pub(crate) fn register_linked() -> Result<()> {
     let api = Api::linked();
+    flag::prepare(api);
     vfs::register(api, false)?;
     // SAFETY: the entry point is part of this program.
     let registered = unsafe { (api.auto_extension)(Some(connection_of_linked)) };

@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_stmt};
 
 use super::api::Api;
+use super::interrupt;
 use super::{guard, report};
 use crate::error::{Cause, During, Error, Result, code};
 use crate::file::{Answer, File, Level};
@@ -76,6 +77,21 @@ impl Open {
         }
     }
 
+    /// Runs a method. What only reads or takes a lock ends with `sqlite3_interrupt`. After any other failure than an I/O
+    /// error, SQLite goes on to trust what it has written or is taking back.
+    ///
+    /// # Safety
+    /// SQLite is running a method of this file.
+    unsafe fn run<T>(&mut self, during: During, body: impl FnOnce(&mut Open) -> T) -> T {
+        // SAFETY: by contract, SQLite has the connection there.
+        let db = if self.connection.is_null() { std::ptr::null_mut() } else { unsafe { *self.connection } };
+        let api = self.api;
+        let may_end = matches!(during, During::Read | During::Lock | During::Size | During::Control);
+        let method = || if may_end { body(self) } else { interrupt::never(|| body(self)) };
+        // SAFETY: by contract.
+        unsafe { interrupt::on_connection(api, db, method) }
+    }
+
     /// The code of an outcome; a failure is told to all who may ask for it.
     fn code(&mut self, outcome: Result<c_int>, during: During) -> c_int {
         let error = match outcome {
@@ -103,7 +119,8 @@ unsafe fn with(file: *mut sqlite3_file, during: During, body: impl FnOnce(&mut O
     guard(|| {
         // SAFETY: by contract.
         let open = unsafe { &mut *(*file.cast::<OsFile>()).open };
-        let outcome = body(open);
+        // SAFETY: SQLite calls this for the connection that it has told of, if it has.
+        let outcome = unsafe { open.run(during, body) };
         open.code(outcome, during)
     })
 }

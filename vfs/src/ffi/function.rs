@@ -7,6 +7,7 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 
 use super::api::{Api, ScalarFunction};
 use super::guard;
+use super::interrupt;
 use super::module::{Host, drop_host};
 use super::value::{answer, arguments, fail, read};
 use crate::error::{Cause, During, Error, Result, code};
@@ -89,7 +90,7 @@ unsafe fn run(
             unsafe { arguments(count, values).iter().map(|value| text(read(api, *value))).collect() };
         // SAFETY: SQLite is running a function on this connection.
         let named = |name: &str| unsafe { table_named(host, name) };
-        let outcome = match texts.as_slice() {
+        let work = || match texts.as_slice() {
             [Some(name), rest @ ..] => named(name).and_then(|table| match rest {
                 [None] => Err(Cause::Declaration("the name of the column must be text".into()).into()),
                 [Some(column)] => work(&table, column).map_err(|error| table.at(error)),
@@ -97,7 +98,8 @@ unsafe fn run(
             }),
             _ => Err(Error::from(Cause::Declaration("the name of the table must be text".into()))),
         };
-        match outcome {
+        // SAFETY: SQLite is running a function on this connection.
+        match unsafe { interrupt::on_connection(host.api, host.db, work) } {
             // SAFETY: by contract.
             Ok(number) => unsafe { answer(api, context, &Value::Integer(number)) },
             // SAFETY: by contract.

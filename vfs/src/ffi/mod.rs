@@ -10,6 +10,7 @@ pub(crate) mod file;
 pub(crate) mod eponymous;
 pub(crate) mod fork;
 pub(crate) mod function;
+pub(crate) mod interrupt;
 pub(crate) mod module;
 pub(crate) mod query;
 pub(crate) mod sql;
@@ -50,8 +51,8 @@ pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
 pub(crate) fn report(error: &Error, during: During) -> c_int {
     let code = sqlite_code(&error.cause, during);
     LAST_FAILURE.with(|last| *last.borrow_mut() = Some(error.clone()));
-    // That a lock is held, or a constraint violated, is an everyday answer, not news.
-    if ![code::BUSY, code::CONSTRAINT, code::MISMATCH].contains(&(code & 0xff)) {
+    // That a lock is held, a constraint violated or the statement interrupted is an everyday answer, not news.
+    if ![code::BUSY, code::INTERRUPT, code::CONSTRAINT, code::MISMATCH].contains(&(code & 0xff)) {
         log_as(code, &error.to_string());
     }
     code

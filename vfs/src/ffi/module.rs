@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::ffi::{self, sqlite3, sqlite3_module, sqlite3_vtab};
 
 use super::api::Api;
+use super::interrupt;
 use super::query::{best_index, close, column, eof, filter, next, open, rowid};
 use super::update::update;
 use super::{guard, report, sql};
@@ -44,6 +45,15 @@ pub(super) struct Vtab {
 }
 
 impl Vtab {
+    /// Runs the body of a callback whose waits end with `sqlite3_interrupt`.
+    ///
+    /// # Safety
+    /// SQLite is running a callback of the table.
+    pub(super) unsafe fn interruptible<T>(&self, body: impl FnOnce() -> T) -> T {
+        // SAFETY: by contract.
+        unsafe { interrupt::on_connection(self.api, self.db, body) }
+    }
+
     /// Whether the running statement is one of a transaction that may have others.
     pub(super) fn in_transaction(&self) -> bool {
         // SAFETY: SQLite frees its tables before it closes their connection.
@@ -219,7 +229,8 @@ unsafe fn make(
         (&*host.cast::<Host>(), arguments)
     };
     // SAFETY: SQLite passes the connection that is running xCreate or xConnect.
-    match unsafe { new_table(host, &arguments, create) } {
+    let made = unsafe { interrupt::on_connection(host.api, host.db, || new_table(host, &arguments, create)) };
+    match made {
         Ok(table) => {
             let base = sqlite3_vtab { pModule: std::ptr::null(), nRef: 0, zErrMsg: std::ptr::null_mut() };
             let made = Box::into_raw(Box::new(Vtab { base, api: host.api, db: host.db, table }));
@@ -336,11 +347,15 @@ unsafe extern "C" fn rollback(vtab: *mut sqlite3_vtab) -> c_int {
         // SAFETY: SQLite passes a table of ours.
         let table = unsafe { &vtab_of(vtab).table };
         let is_parents = table.writes.borrow().is_parents();
-        // SQLite ignores what xRollback answers, so a failure can only be reported.
-        if !is_parents && let Err(error) = published::roll_back(table) {
-            report(&table.at(error), During::Commit);
-        }
-        commit::rolled_back(table);
+        let take_back = || {
+            // SQLite ignores what xRollback answers, so a failure can only be reported.
+            if !is_parents && let Err(error) = published::roll_back(table) {
+                report(&table.at(error), During::Commit);
+            }
+            commit::rolled_back(table);
+        };
+        // SAFETY: SQLite is running a callback of the table.
+        unsafe { vtab_of(vtab).interruptible(|| interrupt::never(take_back)) };
         *table.writes.borrow_mut() = Writes::default();
         table.session.forget_reads();
         code::OK
@@ -351,7 +366,8 @@ unsafe extern "C" fn rename(vtab: *mut sqlite3_vtab, name: *const c_char) -> c_i
     guard(|| {
         // SAFETY: SQLite passes a table of ours and a name.
         let (table, name) = unsafe { (vtab_of(vtab), CStr::from_ptr(name).to_string_lossy()) };
-        let renamed = table.table.rename(&name, !table.in_transaction());
+        // SAFETY: as above.
+        let renamed = unsafe { table.interruptible(|| table.table.rename(&name, !table.in_transaction())) };
         // SAFETY: as above.
         unsafe { outcome(vtab, renamed, During::Write) }
     })

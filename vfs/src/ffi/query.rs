@@ -38,7 +38,9 @@ pub(super) unsafe extern "C" fn best_index(vtab: *mut sqlite3_vtab, info: *mut s
         let vtab = unsafe { vtab_of(vtab) };
         // SAFETY: as above.
         let question = unsafe { question_of(vtab, info) };
-        let answer = plan::best(&vtab.table.definition, &vtab.table.known(), &question);
+        // SAFETY: as above.
+        let known = unsafe { vtab.interruptible(|| vtab.table.known()) };
+        let answer = plan::best(&vtab.table.definition, &known, &question);
         // SAFETY: as above; places come from the question.
         unsafe { reply(vtab, info, &answer) }
     })
@@ -164,7 +166,7 @@ pub(super) unsafe extern "C" fn filter(
         // SAFETY: SQLite passes a cursor of ours.
         let (vtab, cursor) = unsafe { cursor_of(cursor) };
         let base = cursor.base.pVtab;
-        let mut begin = || {
+        let begin = || {
             // SAFETY: SQLite passes the text of the plan, and `count` values.
             let (text, values) = unsafe {
                 let text = if text.is_null() { c"" } else { CStr::from_ptr(text) };
@@ -192,7 +194,8 @@ pub(super) unsafe extern "C" fn filter(
             cursor.cursor = Some(Cursor::new(vtab.table.clone(), plan, &given, explicit)?);
             Ok(())
         };
-        let begun = begin();
+        // SAFETY: SQLite is running a callback of the table.
+        let begun = unsafe { vtab.interruptible(begin) };
         // SAFETY: the cursor belongs to this table.
         unsafe { outcome(base, begun, During::Read) }
     })
@@ -219,8 +222,9 @@ unsafe fn read_in(api: &Api, value: *mut sqlite3_value) -> Vec<Value> {
 pub(super) unsafe extern "C" fn next(cursor: *mut sqlite3_vtab_cursor) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a cursor of ours.
-        let (_, cursor) = unsafe { cursor_of(cursor) };
-        let moved = cursor.cursor.as_mut().map_or(Ok(()), Cursor::next);
+        let (vtab, cursor) = unsafe { cursor_of(cursor) };
+        // SAFETY: SQLite is running a callback of the table.
+        let moved = unsafe { vtab.interruptible(|| cursor.cursor.as_mut().map_or(Ok(()), Cursor::next)) };
         // SAFETY: the cursor belongs to this table.
         unsafe { outcome(cursor.base.pVtab, moved, During::Read) }
     })
@@ -250,7 +254,8 @@ pub(super) unsafe extern "C" fn column(
         }
         let base = cursor.base.pVtab;
         let value = match (&mut cursor.cursor, usize::try_from(n)) {
-            (Some(cursor), Ok(n)) => cursor.value(n),
+            // SAFETY: SQLite is running a callback of the table.
+            (Some(cursor), Ok(n)) => unsafe { vtab.interruptible(|| cursor.value(n)) },
             _ => Ok(None),
         };
         let answered = value.map(|value| {

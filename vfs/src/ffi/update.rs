@@ -27,7 +27,7 @@ pub(super) unsafe extern "C" fn update(
         // SAFETY: SQLite is running xUpdate on this connection.
         let conflict = unsafe { conflict(table) };
         // SAFETY: as above.
-        let changed = unsafe { change(table, raw, &values, conflict) };
+        let changed = unsafe { table.interruptible(|| change(table, raw, &values, conflict)) };
         if let (Conflict::Ignore, Err(Error { cause: Cause::Constraint { code, .. }, .. })) = (conflict, &changed) {
             // SQLite skips the row. It would show a message as that of the statement's next failure.
             return *code;

@@ -8,9 +8,12 @@ use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, TcpKeepalive, Type};
 
 use crate::config::endpoint::{Endpoint, Place};
+use crate::ffi::interrupt;
 use crate::store::socket::Socket;
 use crate::store::tls;
 
@@ -50,7 +53,8 @@ fn unix(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
     loop {
-        socket.set_write_timeout(Some(left(deadline)?))?;
+        interrupt::check_io()?;
+        socket.set_write_timeout(Some(interrupt::slice(left(deadline)?)))?;
         match socket.connect(&address) {
             Ok(()) => return Ok(UnixStream::from(socket)),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
@@ -64,12 +68,28 @@ fn first_of(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream
     let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
     for (n, address) in addresses.iter().enumerate() {
         let share = left(deadline)? / (addresses.len() - n) as u32;
-        match TcpStream::connect_timeout(address, share.max(Duration::from_millis(1))) {
+        match connect(address, share.max(Duration::from_millis(1))) {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+fn connect(address: &SocketAddr, time: Duration) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&(*address).into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => return Err(error),
+        _ => interrupt::wait_for(&socket, PollFlags::OUT, time)?,
+    }
+    match socket.take_error()? {
+        Some(error) => Err(error),
+        None => {
+            socket.set_nonblocking(false)?;
+            Ok(socket.into())
+        }
+    }
 }
 
 /// Has the system notice that the other side is gone.
@@ -95,13 +115,19 @@ fn addresses(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketA
         // Nobody may be waiting for it any more.
         let _ = send.send(found);
     })?;
-    match receive.recv_timeout(left(deadline)?) {
-        Ok(found) => found,
-        Err(RecvTimeoutError::Timeout) => Err(io::Error::new(
-            ErrorKind::TimedOut,
-            format!("looking up the name `{host}` takes longer than connect_ms"),
-        )),
-        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other(format!("looking up the name `{host}` failed"))),
+    loop {
+        interrupt::check_io()?;
+        let Ok(left) = left(deadline) else {
+            let text = format!("looking up the name `{host}` takes longer than connect_ms");
+            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        };
+        match receive.recv_timeout(interrupt::slice(left)) {
+            Ok(found) => return found,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other(format!("looking up the name `{host}` failed")));
+            }
+        }
     }
 }
 

@@ -341,7 +341,14 @@ impl Store for RedisStore {
         // A reply that takes longer than `timeout` would count as lost.
         let patience = bid.patience.min(self.reply_time / 2);
         let mut writer = RedisWriter::new(self, Bid { patience, ..bid });
-        match writer.begin()? {
+        let begun = writer.begin();
+        if let Err(error) = &begun
+            && matches!(error.cause, Cause::Interrupted)
+        {
+            writer.abandon();
+            return Err(error.clone());
+        }
+        match begun? {
             Ok(snapshot) => {
                 let (token, news) = (writer.token.clone(), writer.news.take());
                 let life = if writer.passed { HANDOVER } else { bid.life };

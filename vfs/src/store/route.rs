@@ -8,7 +8,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::{ErrorKind, RedisError, Role, ServerErrorKind};
@@ -16,6 +15,7 @@ use redis::{ErrorKind, RedisError, Role, ServerErrorKind};
 use crate::config::endpoint::{Endpoint, Password, elsewhere, host_and_port, place};
 use crate::config::{Address, Config};
 use crate::error::{Cause, Error, Result};
+use crate::ffi::interrupt;
 use crate::secret::hide_secrets;
 use crate::store::pool::{Idle, Pool};
 use crate::store::wire::{Hello, Wire};
@@ -207,7 +207,7 @@ impl Route {
             if !missed.passes || Instant::now() + pause >= deadline {
                 return Err(missed.error);
             }
-            sleep(pause);
+            interrupt::sleep(pause)?;
             pause = (pause * 2).min(Duration::from_millis(200));
         }
     }
@@ -333,6 +333,9 @@ fn reason(error: Error) -> String {
 
 /// Why no connection came about.
 fn connect_cause(error: RedisError) -> Cause {
+    if let Err(interrupted) = interrupt::check() {
+        return interrupted.cause;
+    }
     // What the system says of a timeout, "resource temporarily unavailable", is no help.
     let message = if error.is_timeout() { "no reply in time".to_owned() } else { hide_secrets(&error.to_string()) };
     match error.kind() {

@@ -9,6 +9,7 @@ use redis::{RedisError, ServerError, Value, cmd};
 
 use crate::config::Config;
 use crate::error::{Cause, Error, Result};
+use crate::ffi::interrupt;
 use crate::secret::hide_secrets;
 use crate::store::pool::{Idle, Pool};
 use crate::store::protocol::{bad_reply, text};
@@ -454,6 +455,11 @@ impl<'server> Link<'server> {
 
     /// Sends commands, whose replies are still to be received.
     pub(crate) fn send(&mut self, request: &Request) -> Result<()> {
+        if let Err(interrupted) = interrupt::check() {
+            // Replies to what was sent before may be still to come.
+            self.close();
+            return Err(interrupted);
+        }
         let bytes = request.bytes.as_slice();
         self.server.traffic.bytes_sent.fetch_add(bytes.len() as u64, Relaxed);
         self.converse(|connection| connection.send(bytes))
@@ -479,6 +485,11 @@ impl<'server> Link<'server> {
         };
         let (outcome, heard) = (part(&mut kept.idle.wire), kept.idle.wire.heard());
         outcome.map_err(|error| {
+            if let Err(interrupted) = interrupt::check() {
+                // Its reply is still to come. Nothing is wrong with the server.
+                self.close();
+                return interrupted;
+            }
             self.give_up();
             match self.silent_since {
                 // Another connection may work at once.

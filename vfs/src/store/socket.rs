@@ -1,13 +1,18 @@
 //! A stream of bytes to a server and back, and how its bytes are waited for.
 
-use std::io::{self, ErrorKind, Read, Write};
+#[cfg(feature = "fuzzing")]
+use std::io::Read;
+use std::io::{self, ErrorKind, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
+use rustix::event::PollFlags;
 use rustix::net::{RecvFlags, recv};
+
+use crate::ffi::interrupt;
 
 /// How long to look for bytes again and again before this thread sleeps until they come. A server on this
 /// machine has answered by then; to wake a thread that sleeps takes as long as the answer.
@@ -20,13 +25,18 @@ const IN_VAIN: u32 = 15;
 /// See the [module](self).
 pub(super) struct Socket {
     stream: Box<dyn Stream>,
+    /// How long the server may take to give some bytes.
+    patience: Duration,
     /// Waits that are to begin with sleep.
     sleeps: u32,
 }
 
 /// What all kinds of stream can do.
-pub(super) trait Stream: Read + Write + Send {
+pub(super) trait Stream: Write + Send {
     fn set_timeout(&self, time: Duration) -> io::Result<()>;
+
+    /// Waits for some bytes, at most so long.
+    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize>;
 
     /// What is there already, or [`ErrorKind::WouldBlock`].
     fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
@@ -40,6 +50,10 @@ macro_rules! stream {
                 self.set_write_timeout(Some(time))
             }
 
+            fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
+                receive(self, buffer, patience)
+            }
+
             fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
                 Ok(recv(self.as_fd(), buffer, RecvFlags::DONTWAIT)?.0)
             }
@@ -50,13 +64,22 @@ macro_rules! stream {
 stream!(TcpStream);
 stream!(UnixStream);
 
+/// Waits for bytes of a socket whose timeout is `patience`, or for the interrupt of the connection that waits.
+pub(super) fn receive(socket: &impl AsFd, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
+    if interrupt::can_come() {
+        interrupt::wait_for(socket, PollFlags::IN, patience)?;
+    }
+    Ok(recv(socket, buffer, RecvFlags::empty())?.0)
+}
+
 impl Socket {
     pub(super) fn of(stream: impl Stream + 'static) -> Socket {
-        Socket { stream: Box::new(stream), sleeps: 0 }
+        Socket { stream: Box::new(stream), patience: Duration::MAX, sleeps: 0 }
     }
 
     /// How long the server may take to take or give some bytes.
-    pub(super) fn set_timeout(&self, time: Duration) -> io::Result<()> {
+    pub(super) fn set_timeout(&mut self, time: Duration) -> io::Result<()> {
+        self.patience = time;
         self.stream.set_timeout(time)
     }
 
@@ -75,7 +98,7 @@ impl Socket {
             },
         }
         loop {
-            match self.stream.read(buffer) {
+            match self.stream.read(buffer, self.patience) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 outcome => return outcome,
             }
@@ -108,8 +131,12 @@ impl Stream for io::Cursor<Vec<u8>> {
         Ok(())
     }
 
+    fn read(&mut self, buffer: &mut [u8], _: Duration) -> io::Result<usize> {
+        Read::read(self, buffer)
+    }
+
     fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read(buffer)
+        Read::read(self, buffer)
     }
 }
 

@@ -17,7 +17,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, DigitallySignedSt
 
 use crate::config::endpoint::Tls;
 use crate::store::dial::left;
-use crate::store::socket::Stream;
+use crate::store::socket::{Stream, receive};
 
 /// How long files that were read are good for further connections.
 const FRESH: Duration = Duration::from_secs(60);
@@ -43,8 +43,9 @@ pub(super) fn handshake(stream: TcpStream, tls: &Tls, host: &str, deadline: Inst
         if !tls.session.is_handshaking() {
             break;
         }
-        tls.stream.set_read_timeout(Some(left(deadline).map_err(|error| silent(error, heard))?))?;
-        match tls.session.read_tls(&mut tls.stream) {
+        let left = left(deadline).map_err(|error| silent(error, heard))?;
+        tls.stream.set_read_timeout(Some(left))?;
+        match tls.session.read_tls(&mut Within(&tls.stream, left)) {
             Ok(0) => {
                 let text = format!("the server closed the connection in the TLS handshake; {NO_TLS}");
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
@@ -116,12 +117,6 @@ fn explained(error: &rustls::Error) -> String {
     }
 }
 
-impl Read for TlsStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_with(buffer, |session, stream| session.read_tls(stream))
-    }
-}
-
 impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = self.session.writer().write(bytes)?;
@@ -131,6 +126,15 @@ impl Write for TlsStream {
 
     fn flush(&mut self) -> io::Result<()> {
         self.drain()
+    }
+}
+
+/// Waits for bytes for some time.
+struct Within<'a>(&'a TcpStream, Duration);
+
+impl Read for Within<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        receive(self.0, buffer, self.1)
     }
 }
 
@@ -146,6 +150,10 @@ impl Read for Now<'_> {
 impl Stream for TlsStream {
     fn set_timeout(&self, time: Duration) -> io::Result<()> {
         self.stream.set_timeout(time)
+    }
+
+    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
+        self.read_with(buffer, |session, stream| session.read_tls(&mut Within(stream, patience)))
     }
 
     fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

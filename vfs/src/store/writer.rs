@@ -9,6 +9,8 @@ use redis::{Cmd, Value, cmd};
 
 use crate::error::{Cause, Result};
 use crate::fault::{self, Point};
+use crate::ffi::interrupt;
+use crate::lease;
 use crate::store::commit::LogMark;
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::redis::RedisStore;
@@ -227,9 +229,12 @@ impl RedisWriter {
         self.store.release_by_watch(&self.token)
     }
 
-    /// Cleans up after a failure, which is the one to report whatever comes of this.
+    /// Cleans up after a failure, which is the one to report whatever comes of this. After an interrupt, see
+    /// [`RedisWriter::abandon`].
     pub(super) fn give_up(&mut self, error: crate::Error) -> crate::Error {
-        if let Err(second) = self.release() {
+        if !matches!(error.cause, Cause::Interrupted)
+            && let Err(second) = interrupt::never(|| self.release())
+        {
             crate::ffi::log(&format!("after a failure ({error}), giving back the lease failed too: {second}"));
         }
         error
@@ -239,6 +244,16 @@ impl RedisWriter {
     fn stands_in_line(&self) -> bool {
         let has_line = !self.server.scripts().are_refused() && !self.store.lacks_line.load(Relaxed);
         !self.patience.is_zero() && has_line
+    }
+
+    /// Gives back what it may have got of the lease, or its place in line, without waiting for the server.
+    pub(super) fn abandon(mut self) {
+        self.leased = true;
+        lease::release_later(move || {
+            let stand = cmd("LREM").arg(&self.store.keys.queue).arg(0).arg(&self.token).to_owned();
+            let left = self.leave(Some(&stand));
+            self.release().and(left.map(|_| ()))
+        });
     }
 
     /// Another holds the lease, or an earlier try of ours whose reply was lost: then it is ours.

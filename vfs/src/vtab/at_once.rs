@@ -9,6 +9,7 @@ use super::place::checked_reply;
 use super::scripted::{self, Scripted, words};
 use super::table::Table;
 use crate::error::{Cause, Result};
+use crate::ffi::interrupt;
 use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
 use crate::store::script::By;
@@ -86,7 +87,7 @@ impl Table {
             }
             let done = self.try_at_once(&mut plan);
             if attempt > 0 {
-                self.place.ask(&Request::one(cmd("UNLINK").arg(&hold)))?;
+                interrupt::never(|| self.place.ask(&Request::one(cmd("UNLINK").arg(&hold))))?;
             }
             if let Some(outcome) = done? {
                 return Ok(outcome);
@@ -102,7 +103,11 @@ impl Table {
         // `MULTI` is sent first, so that a server that refuses it does not carry out the rest.
         let planned = plan(&mut watch).and_then(|planned| watch.ask(&[], &[cmd("MULTI")]).map(|_| planned));
         let done = match planned {
-            Ok((changes, outcome)) => watch.execute(&self.keys(), &changes).map(|done| done.then_some(outcome)),
+            Ok((changes, outcome)) => {
+                // Whether it was done must be told.
+                let done = interrupt::never(|| watch.execute(&self.keys(), &changes));
+                done.map(|done| done.then_some(outcome))
+            }
             Err(error) if server.is_elsewhere(&error.cause) => {
                 watch.link.close();
                 Ok(None)

@@ -30,6 +30,7 @@ use super::scripted::{self, COMMIT, Scripted, eval, words};
 use super::table::{Mark, Session, Table};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
+use crate::ffi::interrupt;
 use crate::store::protocol::bad_reply;
 use crate::store::request::Request;
 use crate::store::script::By;
@@ -399,6 +400,10 @@ pub(crate) fn rolled_back(table: &Table) {
     }
     let unused = table.writes.borrow().taken();
     let Some(unused) = unused else { return };
+    // Numbers that are left out do no harm, and whoever interrupts does not want to wait.
+    if interrupt::is_pending() {
+        return;
+    }
     let request = Request::one(&eval(&give_back(&table.keys(), unused)));
     match table.place.ask(&request) {
         Ok(_) => table.learn(|known| known.counter = Some(unused.0 - 1)),

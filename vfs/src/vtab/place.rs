@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
@@ -10,6 +9,7 @@ use redis::{Value, cmd};
 use super::keys::shown;
 use crate::config::{Address, Config};
 use crate::error::{Cause, During, Error, Result, code, sqlite_code};
+use crate::ffi::interrupt;
 use crate::process::Process;
 use crate::store::protocol::text;
 use crate::store::request::Request;
@@ -95,7 +95,7 @@ impl Place {
         let (begun, mut pause) = (Instant::now(), Duration::from_millis(5));
         loop {
             match self.ask_once(request) {
-                Err(error) if self.waits(&error.cause, begun) => sleep(pause),
+                Err(error) if self.waits(&error.cause, begun) => interrupt::sleep(pause)?,
                 outcome => return outcome,
             }
             pause = (pause * 2).min(Duration::from_millis(100));

@@ -18,6 +18,7 @@ use super::rivals::unique_keys;
 use super::table::{Mark, Session, Table, digest, rowids};
 use super::write::{Base, Pending, Writes};
 use crate::error::{Cause, Error, Result};
+use crate::ffi::interrupt;
 use crate::store::request::Request;
 
 /// Times that a commit is taken back while others change its rows.
@@ -99,7 +100,7 @@ pub(crate) fn roll_back(table: &Rc<Table>) -> Result<()> {
 /// changed since. After a failure, nothing was taken back.
 fn take_back(session: &Session, group: &[Rc<Table>]) -> Result<Vec<String>> {
     let replaced: Vec<Writes> = group.iter().map(|table| table.writes.replace(reverse(table))).collect();
-    let outcome = commit_reverse(session, group);
+    let outcome = interrupt::never(|| commit_reverse(session, group));
     for (table, mut writes) in group.iter().zip(replaced) {
         if outcome.is_ok() {
             writes.published = None;

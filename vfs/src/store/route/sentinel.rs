@@ -12,6 +12,7 @@ use super::{Found, Hello, Idle, Missed, Node, Times, ask, connect, connect_cause
 use crate::config::address::Service;
 use crate::config::endpoint::{Endpoint, elsewhere, place};
 use crate::error::{Cause, Error};
+use crate::ffi::interrupt;
 use crate::store::wire::Wire;
 use crate::sync::Mutex;
 
@@ -58,7 +59,7 @@ impl Sentinels {
         let mut reasons = Vec::new();
         let mut behind = 0;
         for _ in 0..self.service.sentinels.len() {
-            let mut state = self.state.lock();
+            let mut state = interrupt::lock(&self.state).map_err(Missed::for_good)?;
             let sentinel = place(&state.order[0]);
             let (node, epoch) = match state.primary(&self.service.name, times) {
                 Ok(Some(named)) => named,
@@ -151,6 +152,8 @@ impl Sentinels {
                     return state.named.as_ref().is_some_and(|named| *named != node);
                 }
                 Ok(Some(_)) => behind += 1,
+                // That says nothing about the Sentinels.
+                Err(error) if matches!(error.cause, Cause::Interrupted) => return false,
                 Ok(None) | Err(_) => {}
             }
             state.turn();
@@ -236,5 +239,5 @@ fn ask_for(service: &str, sentinel: &mut Wire) -> RedisResult<Option<Named>> {
 
 /// Whether the failure will be the same however often it is tried again.
 fn is_final(error: &Error) -> bool {
-    matches!(error.cause, Cause::Authentication(_) | Cause::Permission(_))
+    matches!(error.cause, Cause::Authentication(_) | Cause::Permission(_) | Cause::Interrupted)
 }
