@@ -54,6 +54,12 @@ fn frame_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// The words of a command without line ends in them.
+pub(crate) fn words(command: &[u8]) -> Vec<String> {
+    let lines = String::from_utf8_lossy(command);
+    lines.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect()
+}
+
 /// The name of a command.
 pub(crate) fn command_name(command: &[u8]) -> String {
     let name = command.split(|&byte| byte == b'\n').nth(2).unwrap_or_default();

@@ -17,7 +17,7 @@ use rand::RngExt;
 use socket2::SockRef;
 use sqlite_redis::Options;
 
-use crate::frames::{Side, command_name};
+use crate::frames::{Side, command_name, words};
 use crate::{Server, eventually};
 
 /// What is done to a command or to its reply.
@@ -77,6 +77,9 @@ struct Held {
     verdict: Option<Verdict>,
 }
 
+/// How a command is answered, given its words.
+type Answer = Arc<dyn Fn(&[String]) -> Vec<u8> + Send + Sync>;
+
 struct State {
     /// Socket of the server.
     server: PathBuf,
@@ -89,8 +92,8 @@ struct State {
     /// What waits in the proxy, in order of arrival.
     held: Vec<Held>,
     next_held: u64,
-    /// Commands that it answers itself, and how.
-    answers: HashMap<String, Vec<u8>>,
+    /// Commands that it answers itself, and how, given the words of the command.
+    answers: HashMap<String, Answer>,
     refusing: bool,
     ended: bool,
     next_connection: u64,
@@ -164,7 +167,13 @@ impl Proxy {
 
     /// From now on answers this command itself, as a server might that is another version.
     pub fn answer(&self, command: &str, reply: &str) {
-        self.shared.lock().answers.insert(command.to_owned(), reply.as_bytes().to_vec());
+        let reply = reply.as_bytes().to_vec();
+        self.answer_by(command, move |_| reply.clone());
+    }
+
+    /// From now on answers this command itself, by its words.
+    pub fn answer_by(&self, command: &str, reply: impl Fn(&[String]) -> Vec<u8> + Send + Sync + 'static) {
+        self.shared.lock().answers.insert(command.to_owned(), Arc::new(reply));
     }
 
     /// Lets the server answer all commands again.
@@ -382,7 +391,7 @@ impl Shared {
             }
             let answer = self.lock().answers.get(&name).cloned();
             if let Some(answer) = answer {
-                client.stream.write_all(&answer)?;
+                client.stream.write_all(&answer(&words(&command)))?;
                 continue;
             }
             server.stream.write_all(&command)?;

@@ -12,6 +12,7 @@ use crate::process::Process;
 use crate::store::keys::{self, Keys};
 use crate::store::protocol::{self, array, text};
 use crate::store::request::Request;
+use crate::store::scan::Scan;
 use crate::store::server::{Link, Server, checked};
 use crate::store::stage::Stage;
 use crate::store::{Snapshot, check_shape};
@@ -116,21 +117,24 @@ impl Admin {
     }
 
     fn scan_node(&self, node: &mut Link<'_>, names: &mut Vec<String>) -> Result<()> {
-        let mut cursor = "0".to_owned();
+        let (mut cursor, mut progress) = ("0".to_owned(), Scan::default());
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(Keys::pattern(&self.config.prefix));
             scan.arg("COUNT").arg(1000).arg("TYPE").arg("hash");
             let reply = checked(node.exchange(&Request::one(&scan))?.pop().unwrap_or_default())?;
             let mut parts = array("SCAN", reply)?.into_iter();
-            cursor = parts.next().as_ref().and_then(text).unwrap_or_default();
+            let next =
+                progress.after(parts.next().as_ref(), || match node.exchange(&Request::one(&cmd("DBSIZE"))) {
+                    Ok(replies) => replies.first().map(count),
+                    Err(_) => None,
+                })?;
             for key in array("SCAN", parts.next().unwrap_or_default())? {
                 let key = text(&key);
                 names.extend(key.as_deref().and_then(|key| Keys::name_in(&self.config.prefix, key)).map(str::to_owned));
             }
-            if cursor == "0" || cursor.is_empty() {
-                return Ok(());
-            }
+            let Some(next) = next else { return Ok(()) };
+            cursor = next;
         }
     }
 

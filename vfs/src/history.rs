@@ -1,12 +1,21 @@
 //! The commits that came after a snapshot, and how a reader takes them back.
 
+use std::time::Duration;
+
 use crate::delta;
 use crate::error::{Cause, Result};
+use crate::store::pace::Pace;
 use crate::store::{Changes, CommitId, LogEntry, PageNo, Piece, PiecesAsked, Snapshot, Store, Version, check_chain};
 use crate::undo::{Deltas, PIECE, PageList};
 
 /// Pieces of undo data fetched in one round trip, at most: 1 MB.
 const PIECES: usize = 16;
+/// Memory that the history of one reader may take.
+const MOST_BYTES: usize = 512 << 20;
+/// Memory that a commit takes beside its undo data.
+const STEP: usize = 256;
+/// The time to fetch undo data; more for each byte that comes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The commits after a snapshot, as far as they had to be looked at.
 pub(crate) struct History {
@@ -14,6 +23,8 @@ pub(crate) struct History {
     /// The last version looked at; the snapshot itself at first.
     known: Snapshot,
     steps: Vec<Step>,
+    /// About the memory that they take.
+    bytes: usize,
 }
 
 /// One commit, ready to be taken back.
@@ -77,7 +88,7 @@ impl Step {
 
 impl History {
     pub(crate) fn new(snapshot: Snapshot) -> Self {
-        History { snapshot, known: snapshot, steps: Vec::new() }
+        History { snapshot, known: snapshot, steps: Vec::new(), bytes: 0 }
     }
 
     fn gone<T>(&self, reason: String) -> Result<T> {
@@ -109,6 +120,7 @@ impl History {
         let mut steps = Vec::with_capacity(entries.len());
         for entry in entries {
             let version = entry.version;
+            self.takes(STEP + entry.changes.bytes())?;
             let Some(step) = Step::of(entry) else {
                 return self.gone(format!("version {version} can't be taken back"));
             };
@@ -116,6 +128,15 @@ impl History {
         }
         self.steps.extend(steps);
         self.known = *now;
+        Ok(())
+    }
+
+    /// Notes that so much memory is needed, if there is room for it.
+    fn takes(&mut self, bytes: usize) -> Result<()> {
+        self.bytes += bytes;
+        if self.bytes > MOST_BYTES {
+            return self.gone(format!("its history takes more than {MOST_BYTES} bytes"));
+        }
         Ok(())
     }
 
@@ -131,6 +152,7 @@ impl History {
     pub(crate) fn fetch_undo(&mut self, store: &dyn Store, pages: &[PageNo], now: &Snapshot) -> Result<()> {
         let mut pages = pages.to_vec();
         pages.sort_unstable();
+        let mut pace = Pace::new(PATIENCE);
         loop {
             let asked = self.missing(&pages, now);
             if asked.is_empty() {
@@ -138,7 +160,11 @@ impl History {
             }
             let mut answers = self.of_log(store.undo(&asked))?.into_iter();
             for asked in &asked {
-                self.add(asked, answers.next().unwrap_or_default())?;
+                let pieces = answers.next().unwrap_or_default();
+                let bytes = pieces.iter().map(|(_, piece)| piece.deltas.len()).sum();
+                pace.came(bytes)?;
+                self.takes(bytes)?;
+                self.add(asked, pieces)?;
             }
         }
     }

@@ -16,6 +16,18 @@ pub(super) const REPLY: usize = 1 << 20;
 pub(super) const REPLY_WITH_LEASE: usize = 128 << 10;
 /// Entries in one reply at most.
 const MOST: usize = 256;
+/// Entries and bytes that any log may have, whatever the settings of this client are: others may keep more.
+const LEAST_BOUND: (u64, u64) = (10_000, 64 << 20);
+/// Memory that an entry takes beside its bytes.
+pub(super) const ENTRY: usize = 128;
+
+/// The most that is read of a log at once: entries, and bytes. Redis trims with some slack, and `log_bytes` counts
+/// undo data only.
+pub(super) fn most_log(log_commits: u64, log_bytes: u64) -> (u64, usize) {
+    let entries = log_commits.max(LEAST_BOUND.0).saturating_mul(2);
+    let bytes = log_bytes.max(LEAST_BOUND.1).saturating_mul(2);
+    (entries, usize::try_from(bytes).unwrap_or(usize::MAX))
+}
 /// What an entry is taken to have as long as none has come.
 const ASSUMED: usize = 8 << 10;
 
@@ -52,7 +64,8 @@ impl EntrySize {
     }
 }
 
-fn size(value: &Value) -> usize {
+/// The bytes in a reply.
+pub(super) fn size(value: &Value) -> usize {
     match value {
         Value::BulkString(bytes) => bytes.len(),
         Value::Array(items) => items.iter().map(size).sum(),

@@ -19,12 +19,14 @@ mod lease_by_watch;
 mod log_batch;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod pace;
 pub(crate) mod packing;
 pub(crate) mod pool;
 pub(crate) mod protocol;
 pub(crate) mod redis;
 pub(crate) mod request;
 pub(crate) mod route;
+pub(crate) mod scan;
 pub(crate) mod script;
 pub(crate) mod server;
 mod socket;
@@ -215,6 +217,16 @@ pub(crate) enum Changes {
     Pages(Vec<u8>),
     /// Nothing: any page may have changed, and the commit can't be taken back.
     Unknown,
+}
+
+impl Changes {
+    /// Bytes that it has.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Changes::Deltas(bytes) | Changes::Pages(bytes) => bytes.len(),
+            Changes::Unknown => 0,
+        }
+    }
 }
 
 /// One commit in the log.

@@ -10,7 +10,8 @@ use redis::{Cmd, Value, cmd};
 use crate::config::Config;
 use crate::error::{Cause, Result};
 use crate::store::keys::{self, Keys};
-use crate::store::log_batch::{EntrySize, REPLY};
+use crate::store::log_batch::{ENTRY, EntrySize, REPLY, most_log, size};
+use crate::store::pace::Pace;
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::request::Request;
 use crate::store::server::{Kept, Server, checked};
@@ -264,6 +265,12 @@ impl Store for RedisStore {
     fn news(&self, after: Version, through: Version, pages: &[PageNo]) -> Result<News> {
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut fetched = None;
+        let (most_entries, most_bytes) = most_log(self.log_commits, self.log_bytes);
+        if through.0.saturating_sub(after.0) > most_entries {
+            // No log has them all.
+            return Ok(News::default());
+        }
+        let mut pace = Pace::new(self.reply_time);
         let mut first = after.next();
         while first <= through {
             let mut request = Request::one(&self.xrange(first, through, self.entry_size.count(REPLY)));
@@ -277,6 +284,7 @@ impl Store for RedisStore {
             }
             let reply = checked(replies.pop().unwrap_or_default())?;
             self.entry_size.learn(&reply);
+            let bytes = pace.came(size(&reply))?;
             let batch = protocol::log_entries(reply)?;
             let Some(last) = batch.last() else { break };
             if last.version < first {
@@ -284,6 +292,10 @@ impl Store for RedisStore {
             }
             first = last.version.next();
             entries.extend(batch);
+            if bytes + entries.len() * ENTRY > most_bytes {
+                let reason = format!("the log has more than {most_bytes} bytes between versions {after} and {through}");
+                return Err(Cause::BadReply(reason).into());
+            }
         }
         Ok(News { entries, fetched })
     }

@@ -193,7 +193,7 @@ impl Route {
                     return Ok((Idle::new(wire), self.base.clone()));
                 }
                 Way::Sentinel(sentinels) => sentinels.connect(&self.times),
-                Way::Cluster(cluster) => cluster.connect(&self.times, reused),
+                Way::Cluster(cluster) => cluster.connect(&self.times, reused, deadline),
             };
             let missed = match found {
                 Ok((mut connection, node)) => {

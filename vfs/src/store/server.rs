@@ -55,6 +55,8 @@ impl Traffic {
 
 /// Times that one exchange is repeated elsewhere: servers change over one after the other.
 const REPETITIONS: u32 = 5;
+/// Between the first of them; the others have longer pauses.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A server, shared by all databases of the process that live there. In a Cluster, the node that
 /// has a slot, shared by those of the slot.
@@ -134,7 +136,7 @@ impl Server {
     /// changed over are followed.
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
         let mut link = self.link()?;
-        for _ in 0..REPETITIONS {
+        for n in 0..REPETITIONS {
             let last = link.fresh && !self.route.follows();
             match link.ask(request) {
                 Ok(replies) => {
@@ -145,6 +147,8 @@ impl Server {
                 Err(error) if last || !self.is_elsewhere(&error.cause) => return Err(error),
                 Err(_) => {}
             }
+            // A connection that was idle is replaced at once.
+            std::thread::sleep(PAUSE * n * n);
             link = self.fresh_link()?;
         }
         link.exchange(request)

@@ -100,8 +100,12 @@ impl RedisStore {
     /// does it, before it commits: a writer that died may not have come to the end.
     pub(super) fn promote(&self, at: &Snapshot) -> Result<()> {
         let pages = PROMOTED_AT_ONCE / at.page_size.max(512);
+        let before = self.server.ask(&Request::one(cmd("HGET").arg(&self.keys.staged).arg(keys::PAGE_COUNT)))?.pop();
+        let before: u32 = text(&checked(before.unwrap_or_default())?).and_then(|count| count.parse().ok()).unwrap_or(0);
+        // Each call moves or removes about so many, or comes to the end of a pass.
+        let most_calls = 100 + 4 * u64::from(at.page_count.max(before) / pages);
         let mut cursor = "0".to_owned();
-        loop {
+        for _ in 0..most_calls {
             let mut command = cmd("EVAL");
             command.arg(PROMOTE.as_str()).arg(2).arg(&self.keys.hash).arg(&self.keys.staged);
             command.arg(at.commit.to_string()).arg(pages).arg(&cursor);
@@ -112,6 +116,9 @@ impl RedisStore {
                 (None, other) => return Err(bad_reply("EVAL", &other).into()),
             }
         }
+        let reason =
+            format!("the staged pages of version {} are not in their place after {most_calls} calls", at.version);
+        Err(Cause::BadReply(reason).into())
     }
 }
 

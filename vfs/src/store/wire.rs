@@ -11,6 +11,7 @@ use redis::{ConnectionLike, RedisError, RedisResult, Role, Value, cmd, from_redi
 use crate::config::endpoint::{Endpoint, Place};
 use crate::secret::hide_secrets;
 use crate::store::dial::{dial, left};
+use crate::store::pace::time_for;
 use crate::store::socket::Socket;
 
 /// Bytes read at once.
@@ -23,8 +24,6 @@ const ON_TRUST: usize = 1 << 20;
 const DEEPEST: usize = 100;
 /// Memory that one reply may take, values and items.
 const LARGEST: usize = 2 << 30;
-/// Bytes a second that a server sends at least, while it answers.
-const SLOWEST: f64 = 8192.0;
 
 /// A stream, and what has come over it and was not looked at yet.
 pub(crate) struct Wire {
@@ -301,7 +300,7 @@ impl Wire {
         }
         self.heard = Instant::now();
         self.reply.bytes += count;
-        if since.elapsed() > self.patience + Duration::from_secs_f64(self.reply.bytes as f64 / SLOWEST) {
+        if since.elapsed() > time_for(self.patience, self.reply.bytes) {
             return Err(io::Error::from(ErrorKind::TimedOut).into());
         }
         if self.reply.bytes + self.reply.items * size_of::<Value>() > self.largest {

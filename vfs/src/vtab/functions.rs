@@ -15,8 +15,9 @@ use super::source::members;
 use super::table::{Row, Table, bulk, count, names};
 use super::value::{Affinity, Value};
 use crate::error::{Cause, Result};
-use crate::store::protocol::{array, text};
+use crate::store::protocol::array;
 use crate::store::request::Request;
+use crate::store::scan::Scan;
 
 /// Rows indexed in one transaction, keys removed or renamed by one command.
 const BATCH: usize = 500;
@@ -244,17 +245,16 @@ impl Table {
         // Names of constraints begin with a quote, unlike the rowids of a table whose name ends with `.unique`.
         let pattern = escaped(&keys.unique("\"", b""));
         let pattern = [pattern.strip_suffix(b":").unwrap_or(&pattern), b"*"].concat();
-        let mut cursor = "0".to_owned();
+        let (mut cursor, mut progress) = ("0".to_owned(), Scan::default());
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
             let mut parts = array("SCAN", self.place.ask(&Request::one(&scan))?.pop().unwrap_or_default())?.into_iter();
-            cursor = parts.next().as_ref().and_then(text).unwrap_or_default();
+            let next = progress.after(parts.next().as_ref(), || self.place.size(&cmd("DBSIZE")))?;
             let found = array("SCAN", parts.next().unwrap_or_default())?;
             all.extend(found.iter().filter_map(|key| bulk(Some(key))).map(<[u8]>::to_vec));
-            if cursor == "0" || cursor.is_empty() {
-                return Ok(all);
-            }
+            let Some(next) = next else { return Ok(all) };
+            cursor = next;
         }
     }
 

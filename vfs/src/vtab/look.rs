@@ -12,6 +12,7 @@ use super::value::{FNV, Value, fnv};
 use crate::error::{Cause, Error, Result};
 use crate::store::protocol::{array, text};
 use crate::store::request::Request;
+use crate::store::scan::Scan;
 
 /// Keys, fields or members asked for at once.
 const BATCH: usize = 500;
@@ -61,6 +62,7 @@ pub(crate) struct View {
     rows: VecDeque<Vec<Value>>,
     /// Where `SCAN` or `HSCAN` goes on; `None` when it is through.
     cursor: Option<String>,
+    scan: Scan,
     /// Members of a sorted set that were read.
     offset: usize,
     /// Hashes of what was seen: `SCAN` may answer with a key twice.
@@ -79,6 +81,7 @@ impl View {
             arguments: [url.clone(), subject.clone()],
             rows: VecDeque::new(),
             cursor: Some("0".into()),
+            scan: Scan::default(),
             offset: 0,
             seen: HashSet::new(),
             number: 0,
@@ -132,18 +135,16 @@ impl View {
     }
 
     /// The items of a reply to `SCAN` or `HSCAN`; remembers where to go on.
-    fn scanned(&mut self, reply: Reply) -> Result<Vec<Reply>> {
+    fn scanned(&mut self, reply: Reply, size: &redis::Cmd) -> Result<Vec<Reply>> {
         let mut parts = array("SCAN", reply)?.into_iter();
-        let next = parts.next().as_ref().and_then(text);
-        let Some(next) = next else { return Err(Cause::BadReply("SCAN without a cursor".into()).into()) };
-        self.cursor = Some(next).filter(|next| next != "0");
+        self.cursor = self.scan.after(parts.next().as_ref(), || self.place.size(size))?;
         array("SCAN", parts.next().unwrap_or_default())
     }
 
     fn keys(&mut self, cursor: &str, pattern: &[u8]) -> Result<()> {
         let reply = self.ask(cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(BATCH))?;
         let mut keys: Vec<Vec<u8>> =
-            self.scanned(reply)?.iter().filter_map(|key| bulk(Some(key)).map(<[u8]>::to_vec)).collect();
+            self.scanned(reply, &cmd("DBSIZE"))?.iter().filter_map(|key| bulk(Some(key)).map(<[u8]>::to_vec)).collect();
         keys.retain(|key| self.seen.insert(fnv(FNV, key)));
         let mut request = Request::default();
         for key in &keys {
@@ -168,7 +169,7 @@ impl View {
 
     fn hash(&mut self, cursor: &str, key: &[u8]) -> Result<()> {
         let reply = self.ask(cmd("HSCAN").arg(key).arg(cursor).arg("COUNT").arg(BATCH))?;
-        let items = self.scanned(reply)?;
+        let items = self.scanned(reply, cmd("HLEN").arg(key))?;
         for [field, value] in items.as_chunks::<2>().0 {
             let (Some(field), Some(value)) = (bulk(Some(field)), bulk(Some(value))) else { continue };
             if self.seen.insert(fnv(FNV, field)) {

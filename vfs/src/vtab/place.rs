@@ -89,6 +89,14 @@ impl Place {
         Ok(self.server()?.route().is_cluster())
     }
 
+    /// The number that a command answers; `None` where it may not be asked.
+    pub(crate) fn size(&self, command: &redis::Cmd) -> Option<u64> {
+        match self.ask(&Request::one(command)).ok()?.first() {
+            Some(Value::Int(count)) => u64::try_from(*count).ok(),
+            _ => None,
+        }
+    }
+
     /// Sends commands that may be sent twice; see [`Server::ask`]. Errors among the replies are
     /// failures. Waits for a server that is busy, since SQLite calls no busy handler for a virtual table.
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use redis::{Value, cmd};
 
@@ -65,7 +66,7 @@ impl Cluster {
     }
 
     /// A connection to the node that has the slot: a new one, unless an idle one may be `reused`.
-    pub(super) fn connect(&self, times: &Times, reused: bool) -> Found {
+    pub(super) fn connect(&self, times: &Times, reused: bool, deadline: Instant) -> Found {
         let hint = self.state.lock().hint.take();
         if let Some(node) = hint
             && let Ok(connection) = self.reach(&node, times, reused)
@@ -75,6 +76,9 @@ impl Cluster {
         let mut reasons = Vec::new();
         let mut answered = false;
         for info in self.to_ask() {
+            if !reasons.is_empty() && Instant::now() >= deadline {
+                break;
+            }
             let (slot, ranges) = match self.layout(&info, times) {
                 Ok(layout) => layout,
                 Err(error) if !matches!(error.cause, Cause::Unreachable(_) | Cause::Loading(_)) => {
@@ -102,8 +106,12 @@ impl Cluster {
 
     /// Connections to all primaries.
     pub(super) fn all(&self, times: &Times) -> Result<Vec<(Wire, Node)>> {
+        let deadline = Instant::now() + times.failover;
         let mut failure = Error::from(Cause::Unreachable("no node is named".into()));
-        for info in self.to_ask() {
+        for (n, info) in self.to_ask().into_iter().enumerate() {
+            if n > 0 && Instant::now() >= deadline {
+                break;
+            }
             match self.layout(&info, times) {
                 Ok((_, ranges)) => {
                     let primaries = distinct(ranges.iter().filter_map(|range| range.nodes.first()));
