@@ -80,9 +80,9 @@ unsafe fn run(
     values: *mut *mut sqlite3_value,
     work: impl FnOnce(&Table, &str) -> Result<i64>,
 ) {
-    guard(|| {
-        // The functions are only registered with this one, see `extension::add_functions`.
-        let Some(api) = super::LOG.get() else { return code::OK };
+    // The functions are only registered with this one, see `extension::add_functions`.
+    let Some(api) = super::LOG.get() else { return };
+    let ended = guard(|| {
         // SAFETY: what was registered is a `Host`.
         let host = unsafe { &*(api.user_data)(context).cast::<Host>() };
         // SAFETY: by contract.
@@ -107,6 +107,10 @@ unsafe fn run(
         }
         code::OK
     });
+    if ended != code::OK {
+        // SAFETY: by contract.
+        unsafe { (api.result_error_code)(context, ended) };
+    }
 }
 
 fn text(value: Value) -> Option<String> {

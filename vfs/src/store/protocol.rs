@@ -39,11 +39,16 @@ impl Write for Short {
 
 /// A reply that is no use here, named in short.
 pub(crate) fn bad_reply(command: &str, value: &Value) -> Cause {
+    Cause::BadReply(answered_with(command, value))
+}
+
+/// The words for that.
+pub(crate) fn answered_with(command: &str, value: &Value) -> String {
     let mut shown = Short(String::new());
     // Ends with an error where the text is cut.
     let _ = write!(shown, "{value:?}");
     let Short(shown) = shown;
-    Cause::BadReply(format!("{command} was answered with {shown}"))
+    format!("{command} was answered with {shown}")
 }
 
 /// The items of an array reply.

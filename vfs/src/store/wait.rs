@@ -6,6 +6,7 @@ use redis::{Cmd, Value, cmd};
 use crate::config::{WAIT_DISK, Wait};
 use crate::error::{Cause, Result};
 use crate::store::Version;
+use crate::store::protocol::answered_with;
 use crate::store::request::Request;
 use crate::store::server::{Server, info, info_field, version_of};
 
@@ -40,9 +41,9 @@ pub(super) fn check(version: Version, wait: Wait, reply: Result<Value>) -> Resul
                 format!("only {have} of {wanted} replicas had it on disk within {within} ms")
             }
             [Value::Int(0), Value::Int(_)] => format!("it was not on the primary's disk within {within} ms"),
-            _ => format!("WAITAOF was answered with {reply:?}"),
+            _ => answered_with("WAITAOF", &Value::Array(reply)),
         },
-        (_, Ok(other)) => format!("the wait was answered with {other:?}"),
+        (_, Ok(other)) => answered_with("the wait", &other),
         (_, Err(error)) => format!("it could not be asked who has it: {error}"),
     };
     Err(Cause::NotReplicated { version, reason }.into())

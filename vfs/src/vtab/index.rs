@@ -4,6 +4,8 @@
 //! score 0 in lexical order. Values that it has no place for (text in a number column, numbers in
 //! a text column, blobs) go to a second, lexical one, and rows with NULL to a set of their own.
 
+use std::ops::Range;
+
 use super::keys::Keys;
 use super::value::{Affinity, Value, exact_real_text, real_text};
 
@@ -148,13 +150,14 @@ pub(crate) fn value_of(part: Part, affinity: Affinity, member: &[u8], score: f64
         Part::Texts | Part::OtherTexts => Some(Value::Text(rest.to_vec())),
         Part::OtherBlobs => Some(Value::Blob(rest.to_vec())),
         Part::OtherNumbers => {
-            let digits = std::str::from_utf8(rest.get(..20)?).ok()?;
-            let ordered = u64::from_str_radix(&digits[..16], 16).ok()?;
-            let rest_of = i128::from_str_radix(&digits[16..], 16).ok()? - 0x8000;
+            // Other programs may have put any bytes there.
+            let digits = |at: Range<usize>| std::str::from_utf8(rest.get(at)?).ok();
+            let ordered = u64::from_str_radix(digits(0..16)?, 16).ok()?;
+            let rest_of = i128::from_str_radix(digits(16..20)?, 16).ok()? - 0x8000;
             let real = f64::from_bits(if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered });
             match rest.get(20)? {
-                b'i' => i64::try_from(real as i128 + rest_of).ok().map(Value::Integer),
-                _ => Some(Value::Real(real)),
+                b'i' => i64::try_from((real as i128).checked_add(rest_of)?).ok().map(Value::Integer),
+                _ => Some(Value::Real(real)).filter(|_| !real.is_nan()),
             }
         }
     }
@@ -227,6 +230,21 @@ mod tests {
         }
 
         #[test]
+        fn any_bytes_are_some_member_or_none(
+            head in "[0-9a-fn]{0,18}",
+            middle in "[é0-9a-f]{0,8}",
+            tail in prop::collection::vec(any::<u8>(), 0..6),
+            score: f64,
+        ) {
+            let bytes = [b"n", head.as_bytes(), middle.as_bytes(), &tail].concat();
+            for part in [Part::Numbers, Part::Texts, Part::OtherNumbers, Part::OtherTexts, Part::OtherBlobs] {
+                for affinity in [Affinity::Text, Affinity::Integer, Affinity::Real] {
+                    value_of(part, affinity, &bytes, score);
+                }
+            }
+        }
+
+        #[test]
         fn members_tell_their_value(value in any_number()) {
             for affinity in [Affinity::Text, Affinity::Integer, Affinity::Real] {
                 let part = part(&value, affinity);
@@ -240,6 +258,23 @@ mod tests {
                 let whole_as_real = affinity == Affinity::Real && matches!(value, Value::Integer(_));
                 prop_assert!(whole_as_real || back.compare(&value).is_eq(), "{back:?} {value:?}");
             }
+        }
+    }
+
+    #[test]
+    fn members_that_other_programs_have_made_up_stand_for_nothing() {
+        let value = |member: &[u8]| value_of(Part::OtherNumbers, Affinity::Text, member, 0.0);
+        let one = member(Part::OtherNumbers, &Value::Integer(1));
+        assert_eq!(value(&one), Some(Value::Integer(1)));
+        for bad in [
+            "n",
+            "n123456789012345é8000i",
+            "n12345678901234é8000i",
+            // Larger than any integer, and no number.
+            &format!("n{:016x}ffffi", f64::MAX.to_bits() | 1 << 63),
+            &format!("n{:016x}8000r", f64::NAN.to_bits() | 1 << 63),
+        ] {
+            assert_eq!(value(bad.as_bytes()), None, "{bad}");
         }
     }
 
