@@ -9,7 +9,7 @@ use crate::config::{Config, Wait};
 use crate::error::{Cause, Result};
 use crate::ffi::fork;
 use crate::freshness::Freshness;
-use crate::lease::{self, Lease, Lingering, Renewer};
+use crate::lease::{self, Lease, Lingering, Owner, Renewer};
 use crate::reader::Reader;
 use crate::replicas::Replicas;
 use crate::source::Source;
@@ -129,28 +129,44 @@ impl Database {
     }
 
     /// The same with the write lease, in one round trip, or in none if the last transaction has left
-    /// it, for a transaction that will write.
-    pub(crate) fn newest_to_write(&self) -> Result<(Lease, Snapshot, Epoch)> {
-        let asked = Instant::now();
-        let left = self.left();
-        let was_asked = left.is_none();
-        let hot = self.hot.lock().clone();
-        let (lease, snapshot, news) = match left {
-            Some((lease, snapshot)) => (lease, snapshot, None),
-            None => self.take_lease(PATIENCE, &hot)?,
-        };
-        if was_asked {
-            self.mind_removal(asked, &snapshot);
+    /// it, for a transaction that will write. While another holds it, this stands in line for as long as there
+    /// is `patience`.
+    pub(crate) fn newest_to_write(&self, owner: Owner, patience: Duration) -> Result<(Lease, Snapshot, Epoch)> {
+        let Some((lease, snapshot)) = self.left(owner) else { return self.newest_with_lease(patience) };
+        match self.admit(&snapshot) {
+            Ok(epoch) => Ok((lease, snapshot, epoch)),
+            Err(error) => Err(lease.release_after(error)),
         }
+    }
+
+    fn newest_with_lease(&self, patience: Duration) -> Result<(Lease, Snapshot, Epoch)> {
+        let asked = Instant::now();
+        let hot = self.hot.lock().clone();
+        let (lease, snapshot, news) = self.take_lease(patience, &hot)?;
         match self.admit_with(&snapshot, hot, news) {
             Ok(epoch) => {
-                if was_asked {
-                    self.freshness.said(epoch, asked, &snapshot);
-                }
+                self.freshness.said(epoch, asked, &snapshot);
                 Ok((lease, snapshot, epoch))
             }
             Err(error) => Err(lease.release_after(error)),
         }
+    }
+
+    /// Stands in line for the write lease, and holds it for a connection that will ask for it.
+    pub(crate) fn stand_in_line(&self, owner: Owner, patience: Duration) -> Result<()> {
+        let (lease, snapshot, _) = self.newest_with_lease(patience)?;
+        self.hold(lease, snapshot, owner);
+        Ok(())
+    }
+
+    /// Holds the lease, which is at this version, for a connection that will most likely ask for it.
+    pub(crate) fn hold(&self, lease: Lease, snapshot: Snapshot, owner: Owner) {
+        self.lingering.hold(lease, snapshot, owner);
+    }
+
+    /// A connection does not need the lease that is held for it.
+    pub(crate) fn give_up(&self, owner: Owner) {
+        self.lingering.give_up(owner);
     }
 
     fn wanted(&self, last: Option<(Snapshot, Epoch)>) -> &'static [PageNo] {
@@ -311,8 +327,8 @@ impl Database {
     }
 
     /// The write lease; with it comes the version that the server has now.
-    pub(crate) fn lease(&self) -> Result<(Lease, Snapshot)> {
-        if let Some(left) = self.left() {
+    pub(crate) fn lease(&self, owner: Owner) -> Result<(Lease, Snapshot)> {
+        if let Some(left) = self.left(owner) {
             return Ok(left);
         }
         let (lease, snapshot, _) = self.take_lease(Duration::ZERO, &[])?;
@@ -325,13 +341,15 @@ impl Database {
         // Where one transaction follows the other, the next will most likely come.
         let linger = if self.lingering.is_busy(self.linger) { self.linger } else { Duration::ZERO };
         let known = self.cache.head().0.version;
+        let patience = if patience < WORTH_WAITING { Duration::ZERO } else { patience };
         let bid = Bid { token: &lease::token()?, life: self.lease_life, patience, known, pages };
         Lease::take(&self.primary.store, bid, &self.renewer, linger)
     }
 
-    /// The write lease that the last transaction has left, and the version that it is at.
-    fn left(&self) -> Option<(Lease, Snapshot)> {
-        let (lease, snapshot) = self.lingering.take()?;
+    /// The write lease that the last transaction has left, or that is held for this connection, and the
+    /// version that it is at.
+    fn left(&self, owner: Owner) -> Option<(Lease, Snapshot)> {
+        let (lease, snapshot) = self.lingering.take(owner)?;
         if self.cache.head().0 == snapshot {
             return Some((lease, snapshot));
         }
@@ -384,8 +402,8 @@ pub(crate) fn refuses_lease(cause: &Cause) -> bool {
     )
 }
 
-/// How long a transaction that will write stands in line before SQLite's busy handler has its say.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Less time in line is not worth its commands.
+const WORTH_WAITING: Duration = Duration::from_millis(5);
 
 /// The last of the pages that are fetched when nothing is known of a database. It is all of a small one, and
 /// most tables and indexes begin there, because they were made first, or by `VACUUM`.

@@ -16,7 +16,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use begin::Refusal;
 use cookie::SchemaCookie;
+use patience::Patience;
 pub(crate) use pragma::Answer;
 #[cfg(test)]
 pub(crate) use pragma::PRAGMAS;
@@ -28,7 +30,7 @@ use crate::error::{Cause, Error, Result};
 use crate::ffi::fork;
 use crate::group::{Group, Moment, Participant};
 use crate::journal::Notes;
-use crate::lease::Lease;
+use crate::lease::{Lease, Owner};
 use crate::process::Process;
 use crate::reader::Reader;
 use crate::session::Session;
@@ -92,8 +94,14 @@ pub(crate) struct File {
     level: Level,
     /// The transaction that begins will most likely write.
     writes: bool,
-    /// The lease that came with the snapshot, until the write lock is asked for.
+    /// The lease that came with the snapshot in `locking_mode=EXCLUSIVE`, until the write lock is asked for.
     ahead: Option<Lease>,
+    /// The lease came with the snapshot, and the database holds it for a while.
+    is_held: bool,
+    refused: Option<Refusal>,
+    /// Whom the database holds a lease for.
+    owner: Owner,
+    patience: Patience,
     read_only: bool,
     /// `PRAGMA locking_mode=EXCLUSIVE` was seen: the lease is taken with the first snapshot and kept.
     exclusive: bool,
@@ -154,6 +162,10 @@ impl File {
             level: Level::None,
             writes: false,
             ahead: None,
+            is_held: false,
+            refused: None,
+            owner: Owner::new(),
+            patience: Patience::default(),
             read_only,
             exclusive: false,
             overtaken: false,
@@ -213,6 +225,8 @@ impl File {
         self.refuse_parents_transaction()?;
         if offset == VERSION_BYTES.start as u64 && buffer.len() == VERSION_BYTES.len() {
             self.catch_up()?;
+        } else if offset > 0 {
+            self.reads_on();
         }
         self.txn.read(&self.database, offset, buffer)?;
         let whole = offset + buffer.len() as u64 <= self.txn.size().unwrap_or(0);
@@ -335,6 +349,7 @@ impl File {
         if let Some(participant) = self.participant.take() {
             Process::current().participants.leave(self.connection, &participant);
         }
+        self.reads_on();
         let unused = self.ahead.take().map_or(Ok(()), Lease::release);
         let released = self.txn.stop_writing(&self.database).and(unused);
         if level == Level::None {
@@ -358,7 +373,8 @@ impl File {
             return Ok(());
         }
         self.leave_group();
-        let asked = Asked { moment: self.moment(super_journal), exclusive: self.exclusive, wait: self.wait };
+        let asked =
+            Asked { moment: self.moment(super_journal), exclusive: self.exclusive, wait: self.wait, owner: self.owner };
         let committed = self.txn.writing()?.commit(&self.database, &asked)?;
         self.has_committed(&committed);
         Ok(())
@@ -427,6 +443,7 @@ impl File {
         if let Some(lease) = self.ahead.take() {
             lease.abandon();
         }
+        self.is_held = false;
         self.cookie.forked();
         let database = &self.database;
         self.txn.forked(|snapshot| match database.cache.admit(snapshot) {
@@ -458,6 +475,7 @@ impl File {
 
 mod begin;
 mod cookie;
+mod patience;
 mod pragma;
 #[cfg(test)]
 mod tests;

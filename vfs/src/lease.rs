@@ -15,7 +15,7 @@ use crate::store::turn::HANDOVER;
 use crate::store::{After, Bid, Commit, Ending, Held, Leased, Lingers, News, Snapshot, Store, Writer};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-pub(crate) use linger::Lingering;
+pub(crate) use linger::{Lingering, Owner};
 
 /// A token that nobody else has, and that tells an operator who it is.
 pub(crate) fn token() -> Result<String> {

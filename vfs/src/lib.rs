@@ -26,7 +26,8 @@
 //!    committed; `prepared`, `group`: commits of one and of several databases; `header`: what page 1 says
 //!    of the rest; `reader`: its snapshot; `history`: the commits since then
 //! 6. `cache`: the pages that this process knows; `undo`, `delta`: how pages are put back to what they were
-//! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write
+//! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write;
+//!    `line`: waiting for it
 //! 8. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
 //! 9. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
 //! 10. `error`: everything that can go wrong, and SQLite's code for it; `secret`: what no message may show; `sync`: locks that a fork leaves in order
@@ -56,6 +57,7 @@ mod source;
 mod replicas;
 mod process;
 mod lease;
+mod line;
 mod store;
 mod fault;
 mod sync;

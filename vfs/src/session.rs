@@ -9,7 +9,7 @@ use crate::database::Database;
 use crate::error::{Cause, Result};
 use crate::ffi::interrupt;
 use crate::follower::Following;
-use crate::lease::Lease;
+use crate::lease::{Lease, Owner};
 use crate::reader::Reader;
 use crate::source::Source;
 use crate::store::{Snapshot, Version};
@@ -90,9 +90,15 @@ impl Session {
         Ok(self.reader(told))
     }
 
-    /// Takes the primary's newest snapshot and the write lease, for a transaction that will write.
-    pub(crate) fn begin_to_write(&mut self, database: &Database) -> Result<(Lease, Reader)> {
-        let (lease, snapshot, epoch) = database.newest_to_write()?;
+    /// Takes the primary's newest snapshot and the write lease, for a transaction that will write. Stands in
+    /// line for the lease as long as there is `patience`.
+    pub(crate) fn begin_to_write(
+        &mut self,
+        database: &Database,
+        owner: Owner,
+        patience: Duration,
+    ) -> Result<(Lease, Reader)> {
+        let (lease, snapshot, epoch) = database.newest_to_write(owner, patience)?;
         match self.accept(database, (snapshot, epoch)) {
             Ok(told) => {
                 self.newest_next = false;

@@ -10,7 +10,7 @@ use crate::error::{Cause, Error, Result};
 use crate::gathered::Gathered;
 use crate::group::{Group, Member, Moment};
 use crate::header::Header;
-use crate::lease::Lease;
+use crate::lease::{Lease, Owner};
 use crate::prepared::{Prepared, take_back};
 use crate::reader::{Reader, WINDOW_PAGES};
 use crate::store::{CommitId, Page, PageNo, Snapshot, Undo};
@@ -73,6 +73,8 @@ pub(crate) struct Asked {
     pub exclusive: bool,
     /// What the commit waits for.
     pub wait: Wait,
+    /// Whose commit it is.
+    pub owner: Owner,
 }
 
 /// What a commit left behind for the one who called.
@@ -156,11 +158,11 @@ impl Txn {
 
     /// Turns a read transaction into a write transaction: the lease, and proof that nobody
     /// committed since its snapshot. A lease that came with the snapshot is that proof.
-    pub(crate) fn start_writing(&mut self, database: &Database, ahead: Option<Lease>) -> Result<()> {
+    pub(crate) fn start_writing(&mut self, database: &Database, ahead: Option<Lease>, owner: Owner) -> Result<()> {
         let Txn::Reading(reader) = self else {
             return Err(Cause::Internal("a write lock without a snapshot".into()).into());
         };
-        let lease = ahead.map_or_else(|| lease_at(database, &reader.snapshot), Ok)?;
+        let lease = ahead.map_or_else(|| lease_at(database, &reader.snapshot, owner), Ok)?;
         self.write_from(database, Some(lease), Exclusivity::Kept);
         Ok(())
     }
@@ -190,8 +192,8 @@ impl Txn {
     }
 
     /// The lease, for a transaction that reads the newest version; `None` if it reads none.
-    pub(crate) fn lease(&self, database: &Database) -> Result<Option<Lease>> {
-        self.snapshot().map(|snapshot| lease_at(database, &snapshot)).transpose()
+    pub(crate) fn lease(&self, database: &Database, owner: Owner) -> Result<Option<Lease>> {
+        self.snapshot().map(|snapshot| lease_at(database, &snapshot, owner)).transpose()
     }
 
     /// Ends the write part; what was not committed is gone. The read part goes on.
@@ -250,8 +252,8 @@ fn write_set(database: &Database, snapshot: &Snapshot) -> WriteSet {
 }
 
 /// The lease, and with it the certainty that `snapshot` is the newest version.
-fn lease_at(database: &Database, snapshot: &Snapshot) -> Result<Lease> {
-    let (lease, now) = database.lease()?;
+fn lease_at(database: &Database, snapshot: &Snapshot, owner: Owner) -> Result<Lease> {
+    let (lease, now) = database.lease(owner)?;
     if now.identity() != snapshot.identity() {
         lease.release()?;
         return Err(Cause::Stale { snapshot: snapshot.version, found: now.version }.into());
@@ -386,7 +388,7 @@ impl Writing {
         let Some(mut prepared) = self.prepare(database)? else { return Ok(Committed::Nothing) };
         let lease = match self.lease.take() {
             Some(lease) => lease,
-            None => lease_at(database, &prepared.base)?,
+            None => lease_at(database, &prepared.base, asked.owner)?,
         };
         match &asked.moment {
             Moment::Alone => {

@@ -213,6 +213,8 @@ functions! {
         unsafe extern "C" fn(*const c_char, c_int) -> *const c_char;
     247 filename_journal = ffi::sqlite3_filename_journal,
         unsafe extern "C" fn(*const c_char) -> *const c_char;
+    252 txn_state = ffi::sqlite3_txn_state,
+        unsafe extern "C" fn(*mut sqlite3, *const c_char) -> c_int;
     257 vtab_rhs_value = ffi::sqlite3_vtab_rhs_value,
         unsafe extern "C" fn(*mut sqlite3_index_info, c_int, *mut *mut sqlite3_value) -> c_int;
     259 vtab_in = ffi::sqlite3_vtab_in,

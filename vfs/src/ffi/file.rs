@@ -260,8 +260,8 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
                 file.expect(connection, writes());
             } else if file.is_overtaken() {
                 // SAFETY: as above.
-                if unsafe { reads_beside(open.api, open.connection) } {
-                    file.has_another_reader();
+                if unsafe { may_have_read(open.api, open.connection) } {
+                    file.goes_on_reading();
                 }
             }
             file.lock(level)?;
@@ -286,13 +286,21 @@ unsafe fn writes(api: &Api, connection: *const *mut sqlite3) -> bool {
     unsafe { running(api, connection) }.any(|statement| unsafe { (api.stmt_readonly)(statement) == 0 })
 }
 
-/// Whether a connection is running a statement in no explicit transaction while another reads.
+/// Whether a connection may have read a database in its transaction before it wants to write. The only running
+/// statement of no explicit transaction asks for all its locks on a database at once.
 ///
 /// # Safety
 /// As for [`writes`].
-unsafe fn reads_beside(api: &Api, connection: *const *mut sqlite3) -> bool {
+unsafe fn may_have_read(api: &Api, connection: *const *mut sqlite3) -> bool {
+    if connection.is_null() {
+        return true;
+    }
     // SAFETY: by contract.
-    unsafe { running(api, connection).count() > 1 && (api.get_autocommit)(*connection) != 0 }
+    unsafe {
+        let is_first = (api.txn_state)(*connection, std::ptr::null()) == ffi::SQLITE_TXN_NONE;
+        let is_alone = (api.get_autocommit)(*connection) != 0 && running(api, connection).count() == 1;
+        !is_first && !is_alone
+    }
 }
 
 /// The statements that a connection is running, as far as it is worth looking.

@@ -4,6 +4,7 @@
 //! registered: temporary files, sorters, loading of extensions, time and randomness.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::time::Duration;
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
 
@@ -11,6 +12,7 @@ use super::api::Api;
 use super::file::{Kind, Open, OsFile};
 use super::{LOG, fork, guard, report};
 use crate::error::{Cause, During, Error, Result, code};
+use crate::line;
 use crate::sync::Mutex;
 use crate::vfs::{self, Named};
 
@@ -338,8 +340,19 @@ unsafe extern "C" fn randomness(vfs: *mut sqlite3_vfs, size: c_int, out: *mut c_
     delegate!(vfs, xRandomness, 0, size, out)
 }
 
+/// "The xSleep method causes the calling thread to sleep for at least the number of microseconds given", unless
+/// what is waited for has come.
 unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
-    delegate!(vfs, xSleep, 0, microseconds)
+    let mut left = microseconds;
+    guard(|| {
+        let time = line::sleep(Duration::from_micros(u64::try_from(microseconds).unwrap_or(0)));
+        left = c_int::try_from(time.as_micros()).unwrap_or(microseconds);
+        code::OK
+    });
+    if left == 0 {
+        return microseconds;
+    }
+    delegate!(vfs, xSleep, 0, left)
 }
 
 unsafe extern "C" fn current_time(vfs: *mut sqlite3_vfs, out: *mut f64) -> c_int {

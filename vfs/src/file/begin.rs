@@ -1,12 +1,28 @@
 //! How a transaction begins: with a snapshot, and with the write lease where that will be needed.
 
+use std::time::{Duration, Instant};
+
+use super::patience::Patience;
 use super::{Address, File};
 use crate::config::Replicas;
 use crate::database::refuses_lease;
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
+use crate::line;
 use crate::reader::Reader;
 use crate::store::Snapshot;
 use crate::txn::Txn;
+
+/// A refusal of the lease that is not older is one of the same step of SQLite, which asks for the write lock right
+/// after it has read page 1.
+const JUST_NOW: Duration = Duration::from_millis(20);
+
+/// The lease was to come with a snapshot, and another had it.
+pub(super) struct Refusal {
+    holder: String,
+    /// When the try began.
+    begun: Instant,
+    at: Instant,
+}
 
 impl File {
     /// Takes a snapshot to read.
@@ -28,13 +44,41 @@ impl File {
         if self.read_only || !(self.exclusive || self.writes) {
             return self.begin();
         }
-        match self.session.begin_to_write(&self.database) {
+        let asked = Instant::now();
+        let patience = self.patience.at(asked);
+        match self.session.begin_to_write(&self.database, self.owner, patience) {
             Ok((lease, reader)) => {
-                self.ahead = Some(lease);
+                self.patience = Patience::default();
+                if self.exclusive {
+                    self.ahead = Some(lease);
+                } else {
+                    self.database.hold(lease, reader.snapshot, self.owner);
+                    self.is_held = true;
+                }
                 Ok(reader)
             }
-            Err(error) if !self.exclusive && refuses_lease(&error.cause) => self.begin(),
-            Err(error) => Err(error),
+            Err(error) => {
+                if let Cause::Busy(holder) = &error.cause {
+                    self.refused(holder.clone(), asked);
+                }
+                if self.exclusive || !refuses_lease(&error.cause) { Err(error) } else { self.begin() }
+            }
+        }
+    }
+
+    /// Another holds the lease, at the end of a try that began then.
+    fn refused(&mut self, holder: String, begun: Instant) {
+        let now = Instant::now();
+        self.patience.spend(now - begun, now);
+        line::refused(&self.database, self.owner, begun);
+        self.refused = Some(Refusal { holder, begun, at: now });
+    }
+
+    /// SQLite reads on although the write lock would come next if it was about to write: it writes elsewhere.
+    pub(super) fn reads_on(&mut self) {
+        self.refused = None;
+        if std::mem::take(&mut self.is_held) {
+            self.database.give_up(self.owner);
         }
     }
 
@@ -68,21 +112,37 @@ impl File {
 
     /// Turns the read transaction into a write transaction.
     ///
-    /// A refusal because another has committed makes SQLite unlock, unless the application goes on with its
-    /// transaction or SQLite is in a `locking_mode=EXCLUSIVE` of which nothing was told. Then SQLite would be
-    /// refused for ever. So the second time it gets the lock, and its commit is refused: what follows makes it
-    /// drop its page cache (see [`Txn::start_overtaken`]).
+    /// A refusal because another has committed makes SQLite unlock at the end of the transaction, unless it is in
+    /// a `locking_mode=EXCLUSIVE` of which nothing was told. Then it would be refused for ever. So in its next
+    /// transaction it gets the lock, and its commit is refused: what follows makes it drop its page cache (see
+    /// [`Txn::start_overtaken`]).
     pub(super) fn start_writing(&mut self) -> Result<()> {
-        match self.txn.start_writing(&self.database, self.ahead.take()) {
-            Err(error) if matches!(error.cause, Cause::Stale { .. }) => {
-                if !self.overtaken {
-                    self.overtaken = true;
-                    return Err(error);
-                }
+        if let Some(Refusal { holder, begun, at }) = self.refused.take()
+            && at.elapsed() < JUST_NOW
+        {
+            line::refused(&self.database, self.owner, begun);
+            return Err(Cause::Busy(holder).into());
+        }
+        self.is_held = false;
+        let asked = Instant::now();
+        match self.txn.start_writing(&self.database, self.ahead.take(), self.owner) {
+            Err(Error { cause: Cause::Stale { .. }, .. }) if self.overtaken => {
                 self.txn.start_overtaken(&self.database);
                 Ok(())
             }
-            outcome => outcome,
+            outcome => {
+                match outcome.as_ref().map_err(|error| &error.cause) {
+                    Ok(()) => self.patience = Patience::default(),
+                    Err(Cause::Stale { .. }) => self.overtaken = true,
+                    Err(Cause::Busy(holder)) => {
+                        let holder = holder.clone();
+                        self.refused(holder, asked);
+                        self.refused = None;
+                    }
+                    Err(_) => {}
+                }
+                outcome
+            }
         }
     }
 
@@ -91,8 +151,8 @@ impl File {
         self.overtaken
     }
 
-    /// Another statement of the connection reads: the lock is kept for that.
-    pub(crate) fn has_another_reader(&mut self) {
+    /// A transaction is open that may have read: SQLite keeps its lock for that.
+    pub(crate) fn goes_on_reading(&mut self) {
         self.overtaken = false;
     }
 
@@ -103,7 +163,7 @@ impl File {
             return Ok(false);
         }
         if exclusive && !self.exclusive && self.ahead.is_none() && matches!(self.txn, Txn::Reading(_)) {
-            self.ahead = self.txn.lease(&self.database)?;
+            self.ahead = self.txn.lease(&self.database, self.owner)?;
         }
         self.exclusive = exclusive;
         Ok(true)

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::*;
 use crate::store::memory::MemoryStore;
@@ -193,6 +194,36 @@ fn only_one_writes_and_not_from_an_old_snapshot() {
     two.unlock(Level::None).unwrap();
     commit(&mut two, 3, &[7]).unwrap();
     assert_eq!(content(&stand.store), [7]);
+}
+
+#[test]
+fn a_file_that_reads_on_is_not_about_to_write() {
+    let stand = Stand::new();
+    let mut file = stand.file();
+    commit(&mut file, 1, &[2]).unwrap();
+    for another_page in [false, true] {
+        file.expect(0, true);
+        begin(&mut file).unwrap();
+        get(&mut file, 1).unwrap();
+        assert!(stand.store.leased().unwrap(), "it will most likely write");
+        if another_page {
+            get(&mut file, 2).unwrap();
+            assert!(!stand.store.leased().unwrap());
+        } else {
+            file.lock(Level::Reserved).unwrap();
+            get(&mut file, 2).unwrap();
+            assert!(stand.store.leased().unwrap(), "now it does");
+        }
+        file.unlock(Level::None).unwrap();
+        assert!(!stand.store.leased().unwrap());
+    }
+    begin(&mut file).unwrap();
+    let released = Instant::now();
+    while stand.store.leased().unwrap() {
+        assert!(released.elapsed() < Duration::from_secs(20), "it does not ask for the write lock");
+    }
+    file.lock(Level::Reserved).unwrap();
+    assert!(stand.store.leased().unwrap(), "late, but nobody has committed");
 }
 
 #[test]

@@ -1,18 +1,37 @@
-//! A write lease that is kept after a commit, for the next transaction of any connection of this process
-//! to the same database: one that comes in time needs neither to ask for the lease nor for the version.
+//! A write lease that nobody uses at the moment, and that is given back unless somebody does soon.
 //!
-//! While the lease is held nobody else commits, so the version is the newest. It is used only for the
-//! first half of its life, and the commit watches the hash as ever.
+//! After a commit it is kept for the next transaction of any connection of this process to the same
+//! database: one that comes in time needs neither to ask for the lease nor for the version. Before a
+//! transaction it is held for the connection that will most likely write: until SQLite asks for the write lock.
+//!
+//! While the lease is held nobody else commits, so the version is the newest. After a commit it is used only
+//! for the first half of its life, and the commit watches the hash as ever.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::Lease;
+use super::{Lease, Renewer};
 use crate::store::Snapshot;
 use crate::sync::Mutex;
 
 /// How long it lingers when others wait: as long as a busy client takes to come back.
 const LINGER_IF_WANTED: Duration = Duration::from_millis(1);
+/// How long it is held for a connection that will most likely write. SQLite asks for the write lock right after it
+/// has read page 1, if it does.
+const SOON: Duration = Duration::from_millis(50);
+
+/// The number of a connection's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner(u64);
+
+impl Owner {
+    /// One that nobody else has.
+    pub(crate) fn new() -> Owner {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Owner(NEXT.fetch_add(1, Relaxed))
+    }
+}
 
 /// See the [module](self).
 #[derive(Default)]
@@ -22,12 +41,35 @@ pub(crate) struct Lingering {
 
 #[derive(Default)]
 struct Kept {
-    lease: Option<(Lease, Snapshot, Instant)>,
+    lease: Option<Unused>,
     /// When a lease was given back, or kept.
     ended: Option<Instant>,
 }
 
+struct Unused {
+    lease: Lease,
+    /// The version that it is at.
+    snapshot: Snapshot,
+    /// When it is given back.
+    due: Instant,
+    /// Whom it is held for; `None` if it is for anybody.
+    owner: Option<Owner>,
+}
+
 impl Lingering {
+    /// Holds a lease for a connection that will most likely write soon. It is renewed meanwhile.
+    pub(crate) fn hold(self: &Arc<Self>, lease: Lease, snapshot: Snapshot, owner: Owner) {
+        let (renewer, due) = (lease.renewer.clone(), Instant::now() + SOON);
+        self.put(&renewer, Unused { lease, snapshot, due, owner: Some(owner) });
+    }
+
+    fn put(self: &Arc<Self>, renewer: &Arc<Renewer>, unused: Unused) {
+        let due = unused.due;
+        let before = self.state.lock().lease.replace(unused);
+        renewer.watch(self, due);
+        drop(before);
+    }
+
     /// Keeps a lease that a commit has left, at this version.
     pub(crate) fn keep(self: &Arc<Self>, lease: Lease, snapshot: Snapshot) {
         let renewer = lease.renewer.clone();
@@ -35,12 +77,8 @@ impl Lingering {
         let linger = if lease.turn.wanted { lease.linger.min(LINGER_IF_WANTED) } else { lease.linger };
         let now = Instant::now();
         let due = lease.extended.map_or(now, |extended| (now + linger).min(extended + lease.lingering_life() / 2));
-        let mut state = self.state.lock();
-        state.ended = Some(now);
-        let before = state.lease.replace((lease, snapshot, due));
-        drop(state);
-        renewer.watch(self, due);
-        drop(before);
+        self.ended();
+        self.put(&renewer, Unused { lease, snapshot, due, owner: None });
     }
 
     /// A transaction has ended without leaving anything here.
@@ -53,43 +91,51 @@ impl Lingering {
         self.state.lock().ended.is_some_and(|ended| ended.elapsed() < linger)
     }
 
-    /// The lease, if it is not too late.
-    pub(crate) fn take(&self) -> Option<(Lease, Snapshot)> {
+    /// The lease, if it is for this connection and it is not too late.
+    pub(crate) fn take(&self, owner: Owner) -> Option<(Lease, Snapshot)> {
         let mut state = self.state.lock();
-        let (lease, snapshot, _) = state.lease.take_if(|(_, _, due)| Instant::now() < *due)?;
+        let fits = |unused: &mut Unused| Instant::now() < unused.due && unused.owner.is_none_or(|other| other == owner);
+        let Unused { lease, snapshot, owner, .. } = state.lease.take_if(fits)?;
         drop(state);
-        lease.keep_alive(lease.lingering_life() / 2);
+        if owner.is_none() {
+            lease.keep_alive(lease.lingering_life() / 2);
+        }
         Some((lease, snapshot))
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        self.state.lock().lease.as_ref().map(|(_, _, due)| *due)
+        self.state.lock().lease.as_ref().map(|unused| unused.due)
     }
 
     pub(super) fn end_if_due(&self, now: Instant) {
-        let over = self.state.lock().lease.take_if(|(_, _, due)| *due <= now);
+        let over = self.state.lock().lease.take_if(|unused| unused.due <= now);
         release(over);
     }
 
-    /// Gives the lease back.
+    /// Gives the lease back that is held for a connection.
+    pub(crate) fn give_up(&self, owner: Owner) {
+        let over = self.state.lock().lease.take_if(|unused| unused.owner == Some(owner));
+        release(over);
+    }
+
+    /// Gives back a lease that is held for nobody.
     pub(crate) fn end(&self) {
-        let over = self.state.lock().lease.take();
+        let over = self.state.lock().lease.take_if(|unused| unused.owner.is_none());
         release(over);
     }
 }
 
-fn release(over: Option<(Lease, Snapshot, Instant)>) {
-    if let Some((lease, ..)) = over
+fn release(over: Option<Unused>) {
+    if let Some(Unused { lease, .. }) = over
         && let Err(error) = lease.release()
     {
-        crate::ffi::log(&format!("a write lease that lingered will end by itself: {error}"));
+        crate::ffi::log(&format!("a write lease that was not used will end by itself: {error}"));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lease::Renewer;
     use crate::store::memory::MemoryStore;
     use crate::store::{Bid, Store, Version};
 
@@ -102,7 +148,7 @@ mod tests {
         lease.extended = Some(Instant::now() - extended);
         let lingering = Arc::new(Lingering::default());
         lingering.keep(lease, at);
-        lingering.take().is_some()
+        lingering.take(Owner::new()).is_some()
     }
 
     #[test]
@@ -111,5 +157,37 @@ mod tests {
         assert!(is_used(Duration::from_secs(15)));
         assert!(!is_used(Duration::from_secs(31)));
         assert!(!is_used(Duration::from_secs(59)));
+    }
+
+    #[test]
+    fn a_lease_that_is_held_for_a_connection_is_for_no_other_and_is_given_back() {
+        let memory = Arc::new(MemoryStore::default());
+        let store: Arc<dyn Store> = memory.clone();
+        let renewer = Arc::new(Renewer::default());
+        let lingering = Arc::new(Lingering::default());
+        let [one, two] = [Owner::new(), Owner::new()];
+        let hold = || {
+            let (life, known) = (Duration::from_secs(60), Version(0));
+            let bid = Bid { token: "me", life, patience: Duration::ZERO, known, pages: &[] };
+            let (lease, at, _) = Lease::take(&store, bid, &renewer, Duration::ZERO).unwrap();
+            lingering.hold(lease, at, one);
+        };
+        hold();
+        assert!(lingering.take(two).is_none());
+        lingering.give_up(two);
+        lingering.end();
+        assert!(store.leased().unwrap(), "these are others");
+        let (lease, _) = lingering.take(one).unwrap();
+        lease.release().unwrap();
+        hold();
+        lingering.give_up(one);
+        assert!(!store.leased().unwrap());
+        hold();
+        let held = Instant::now();
+        while store.leased().unwrap() {
+            assert!(held.elapsed() < Duration::from_secs(20), "nobody uses it");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(held.elapsed() >= SOON);
     }
 }

@@ -53,6 +53,10 @@ impl Traffic {
     }
 }
 
+/// How late a server may be with the end of a wait before it is nudged, and how often that is done.
+const NUDGE: Duration = Duration::from_millis(2);
+const NUDGES: u32 = 5;
+
 /// Times that one exchange is repeated elsewhere: servers change over one after the other.
 const REPETITIONS: u32 = 5;
 /// Between the first of them; the others have longer pauses.
@@ -476,11 +480,40 @@ impl<'server> Link<'server> {
         Ok(replies)
     }
 
+    /// The same. The server is to hold up all but the `first` for no longer than `time`; if it does, it is
+    /// nudged a few times.
+    pub(crate) fn receive_held_up(
+        &mut self,
+        commands: usize,
+        first: usize,
+        time: Duration,
+        nudge: impl Fn(),
+    ) -> Result<Vec<Value>> {
+        let mut replies = self.converse(|connection| receive(connection, first))?;
+        let mut waited = time + NUDGE;
+        for _ in 0..NUDGES {
+            if self.converse(|connection| connection.comes_within(waited))? {
+                break;
+            }
+            nudge();
+            waited = NUDGE;
+        }
+        self.count(commands);
+        replies.extend(self.converse(|connection| receive(connection, commands - first))?);
+        self.heed(&replies)?;
+        Ok(replies)
+    }
+
     fn receive_all(&mut self, commands: usize) -> Result<Vec<Value>> {
+        self.count(commands);
+        self.converse(|connection| receive(connection, commands))
+    }
+
+    /// A round trip.
+    fn count(&self, commands: usize) {
         let traffic = &self.server.traffic;
         traffic.round_trips.fetch_add(1, Relaxed);
         traffic.commands.fetch_add(commands as u64, Relaxed);
-        self.converse(|connection| (0..commands).map(|_| connection.receive()).collect())
     }
 
     fn converse<T>(&mut self, part: impl FnOnce(&mut Wire) -> Result<T, RedisError>) -> Result<T> {
@@ -563,6 +596,10 @@ impl<'server> Link<'server> {
     pub(crate) fn detach(mut self) -> Option<Kept> {
         self.kept.take()
     }
+}
+
+fn receive(connection: &mut Wire, commands: usize) -> Result<Vec<Value>, RedisError> {
+    (0..commands).map(|_| connection.receive()).collect()
 }
 
 impl Server {

@@ -21,7 +21,7 @@ use crate::store::protocol::{self, bad_reply, text};
 use crate::store::redis::{Read, RedisStore, read, script};
 use crate::store::request::Request;
 use crate::store::script::{By, Script};
-use crate::store::server::{checked, server_cause};
+use crate::store::server::{Kept, checked, server_cause};
 use crate::store::writer::RedisWriter;
 use crate::store::{News, Snapshot, Version};
 
@@ -175,19 +175,35 @@ impl RedisWriter {
         if std::mem::take(&mut self.open) {
             let mut behind = Request::one(&cmd("DISCARD"));
             behind.append(&request);
-            let mut link = self.link()?;
-            let mut replies = link.exchange(&behind)?.into_iter();
-            if replies.next() == Some(Value::Okay) {
-                self.connection = link.detach();
-                return Ok((pass, replies.collect()));
+            let (mut replies, connection) = self.held_up(&behind, 2, patience)?;
+            if replies.remove(0) == Value::Okay {
+                self.connection = connection;
+                return Ok((pass, replies));
             }
             // Forbidden: what followed was queued in the transaction, which ends with the connection.
-            link.close();
+            if let Some(connection) = connection {
+                self.server.attach(connection).close();
+            }
         }
-        let mut link = self.link()?;
-        let replies = link.exchange(&request)?;
-        self.connection = link.detach();
+        let (replies, connection) = self.held_up(&request, 1, patience)?;
+        self.connection = connection;
         Ok((pass, replies))
+    }
+
+    /// The replies to commands, and the connection. After the `first` comes one that is held up for as long as
+    /// there is patience. A server with nothing to do looks only ten times a second for clients whose time is up,
+    /// but also after each command, so then it is asked something else.
+    fn held_up(&mut self, request: &Request, first: usize, patience: Duration) -> Result<(Vec<Value>, Option<Kept>)> {
+        let (server, lock) = (self.server.clone(), self.store.keys.lock.clone());
+        let mut link = self.link()?;
+        link.send(request)?;
+        let nudge = || {
+            if let Err(error) = server.ask(&Request::one(cmd("EXISTS").arg(&lock))) {
+                crate::ffi::log(&format!("ending a wait for the lease {lock}: {error}"));
+            }
+        };
+        let replies = link.receive_held_up(request.ends.len(), first, patience, nudge)?;
+        Ok((replies, link.detach()))
     }
 }
 

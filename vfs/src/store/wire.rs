@@ -193,6 +193,24 @@ impl Wire {
         Ok(sent?)
     }
 
+    /// Whether the next reply begins to come within this time.
+    pub(crate) fn comes_within(&mut self, time: Duration) -> RedisResult<bool> {
+        if self.at < self.end {
+            return Ok(true);
+        }
+        self.reply = Progress::default();
+        self.socket.set_timeout(time.max(Duration::from_millis(1)))?;
+        let come = self.read_more();
+        self.socket.set_timeout(self.patience)?;
+        match come {
+            Err(error) if error.is_timeout() => Ok(false),
+            come => {
+                self.open &= come.is_ok();
+                come.map(|()| true)
+            }
+        }
+    }
+
     /// The next reply.
     pub(crate) fn receive(&mut self) -> RedisResult<Value> {
         self.reply = Progress::default();

@@ -192,7 +192,7 @@ fn try_commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
         };
         let server = first.place.server()?;
         // Nothing was sent that could be done yet.
-        let waits = lost.is_none() && first.place.waits(&error.cause, begun);
+        let waits = if lost.is_none() { first.place.waits(&error.cause, begun) } else { None };
         let again =
             matches!(error.cause, Cause::Unreachable(_) | Cause::Loading(_)) || server.is_elsewhere(&error.cause);
         if let Some(lost) = &lost {
@@ -205,13 +205,13 @@ fn try_commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
                 Err(_) if Instant::now() < deadline => {}
                 Err(second) => return Err(unknown(mark, first, lost, &second.cause.to_string())),
             }
-        } else if !(waits || again && server.route().follows()) {
+        } else if !(waits.is_some() || again && server.route().follows()) {
             return Err(error);
         }
-        if !waits && Instant::now() > deadline {
+        if waits.is_none() && Instant::now() > deadline {
             return Err(error);
         }
-        sleep(pause);
+        sleep(waits.map_or(pause, |left| pause.min(left)));
         pause = (pause * 2).min(Duration::from_millis(500));
     }
 }

@@ -103,17 +103,20 @@ impl Place {
         let (begun, mut pause) = (Instant::now(), Duration::from_millis(5));
         loop {
             match self.ask_once(request) {
-                Err(error) if self.waits(&error.cause, begun) => interrupt::sleep(pause)?,
-                outcome => return outcome,
+                Err(error) => match self.waits(&error.cause, begun) {
+                    Some(left) => interrupt::sleep(pause.min(left))?,
+                    None => return Err(error),
+                },
+                replies => return replies,
             }
             pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 
-    /// Whether to ask again what failed so, and was asked first at `begun`.
-    pub(crate) fn waits(&self, cause: &Cause, begun: Instant) -> bool {
-        let patience = || self.patience.as_ref().and_then(|patience| patience());
-        is_busy(cause) && patience().is_some_and(|patience| begun.elapsed() < patience)
+    /// For how long what failed so, and was asked first at `begun`, is to be asked again.
+    pub(crate) fn waits(&self, cause: &Cause, begun: Instant) -> Option<Duration> {
+        let patience = is_busy(cause).then(|| self.patience.as_ref().and_then(|patience| patience())).flatten()?;
+        patience.checked_sub(begun.elapsed()).filter(|left| !left.is_zero())
     }
 
     fn ask_once(&self, request: &Request) -> Result<Vec<Value>> {

@@ -114,12 +114,12 @@ fn sqlite_that_keeps_an_old_lock_untold_is_made_to_drop_its_page_cache() {
 }
 
 #[test]
-fn an_old_lock_that_another_statement_needs_stays_refused() {
+fn a_transaction_that_goes_on_reading_stays_refused() {
     let stand = Stand::new();
     let (mut file, _) = overtaken(&stand);
     for _ in 0..3 {
         assert!(file.is_overtaken());
-        file.has_another_reader();
+        file.goes_on_reading();
         assert!(matches!(file.lock(Level::Reserved).unwrap_err().cause, Cause::Stale { .. }));
     }
     file.unlock(Level::None).unwrap();
