@@ -2,7 +2,7 @@
 
 use sqlite_redis::Options;
 
-use crate::{Server, eventually, following, free_port, program};
+use crate::{Server, eventually, following, program};
 
 /// Three primaries with a replica each, unless asked for otherwise.
 pub struct Cluster {
@@ -151,8 +151,8 @@ impl Default for Cluster {
 }
 
 fn node() -> Server {
-    let bus = free_port().expect("a port").to_string();
-    Server::with(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus])
+    Server::with(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"])
+        .cluster_bus()
         .with(["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0", "--appendonly", "yes"])
         .tcp()
         .start()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sqlite_redis::Options;
 
 use crate::relay::{Passage, Relay, SERVERS};
-use crate::{Server, following, within};
+use crate::{Server, following, program, within};
 
 /// The name under which the Sentinels know it.
 pub const SERVICE: &str = "shop";
@@ -174,17 +174,11 @@ pub fn url<'a>(sentinels: impl IntoIterator<Item = &'a Server>) -> String {
 
 /// A server behind its relay, at first a replica of the one behind `primary`.
 fn server(relay: &Relay, primary: &Relay, options: &[&str]) -> Server {
-    let (port, source) = (relay.port().to_string(), SERVERS.to_string());
+    let port = relay.port().to_string();
     let mut start =
         Server::with(["--repl-diskless-sync-delay", "0", "--repl-timeout", "5", "--repl-ping-replica-period", "1"])
-            .with([
-                "--replica-announce-ip",
-                "127.0.0.1",
-                "--replica-announce-port",
-                &port,
-                "--bind-source-addr",
-                &source,
-            ])
+            .with(["--replica-announce-ip", "127.0.0.1", "--replica-announce-port", &port])
+            .with(program::server().source_arguments(SERVERS))
             .with(options.iter().copied())
             .tcp();
     if relay.port() != primary.port() {
@@ -215,5 +209,6 @@ pub fn sentinel(primary: u16, lines: &str) -> Server {
         configuration += &format!("sentinel {option} {SERVICE} {value}\n");
     }
     configuration += lines;
-    Server::with(["--bind-source-addr", &SERVERS.to_string(), "--sentinel"]).tcp().configured(&configuration).start()
+    let source = program::server().source_arguments(SERVERS);
+    Server::with(["--sentinel"]).with(source).tcp().configured(&configuration).start()
 }

@@ -52,6 +52,7 @@ pub struct Start {
     arguments: Vec<String>,
     tcp: bool,
     configuration: Option<String>,
+    bus: bool,
 }
 
 impl Start {
@@ -64,6 +65,12 @@ impl Start {
     /// Listens on a TCP port of loopback as well.
     pub fn tcp(mut self) -> Self {
         self.tcp = true;
+        self
+    }
+
+    /// Has a free port for the bus of a Cluster.
+    pub fn cluster_bus(mut self) -> Self {
+        self.bus = true;
         self
     }
 
@@ -95,16 +102,32 @@ impl Start {
     fn try_start(self) -> Result<Server> {
         loop {
             let directory = tempfile::Builder::new().prefix("sqlite-redis-test.").tempdir()?;
-            let port = if self.tcp { Some(free_port()?) } else { None };
+            let port = if self.tcp { Some(self.free_port()?) } else { None };
             if let Some(text) = &self.configuration {
                 fs::write(directory.path().join("redis.conf"), text)?;
             }
-            let child = spawn(directory.path(), port, &self.arguments)?;
-            let mut server = Server { child, directory, arguments: self.arguments.clone(), port };
+            let mut arguments = self.arguments.clone();
+            if self.bus && program::server().has_bus_port() {
+                arguments.extend(["--cluster-port".to_owned(), free_port()?.to_string()]);
+            }
+            let child = spawn(directory.path(), port, &arguments)?;
+            let mut server = Server { child, directory, arguments, port };
             match server.wait_until_up() {
                 // Another test took the port between the look for a free one and its use.
                 Err(_) if self.tcp && server.log().contains("Address already in use") => {}
                 outcome => return outcome.map(|()| server),
+            }
+        }
+    }
+}
+
+impl Start {
+    /// A free port, behind which there is one for the bus of a Cluster if that can't be chosen.
+    fn free_port(&self) -> Result<u16> {
+        loop {
+            let port = free_port()?;
+            if !self.bus || program::server().has_bus_port() || port < u16::MAX - 10_000 {
+                return Ok(port);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! variable `REDIS_SERVER` names, and what that one can do.
 
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,6 +61,20 @@ impl Program {
         if self.is_at_least(7, 0) { &["--enable-debug-command", "yes"] } else { &[] }
     }
 
+    /// Whether the port of a Cluster's bus can be chosen; else it is 10,000 behind that of the node.
+    pub fn has_bus_port(&self) -> bool {
+        self.is_at_least(7, 0)
+    }
+
+    /// Arguments for connections to other servers to be made from this address of loopback.
+    pub fn source_arguments(&self, from: Ipv4Addr) -> Vec<String> {
+        if self.is_at_least(7, 0) {
+            return vec!["--bind-source-addr".to_owned(), from.to_string()];
+        }
+        // It takes the first of those that it listens on.
+        vec!["--bind".to_owned(), from.to_string(), Ipv4Addr::LOCALHOST.to_string()]
+    }
+
     /// Whether it was built with TLS. It is asked by a value that is wrong, so that none starts.
     pub fn has_tls(&self) -> bool {
         static HAS_TLS: LazyLock<bool> = LazyLock::new(|| {
@@ -115,6 +130,11 @@ pub fn has(what: &str, major: u32, minor: u32) -> bool {
         skipped(&format!("{} has no {what}, which came with Redis {major}.{minor}", server().name()));
     }
     there
+}
+
+/// Whether the server can be made to answer often while it loads. If not, the test is skipped.
+pub fn answers_while_it_loads() -> bool {
+    has("loading-process-events-interval-bytes", 7, 0)
 }
 
 /// Whether the server was built with TLS. If not, the test is skipped.

@@ -71,9 +71,10 @@ impl Replicated {
         for n in 0..600 {
             redis::cmd("SET").arg(format!("key{n}")).arg("x".repeat(1000)).exec(&mut redis).expect("a key");
         }
-        let slow = ["CONFIG", "SET", "key-load-delay", "2500", "loading-process-events-interval-bytes", "1024"];
         let there = &self.replicas[replica];
-        assert_eq!(there.redis_cli(&slow), "OK");
+        for (setting, value) in [("key-load-delay", "2500"), ("loading-process-events-interval-bytes", "1024")] {
+            assert_eq!(there.redis_cli(&["CONFIG", "SET", setting, value]), "OK");
+        }
         self.release(replica);
         eventually("it loads", || there.redis_cli(&["GET", "x"]).contains("LOADING"));
     }

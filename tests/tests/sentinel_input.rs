@@ -7,7 +7,7 @@ use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure};
 use sqlite_redis_tests::group::{sentinel, url};
 use sqlite_redis_tests::proxy::Proxy;
 use sqlite_redis_tests::relay::Relay;
-use sqlite_redis_tests::{Server, check_integrity, eventually, free_port, number};
+use sqlite_redis_tests::{Server, check_integrity, eventually, free_port, number, program};
 
 fn options(url: &str) -> Options {
     // Nothing here is to wait for a failover.
@@ -134,6 +134,9 @@ fn a_sentinel_that_does_not_let_its_epoch_be_asked_for_is_believed() {
 
 #[test]
 fn a_primary_that_is_loading_is_busy_until_it_has_loaded() {
+    if !program::answers_while_it_loads() {
+        return;
+    }
     let primary = primary();
     let sentinel = sentinel(primary.port(), "");
     let options = options(&url([&sentinel]));

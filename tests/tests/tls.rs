@@ -120,6 +120,9 @@ fn tls_to_a_plain_port_and_plain_to_a_tls_port_fail_with_the_right_form_of_the_a
 
 #[test]
 fn a_client_shows_its_certificate_and_trusts_an_authority_and_a_name() {
+    if !program::has_tls() {
+        return;
+    }
     let (server, port, certificates) = tls_server_that("yes");
     let file = |name: &str| certificates.path().join(name).to_string_lossy().into_owned();
     let options = |host: &str| {

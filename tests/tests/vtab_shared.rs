@@ -295,7 +295,7 @@ fn transfers_of_many_clients_keep_the_sum() {
 #[test]
 fn in_a_cluster_the_prefix_needs_a_hash_tag() {
     let server = Server::with(["--cluster-enabled", "yes"]).tcp().start();
-    server.redis_cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    redis::cmd("CLUSTER").arg("ADDSLOTS").arg((0..16384).collect::<Vec<_>>()).exec(&mut server.redis()).unwrap();
     sqlite_redis_tests::eventually("the cluster is up", || {
         server.redis_cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
     });
