@@ -75,14 +75,14 @@ impl Program {
         vec!["--bind".to_owned(), from.to_string(), Ipv4Addr::LOCALHOST.to_string()]
     }
 
-    /// Whether it was built with TLS. It is asked by a value that is wrong, so that none starts.
+    /// Whether it was built with TLS. It is given no key, so that none starts.
     pub fn has_tls(&self) -> bool {
         static HAS_TLS: LazyLock<bool> = LazyLock::new(|| {
-            let arguments = ["--port", "0", "--tls-port", "none"];
+            let arguments = ["--port", "0", "--tls-port", "1", "--tls-cert-file", "none"];
             let output = Command::new(&server().path).args(arguments).output().expect("redis-server");
             let told = [output.stdout, output.stderr].concat();
-            // Without TLS, it knows no such directive.
-            String::from_utf8_lossy(&told).contains("couldn't be parsed into an integer")
+            // Without TLS, it knows no such directive, or finds no support.
+            String::from_utf8_lossy(&told).contains("No tls-key-file configured")
         });
         *HAS_TLS
     }
