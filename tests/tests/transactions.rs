@@ -2,7 +2,9 @@
 
 use sqlite_redis_tests::rows::rows;
 use sqlite_redis_tests::twins::Twins;
-use sqlite_redis_tests::{Server, check_integrity, eventually, number, text};
+use sqlite_redis_tests::{Server, check_integrity, code, eventually, number, text};
+
+const BUSY_SNAPSHOT: i32 = 517;
 
 /// Inserts rows of 1000 bytes.
 fn insert(rows: u32) -> String {
@@ -182,4 +184,22 @@ fn a_lease_outlives_a_long_transaction() {
     assert_eq!(text(&db, "SELECT a FROM t"), "1");
     assert_eq!(rows(&server.open("shop"), "SELECT a FROM t").len(), 1);
     server.check_stored("shop");
+}
+
+#[test]
+fn a_transaction_that_another_has_overtaken_is_refused_however_often_it_writes() {
+    let server = Server::start();
+    let (db, other) = (server.open("shop"), server.open_apart("shop", 1));
+    db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    for begin in ["BEGIN", "SAVEPOINT s"] {
+        db.execute_batch(begin).unwrap();
+        let before = number(&db, "SELECT sum(x) FROM t");
+        other.execute("INSERT INTO t VALUES (1)", []).unwrap();
+        for _ in 0..4 {
+            assert_eq!(code(db.execute("UPDATE t SET x = x + 1", [])), BUSY_SNAPSHOT, "{begin}");
+            assert_eq!(number(&db, "SELECT sum(x) FROM t"), before, "it reads what it read");
+        }
+        db.execute_batch("ROLLBACK; UPDATE t SET x = x + 1").unwrap();
+        assert_eq!(number(&other, "SELECT sum(x) FROM t"), number(&db, "SELECT sum(x) FROM t"));
+    }
 }
