@@ -258,8 +258,11 @@ fn a_loading_server_is_busy_until_it_has_loaded() {
         });
         assert_failure(failure(&connection, "SELECT * FROM t"), code::BUSY, "still loading");
         assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::BUSY, "still loading");
-        let other = server.options("another").timeout(Duration::from_secs(20));
-        assert_failure(open_failure(&other), code::BUSY, "still loading");
+        let other = server.options("another").timeout(Duration::from_secs(20)).open().unwrap();
+        other.busy_timeout(Duration::ZERO).unwrap();
+        assert_failure(failure(&other, "SELECT * FROM sqlite_schema"), code::BUSY, "still loading");
+        other.busy_timeout(Duration::from_secs(60)).unwrap();
+        other.execute_batch("CREATE TABLE t (x)").unwrap();
         eventually("it has loaded", || run(&connection, "SELECT * FROM t").is_ok());
     });
     assert_usable(&connection, 1);

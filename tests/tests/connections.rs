@@ -164,8 +164,9 @@ fn a_primary_that_is_made_a_replica_without_a_word_is_left() {
 fn a_replica_without_its_first_copy_is_busy_and_not_empty() {
     let replica = Server::with(["--replicaof", "127.0.0.1 1"]).start();
     for read_only in [false, true] {
-        let options = replica.options("shop").read_only(read_only);
-        assert_failure(open_failure(&options), code::BUSY, "has got no data yet");
+        let db = replica.options("shop").read_only(read_only).open().unwrap();
+        db.busy_timeout(Duration::ZERO).unwrap();
+        assert_failure(failure(&db, COUNT), code::BUSY, "has got no data yet");
     }
     // One that has lost its primary later serves what it has.
     let cut = Server::start();

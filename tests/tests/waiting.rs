@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use sqlite_redis_tests::{Server, code, number};
+use sqlite_redis_tests::{Server, code, eventually, number};
 
 const BUSY: i32 = 5;
 /// More than a wait takes on a busy machine, and less than it took where tries were not counted.
@@ -131,5 +131,38 @@ fn a_transaction_that_reads_here_and_writes_elsewhere_keeps_no_writer_out() {
     assert!(!server.is_leased("shop"));
     db.execute_batch("BEGIN; INSERT INTO temp.x SELECT a FROM t; INSERT INTO t VALUES (3); COMMIT").unwrap();
     assert_eq!(number(&other, "SELECT count(*) FROM t WHERE a = 3"), 1);
+    server.check_stored("shop");
+}
+
+#[test]
+fn an_open_that_meets_a_busy_server_is_finished_by_the_first_statement() {
+    let server = Server::with(["--lua-time-limit", "50"]).start();
+    server.open("shop").execute_batch("PRAGMA page_size=1024; CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+    let main = server.open("main");
+    main.busy_timeout(Duration::from_secs(60)).unwrap();
+    std::thread::scope(|scope| {
+        let script = scope.spawn(|| redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut server.redis()));
+        eventually("the server is busy", || server.redis_cli(&["GET", "x"]).contains("BUSY"));
+        // Other settings, so nothing is known yet.
+        let options = |n| server.options("shop").log_commits(n);
+        let db = options(78).open().unwrap();
+        db.busy_timeout(Duration::ZERO).unwrap();
+        assert_eq!(code(db.execute_batch("SELECT * FROM t")), BUSY);
+        assert_eq!(code(db.execute_batch("PRAGMA redis_version")), BUSY);
+        let missing = server.options("missing").create(false).open().unwrap();
+        missing.busy_timeout(Duration::from_secs(60)).unwrap();
+        let ender = scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            server.redis_cli(&["SCRIPT", "KILL"])
+        });
+        main.execute("ATTACH ?1 AS red", [options(79).uri()]).unwrap();
+        main.execute_batch("CREATE TABLE red.u (a); INSERT INTO red.u SELECT a FROM red.t").unwrap();
+        assert!(missing.execute_batch("SELECT * FROM t").is_err(), "there is none");
+        ender.join().unwrap();
+        script.join().unwrap().expect_err("it was killed");
+        assert_eq!(number(&db, "SELECT count(*) FROM u"), 1);
+        assert_eq!(number(&db, "PRAGMA page_size"), 1024);
+    });
+    assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{missing}"]), "0");
     server.check_stored("shop");
 }

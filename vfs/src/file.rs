@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use begin::Refusal;
 use cookie::SchemaCookie;
+use opening::Unopened;
 use patience::Patience;
 pub(crate) use pragma::Answer;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use crate::lease::{Lease, Owner};
 use crate::process::Process;
 use crate::reader::Reader;
 use crate::session::Session;
-use crate::store::{CommitId, Snapshot, Version};
+use crate::store::{CommitId, Version};
 use crate::txn::{Asked, Committed, Txn};
 
 /// SQLite's lock levels (<https://sqlite.org/c3ref/c_lock_exclusive.html>).
@@ -122,36 +123,14 @@ pub(crate) struct File {
     journal_name: Option<usize>,
     /// What this connection has seen, and where it reads from.
     session: Session,
+    /// The server was busy when the database was opened, so that is still to be done.
+    unopened: Option<Unopened>,
     /// What opening found, for the header that SQLite reads without a lock.
     opened: Option<Reader>,
     last_error: Option<Error>,
 }
 
 impl File {
-    /// Opens a database; `create` allows that there is none.
-    pub(crate) fn open(mut address: Address, read_only: bool, create: bool) -> Result<File> {
-        let read_only = read_only || address.config.read_only;
-        let mut database = Process::current().database(&address.config, &address.name);
-        let mut opened = database.open();
-        if read_only && opened.as_ref().is_err_and(|error| matches!(error.cause, Cause::IsReplica(_))) {
-            address.config = address.config.with_any_role();
-            database = Process::current().database(&address.config, &address.name);
-            opened = database.open();
-        }
-        let opened = opened.map_err(|error| error.at(&database.place))?;
-        if opened.snapshot == Snapshot::EMPTY && !create {
-            return Err(Error::from(Cause::Missing).at(&database.place));
-        }
-        let mut file = File::on(database, read_only);
-        file.wait = address.config.wait;
-        file.database.check_wait(file.wait).map_err(|error| error.at(&file.database.place))?;
-        file.session = address.session(&file.database).map_err(|error| error.at(&file.database.place))?;
-        file.session.saw(opened.snapshot, opened.epoch);
-        file.address = Some(address);
-        file.opened = Some(opened);
-        Ok(file)
-    }
-
     pub(crate) fn on(database: Arc<Database>, read_only: bool) -> File {
         File {
             journal: Notes::new(database.place.clone()),
@@ -176,6 +155,7 @@ impl File {
             connection: 0,
             participant: None,
             session: Session::new(Consistency::Strong, Duration::from_secs(1), Vec::new()),
+            unopened: None,
             opened: None,
             last_error: None,
         }
@@ -235,22 +215,6 @@ impl File {
             self.cookie.show(offset, buffer);
         }
         Ok(whole)
-    }
-
-    /// SQLite reads the header once before it takes any lock, to learn the page size.
-    fn read_unlocked(&mut self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
-        let reader = self.one_off()?;
-        let size = reader.snapshot.bytes();
-        let mut txn = Txn::Reading(reader);
-        txn.read(&self.database, offset, buffer)?;
-        Ok(offset + buffer.len() as u64 <= size)
-    }
-
-    fn one_off(&mut self) -> Result<Reader> {
-        match self.opened.take() {
-            Some(reader) => Ok(reader),
-            None => self.begin(),
-        }
     }
 
     /// What SQLite has in its page cache when it has what it is shown now.
@@ -431,8 +395,10 @@ impl File {
         }
         let Some(address) = &self.address else { return Err(Cause::Forked.into()) };
         let fresh = Process::current().database(&address.config, &address.name);
-        let session = std::mem::replace(&mut self.session, address.session(&fresh)?);
-        self.session.inherit(session);
+        if self.unopened.is_none() {
+            let session = std::mem::replace(&mut self.session, address.session(&fresh)?);
+            self.session.inherit(session);
+        }
         let parents = std::mem::replace(&mut self.database, fresh);
         // Its locks may be held by threads that only the parent has.
         std::mem::forget(parents);
@@ -475,6 +441,7 @@ impl File {
 
 mod begin;
 mod cookie;
+mod opening;
 mod patience;
 mod pragma;
 #[cfg(test)]

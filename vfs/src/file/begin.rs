@@ -27,6 +27,7 @@ pub(super) struct Refusal {
 impl File {
     /// Takes a snapshot to read.
     pub(super) fn begin(&mut self) -> Result<Reader> {
+        self.finish_opening()?;
         if let Some(Address { config, name }) = &self.address
             && let Replicas::Auto = config.replicas
         {
@@ -41,6 +42,7 @@ impl File {
     /// In `locking_mode=EXCLUSIVE` SQLite keeps its page cache and does not look for changes any more, so
     /// nobody may commit after its first read: without the lease, there is no snapshot.
     fn first_reader(&mut self) -> Result<Reader> {
+        self.finish_opening()?;
         if self.read_only || !(self.exclusive || self.writes) {
             return self.begin();
         }

@@ -42,7 +42,11 @@ const JOURNAL_MODES: &[&str] = &["delete", "truncate", "persist", "memory", "off
 impl File {
     pub(crate) fn pragma(&mut self, name: &str, value: Option<&str>) -> Result<Answer> {
         let value = value.map(str::to_ascii_lowercase);
-        let text = match (name.to_ascii_lowercase().as_str(), value.as_deref()) {
+        let name = name.to_ascii_lowercase();
+        if [WAIT_DISK, CONSISTENCY, SNAPSHOT, VERSION, WAIT_VERSION].contains(&name.as_str()) {
+            self.finish_opening()?;
+        }
+        let text = match (name.as_str(), value.as_deref()) {
             (LOCKING_MODE, Some(mode @ ("normal" | "exclusive"))) => {
                 if self.set_locking_mode(mode == "exclusive")? {
                     return Ok(Answer::NotOurs);
