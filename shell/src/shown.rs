@@ -72,46 +72,48 @@ fn escaped(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
 /// The text with the user and password of every address replaced, and the values of parameters
 /// that are passwords.
 pub fn without_secrets(text: &str) -> Cow<'_, str> {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((start, end)) = next_secret(rest) {
-        out.push_str(&rest[..start]);
-        out.push_str(HIDDEN);
-        rest = &rest[end..];
-    }
-    if out.is_empty() && rest.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(out + rest) }
-}
-
-/// Where the first secret of a text begins and ends.
-fn next_secret(text: &str) -> Option<(usize, usize)> {
-    // The same length as the text: only ASCII changes.
-    let lower = text.to_ascii_lowercase();
-    let user = ["://", "%3a%2f%2f"]
-        .into_iter()
-        .flat_map(|mark| lower.match_indices(mark).filter_map(|(at, mark)| user_info(&lower, at + mark.len())));
-    let parameters = ["password=", "password%3d"]
-        .into_iter()
-        .flat_map(|mark| lower.match_indices(mark).filter_map(|(at, mark)| parameter(&lower, at + mark.len())));
-    user.chain(parameters).filter(|(start, end)| &text[*start..*end] != HIDDEN).min()
-}
-
-/// The user and password of an address whose host would begin at `start`: up to the last `@`
-/// before white space or a quote, since a password may hold any other character.
-fn user_info(lower: &str, start: usize) -> Option<(usize, usize)> {
-    let word = &lower[start..word_end(lower, start)];
-    let end = word.rfind('@').max(word.rfind("%40"))?;
-    Some((start, start + end))
-}
-
-fn parameter(lower: &str, start: usize) -> Option<(usize, usize)> {
-    let word = &lower[start..word_end(lower, start)];
-    let end = word.find(['&', '#']).or_else(|| word.find("%26")).unwrap_or(word.len());
-    (end > 0).then_some((start, start + end))
-}
-
-fn word_end(text: &str, start: usize) -> usize {
     let ends = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`');
-    text[start..].find(ends).map_or(text.len(), |length| start + length)
+    let mut out = String::new();
+    let mut hidden = false;
+    for word in text.split_inclusive(ends) {
+        let mut shown = 0;
+        for (start, end) in secrets(word) {
+            if start < shown || end == shown || &word[start..end] == HIDDEN {
+                continue;
+            }
+            out.push_str(&word[shown..start]);
+            out.push_str(HIDDEN);
+            shown = end;
+            hidden = true;
+        }
+        out.push_str(&word[shown..]);
+    }
+    if hidden { Cow::Owned(out) } else { Cow::Borrowed(text) }
+}
+
+/// Where secrets of a word begin and end, in order; they may overlap. A word ends where white space or a quote is.
+fn secrets(word: &str) -> Vec<(usize, usize)> {
+    if !word.contains(['/', '%', '=']) {
+        return Vec::new();
+    }
+    // The same length as the word: only ASCII changes.
+    let lower = word.to_ascii_lowercase();
+    let ends_of = |mark: &'static str| lower.match_indices(mark).map(|(at, mark)| at + mark.len());
+    // The user and password of an address: up to the last `@`, since a password may hold any other character.
+    let user_end = lower.rfind('@').max(lower.rfind("%40"));
+    let users = ["://", "%3a%2f%2f"].into_iter().flat_map(ends_of);
+    let users = users.filter_map(|start| Some((start, user_end.filter(|end| *end >= start)?)));
+    let separators: Vec<usize> = lower.match_indices(['&', '#']).map(|(at, _)| at).collect();
+    let escaped: Vec<usize> = lower.match_indices("%26").map(|(at, _)| at).collect();
+    let next = |places: &[usize], start: usize| places.get(places.partition_point(|at| *at < start)).copied();
+    let whole = word.trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`')).len();
+    let parameters = ["password=", "password%3d"].into_iter().flat_map(ends_of).filter_map(|start| {
+        let end = next(&separators, start).or_else(|| next(&escaped, start)).unwrap_or(whole);
+        (end > start).then_some((start, end))
+    });
+    let mut all: Vec<(usize, usize)> = users.chain(parameters).collect();
+    all.sort_unstable();
+    all
 }
 
 #[cfg(test)]
@@ -126,6 +128,16 @@ mod tests {
         assert_eq!(json("{\"a\": \"\u{9b}\u{7f}é\"}\n"), "{\"a\": \"\\u009b\\u007fé\"}\n");
         assert_eq!(&*for_terminal(b"a\r\nb\rc\x1b[2J\xff\tx\n"), b"a\r\nb\\rc\\u{1b}[2J\\xff\tx\n");
         assert_eq!(&*for_terminal("│ é │\n".as_bytes()), "│ é │\n".as_bytes());
+    }
+
+    #[test]
+    fn long_texts_take_no_longer_than_they_are_long() {
+        let begun = std::time::Instant::now();
+        for part in ["://", "://a@", "password=", "password=a%26", "password=a&", "%3a%2f%2f%40", "a "] {
+            let text = part.repeat(200_000);
+            assert_eq!(without_secrets(&without_secrets(&text)), without_secrets(&text), "{part}");
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
     }
 
     #[test]
