@@ -30,22 +30,22 @@ fn a_large_commit_in_a_cluster_watches_few_keys_and_sees_what_others_do() {
     let owner = &cluster.nodes[cluster.owner("vt")];
     let (one, two) = (tables(&cluster, &["t", "u"], COLUMNS), tables(&cluster, &["t", "u"], COLUMNS));
     for table in ["t", "u"] {
-        fill(&one, table, 1000);
+        fill(&one, table, 200);
     }
     for (sql, watches) in [
         ("UPDATE t SET n = n + 10", 1),
         ("BEGIN; UPDATE t SET s = 't' || s; UPDATE u SET s = 'u' || s; COMMIT", 2),
-        ("BEGIN; SELECT sum(n) FROM t; DELETE FROM u WHERE id > 500; COMMIT", 2),
+        ("BEGIN; SELECT sum(n) FROM t; DELETE FROM u WHERE id > 100; COMMIT", 2),
     ] {
-        // A thousand keys go into one command for each table.
+        // All keys go into one command for each table.
         let before = owner.calls("watch");
         one.execute_batch(sql).unwrap();
         assert_eq!(owner.calls("watch") - before, watches, "{sql}");
     }
     let sums = "SELECT (SELECT sum(n) FROM t WHERE s LIKE 'ts%') || ' ' || (SELECT count(*) FROM u WHERE s LIKE 'us%')";
-    assert_eq!(text(&two, sums), format!("{} 500", number(&two, "SELECT sum(id % 7 + 10) FROM t")));
+    assert_eq!(text(&two, sums), format!("{} 100", number(&two, "SELECT sum(id % 7 + 10) FROM t")));
     // What another client has changed of one table refuses what was to be written to both.
-    for other in ["UPDATE t SET n = -1 WHERE id = 700", "DELETE FROM u WHERE id = 400"] {
+    for other in ["UPDATE t SET n = -1 WHERE id = 150", "DELETE FROM u WHERE id = 70"] {
         one.execute_batch("BEGIN; UPDATE t SET n = 0; UPDATE u SET n = 0").unwrap();
         two.execute_batch(other).unwrap();
         let before = text(&two, "SELECT (SELECT sum(n) FROM t) || ' ' || (SELECT sum(n) FROM u)");
@@ -84,6 +84,32 @@ fn a_large_commit_waits_for_a_slot_that_moves() {
     assert_eq!(number(&two, "SELECT count(*) FROM t WHERE s LIKE 'later%' AND n > 9"), 120);
     assert_eq!(number(&two, "SELECT count(*) FROM t WHERE n = 13"), 17);
     assert_eq!(number(&two, "SELECT count(*) FROM t"), 120);
+}
+
+#[test]
+fn a_commit_in_slices_is_whole_or_not_there_when_its_slot_moves() {
+    let cluster = Cluster::new();
+    let from = cluster.owner("vt");
+    let to = cluster.primaries().into_iter().find(|node| *node != from).unwrap();
+    let (one, two) = (tables(&cluster, &["t"], COLUMNS), tables(&cluster, &["t"], COLUMNS));
+    fill(&one, "t", 1500);
+    one.execute_batch("BEGIN; UPDATE t SET n = -1, s = 'later ' || s").unwrap();
+    let slot = cluster.slot("vt");
+    cluster.begin_to_move(slot, from, to);
+    let refused = || cluster.nodes[from].redis_cli(&["INFO", "errorstats"]).contains("errorstat_ASK");
+    let committed = std::thread::scope(|scope| {
+        let commit = scope.spawn(move || one.execute_batch("COMMIT"));
+        eventually("the node has refused to write", refused);
+        cluster.finish_to_move(slot, from, to);
+        commit.join().unwrap()
+    });
+    // It does not wait for long, and there are many keys to move.
+    let rows = if committed.is_ok() { 1500 } else { 0 };
+    assert!(committed.is_ok() || code(committed) & 0xff == 5);
+    let written = "SELECT count(*) FROM t WHERE s LIKE 'later%' AND n = -1";
+    assert_eq!(number(&two, written), rows);
+    two.execute_batch("UPDATE t SET n = -1, s = 'later ' || id").unwrap();
+    assert_eq!(number(&two, written), 1500);
 }
 
 /// What `scripted.rs` relies on, also for a slot that begins to move behind the last look.

@@ -60,9 +60,9 @@ impl Scene {
 fn stored(server: &Server) -> BTreeMap<String, Vec<String>> {
     let mut redis = server.redis();
     let keys: Vec<String> = cmd("KEYS").arg("*").query(&mut redis).unwrap();
-    let kept = keys
-        .into_iter()
-        .filter(|key| !key.contains(".commit:") && !key.ends_with(".rowid") || key.ends_with(".index.rowid"));
+    let passes = |key: &String| key.contains(".commit:") || key.ends_with(".hold");
+    let kept =
+        keys.into_iter().filter(|key| !passes(key) && (!key.ends_with(".rowid") || key.ends_with(".index.rowid")));
     kept.map(|key| {
         let kind: String = cmd("TYPE").arg(&key).query(&mut redis).unwrap();
         let mut content: Vec<String> = match kind.as_str() {

@@ -405,10 +405,16 @@ fn the_keys_of_virtual_tables_are_those_of_the_code() {
         keys.uniques(),
         keys.unique("{constraint}", b"{values}"),
     ];
-    let hold = shown_key(keys.hold());
-    assert_eq!(named("added keys"), [added.map(shown_key).to_vec(), vec![commit, hold]].concat());
-    for seconds in [crate::vtab::commit::MARK_SECONDS, crate::vtab::commit::PATIENCE.as_secs()] {
-        assert!(document.contains(&format!("string, {seconds} s to live")), "{seconds}");
+    let (hold, staged) = (shown_key(keys.hold()), shown_key(keys.staged("{change}")));
+    assert_eq!(named("added keys"), [added.map(shown_key).to_vec(), vec![commit, hold, staged]].concat());
+    let (mark, patience) = (crate::vtab::commit::MARK_SECONDS, crate::vtab::commit::PATIENCE.as_secs());
+    for said in [
+        format!("string, {mark} s to live"),
+        format!("hash | slices of a large change until it is done; {mark} s"),
+        format!("the bound is {patience} seconds"),
+        format!("{} seconds to live", crate::vtab::hold::HELD.as_secs()),
+    ] {
+        assert!(document.contains(&said), "{said}");
     }
 }
 

@@ -35,6 +35,16 @@ impl Request {
         self
     }
 
+    /// How many commands there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How many bytes they have.
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(crate) fn push(&mut self, command: &Cmd) {
         command.write_packed_command(&mut self.bytes);
         self.ends.push(self.bytes.len());

@@ -12,7 +12,7 @@ use super::index::{Trace, trace, unknown_trace};
 use super::keys::{Keys, TYPES};
 use super::rivals::unique_key;
 use super::row;
-use super::scripted::Scripted;
+use super::scripted::Sink;
 use super::table::Table;
 use super::write::{Base, Pending};
 
@@ -48,7 +48,7 @@ impl Changes {
         }
     }
 
-    fn write(self, script: &mut Scripted) {
+    fn write(self, script: &mut impl Sink) {
         for (name, sets) in [("SREM", self.srem), ("SADD", self.sadd)] {
             for (key, rowids) in sets {
                 for chunk in rowids.chunks(CHUNK) {
@@ -74,7 +74,7 @@ impl Changes {
 
 impl Part<'_> {
     /// Adds what changes the keys of one table.
-    pub(crate) fn write(&self, script: &mut Scripted) {
+    pub(crate) fn write(&self, script: &mut impl Sink) {
         let writes = self.table.writes.borrow();
         let mut changes = Changes::default();
         let (mut added, mut removed, mut gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -118,7 +118,7 @@ impl Part<'_> {
         }
     }
 
-    fn write_row(&self, script: &mut Scripted, rowid: i64, before: &Hash, from: &Hash, pending: &Pending) {
+    fn write_row(&self, script: &mut impl Sink, rowid: i64, before: &Hash, from: &Hash, pending: &Pending) {
         let definition = &self.table.definition;
         let Some(row) = &pending.row else { return };
         let columns = definition.columns.iter().zip(row.iter());

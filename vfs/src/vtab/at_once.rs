@@ -1,12 +1,13 @@
-//! Changes of many keys at once, outside of SQLite's transactions: all of them, or none when what
-//! they rest on has changed meanwhile.
+//! Changes outside of SQLite's transactions: of some keys at once, all of them, or none when what they rest on has
+//! changed meanwhile; and of a whole table, which others wait for.
 
 use redis::{Cmd, Value as Reply, cmd};
 
-use super::commit::{CHUNK, PATIENCE};
+use super::commit::CHUNK;
+use super::hold::{Hold, Lock, Staging};
 use super::keys::Keys;
 use super::place::checked_reply;
-use super::scripted::{self, Scripted, words};
+use super::scripted::{self, Scripted, Sink, words};
 use super::table::Table;
 use crate::error::{Cause, Result};
 use crate::ffi::interrupt;
@@ -15,7 +16,7 @@ use crate::store::request::Request;
 use crate::store::script::By;
 use crate::store::server::{Link, checked};
 
-/// How often it is tried. From the second time on, nobody writes who waits when asked to.
+/// How often it is tried. From the second time on, the table is locked.
 const ATTEMPTS: u32 = 10;
 
 /// A connection that watches what is read through it.
@@ -42,31 +43,19 @@ impl Watch<'_> {
         each.map(|(reply, question)| checked_reply(reply, || words(question).map(<[u8]>::to_vec).collect())).collect()
     }
 
-    /// Whether the changes were done, in the transaction that is open. Of keys that are removed or
-    /// renamed, no type is wrong; where others are among the changes, the types of all that is written
-    /// have been asked. Otherwise the script asks.
+    /// Whether the changes were done, in the transaction that is open.
     fn execute(&mut self, keys: &Keys, changes: &[Cmd]) -> Result<bool> {
         let mut request = Request::default();
-        let of_script = |change: &Cmd| matches!(words(change).next(), Some(b"SADD" | b"SREM" | b"ZADD"));
-        let scripted = changes.iter().all(of_script);
-        if scripted {
-            let mut script = Scripted::default();
-            changes.iter().for_each(|change| script.push(change));
-            script.write(keys, By::Text, &mut request);
-        } else {
-            changes.iter().for_each(|change| request.push(change));
-        }
+        let mut script = Scripted::default();
+        changes.iter().for_each(|change| script.push(change));
+        script.write(keys, By::Text, &mut request);
         request.push(&cmd("EXEC"));
         let mut replies = self.link.exchange(&request)?;
         let done = replies.pop().unwrap_or_default();
         replies.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
         match checked(done)? {
             Reply::Nil => Ok(false),
-            Reply::Array(results) if scripted => scripted::changed(results).map(|changed| changed.is_none()),
-            Reply::Array(results) => {
-                results.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
-                Ok(true)
-            }
+            Reply::Array(results) => scripted::changed(results).map(|changed| changed.is_none()),
             other => Err(bad_reply("EXEC", &other).into()),
         }
     }
@@ -74,22 +63,17 @@ impl Watch<'_> {
 
 impl Table {
     /// Does at once what `plan` says after a look, and returns what it returns beside. When another
-    /// client has changed what it looked at, it looks again, and asks others to wait.
+    /// client has changed what it looked at, it looks again, and locks the table.
     ///
     /// # Errors
     /// Those of `plan`; and `SQLITE_BUSY` when others don't wait.
     pub(super) fn at_once<T>(&self, mut plan: impl FnMut(&mut Watch<'_>) -> Result<(Vec<Cmd>, T)>) -> Result<T> {
-        let hold = self.keys().hold();
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                let ask_to_wait = cmd("SET").arg(&hold).arg(1).arg("EX").arg(PATIENCE.as_secs()).to_owned();
-                self.place.ask(&Request::one(&ask_to_wait))?;
-            }
-            let done = self.try_at_once(&mut plan);
-            if attempt > 0 {
-                interrupt::never(|| self.place.ask(&Request::one(cmd("UNLINK").arg(&hold))))?;
-            }
-            if let Some(outcome) = done? {
+        if let Some(outcome) = self.try_at_once(None, &mut plan)? {
+            return Ok(outcome);
+        }
+        for _ in 1..ATTEMPTS {
+            let lock = Lock::acquire(self, &[self.keys()], self.session.next_commit()?)?;
+            if let Some(outcome) = self.try_at_once(Some(&lock), &mut plan)? {
                 return Ok(outcome);
             }
         }
@@ -97,33 +81,56 @@ impl Table {
     }
 
     /// `None` when it has to be tried again.
-    fn try_at_once<T>(&self, plan: &mut impl FnMut(&mut Watch<'_>) -> Result<(Vec<Cmd>, T)>) -> Result<Option<T>> {
+    fn try_at_once<T>(
+        &self,
+        lock: Option<&Lock<'_>>,
+        plan: &mut impl FnMut(&mut Watch<'_>) -> Result<(Vec<Cmd>, T)>,
+    ) -> Result<Option<T>> {
         let server = self.place.fit_server()?;
         let mut watch = Watch { link: server.link()? };
-        // `MULTI` is sent first, so that a server that refuses it does not carry out the rest.
-        let planned = plan(&mut watch).and_then(|planned| watch.ask(&[], &[cmd("MULTI")]).map(|_| planned));
-        let done = match planned {
-            Ok((changes, outcome)) => {
-                // Whether it was done must be told.
-                let done = interrupt::never(|| watch.execute(&self.keys(), &changes));
-                done.map(|done| done.then_some(outcome))
-            }
-            Err(error) if server.is_elsewhere(&error.cause) => {
-                watch.link.close();
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        };
-        if done.is_err() {
+        let done = self.plan_and_execute(&mut watch, lock, plan);
+        if !matches!(done, Ok(Some(_))) {
             // What it watches, and the transaction that it may have opened, end with it.
             watch.link.close();
         }
-        done
+        match done {
+            Err(error) if server.is_elsewhere(&error.cause) => Ok(None),
+            done => done,
+        }
     }
 
-    /// Changes that make the commits of others look again which have looked already.
-    pub(super) fn recall(&self) -> [Cmd; 2] {
+    fn plan_and_execute<T>(
+        &self,
+        watch: &mut Watch<'_>,
+        lock: Option<&Lock<'_>>,
+        plan: &mut impl FnMut(&mut Watch<'_>) -> Result<(Vec<Cmd>, T)>,
+    ) -> Result<Option<T>> {
         let hold = self.keys().hold();
-        [cmd("SET").arg(&hold).arg(1).to_owned(), cmd("DEL").arg(&hold).to_owned()]
+        let found =
+            watch.ask(std::slice::from_ref(&hold), &[cmd("GET").arg(&hold).to_owned()])?.pop().unwrap_or_default();
+        let is_own = lock.is_some_and(|lock| lock.is_own(&found));
+        if Hold::of(&found) != Hold::Free && !is_own {
+            return Ok(None);
+        }
+        let (changes, outcome) = plan(watch)?;
+        // `MULTI` is sent first, so that a server that refuses it does not carry out the rest.
+        watch.ask(&[], &[cmd("MULTI")])?;
+        // Whether it was done must be told.
+        Ok(interrupt::never(|| watch.execute(&self.keys(), &changes))?.then_some(outcome))
+    }
+
+    /// Makes a change that may be large, while nobody else changes the tables that have these keys: what `plan` says,
+    /// which must renew the lock from time to time. Returns what it returns.
+    pub(super) fn locked<T>(
+        &self,
+        of: &[Keys],
+        plan: impl FnOnce(&Lock<'_>, &mut Staging<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.place.fit_server()?;
+        let lock = Lock::acquire(self, of, self.session.next_commit()?)?;
+        let mut changes = lock.staging();
+        let outcome = plan(&lock, &mut changes)?;
+        changes.make()?;
+        Ok(outcome)
     }
 }

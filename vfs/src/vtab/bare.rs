@@ -88,7 +88,7 @@ impl Cursor {
         let mut request = Request::default();
         request.push_numbered(&self.fetch, found.rowid);
         request.push(cmd("EXISTS").arg(self.keys.row(found.rowid)));
-        let mut replies = self.table.place.ask(&request)?.into_iter();
+        let mut replies = self.table.ask(&request)?.into_iter();
         let row = self.table.row_of(found.rowid, replies.next().unwrap_or_default())?;
         let exists = replies.next().is_some_and(|reply| count(&reply) > 0);
         let row = row.or_else(|| exists.then(|| self.table.empty_row(found.rowid)));

@@ -73,13 +73,13 @@ impl Cursor {
     /// One round trip, or the end of one.
     pub(super) fn refill(&mut self) -> Result<()> {
         let (expected, replies) = match self.awaited.take() {
-            Some(Awaited { ahead, expected }) => (expected, self.table.place.replies(ahead)?),
+            Some(Awaited { ahead, expected }) => (expected, self.table.replies(ahead)?),
             None => {
                 let Questions { request, expected } = self.questions();
                 if expected.is_empty() {
                     return Ok(());
                 }
-                (expected, self.table.place.ask(&request)?)
+                (expected, self.table.ask(&request)?)
             }
         };
         self.take(expected, replies)?;
@@ -88,7 +88,7 @@ impl Cursor {
         self.batches += usize::from(!self.rows.is_empty());
         if ahead && self.has_more() {
             let Questions { request, expected } = self.questions();
-            self.awaited = Some(Awaited { ahead: self.table.place.ask_ahead(request)?, expected });
+            self.awaited = Some(Awaited { ahead: self.table.ask_ahead(&request)?, expected });
         }
         Ok(())
     }
@@ -308,7 +308,7 @@ impl Cursor {
         for found in &unsure {
             request.push(cmd("EXISTS").arg(self.keys.row(found.rowid)));
         }
-        let replies = self.table.place.ask(&request)?;
+        let replies = self.table.ask(&request)?;
         for (found, reply) in unsure.into_iter().zip(replies) {
             if count(&reply) > 0 {
                 let row = self.table.empty_row(found.rowid);

@@ -109,7 +109,7 @@ impl Table {
             return Ok(pending.row.as_deref().cloned());
         }
         let fetch = Request::one(&self.fetch_command(&self.keys(), rowid));
-        self.row_of(rowid, self.place.ask(&fetch)?.pop().unwrap_or_default())
+        self.row_of(rowid, self.ask(&fetch)?.pop().unwrap_or_default())
     }
 
     /// Gives the number back that was taken last.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::commit::CHUNK;
+use super::hold::Hold;
 use super::keys::{Keys, shown};
 use super::place::{checked_reply, wrong_type};
 use super::rivals::{unique_keys, unique_values};
@@ -16,6 +17,15 @@ use super::write::Base;
 use crate::error::{Cause, Result};
 use crate::store::protocol::{array, text};
 use crate::store::request::Request;
+
+/// How a commit makes sure that what it has asked is still so when it writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// Keys are watched; of more than [`WATCHED`] rows, the script asks again.
+    Watch,
+    /// The table is [locked](super::hold::Lock).
+    Lock,
+}
 
 /// Rows that are watched. Redis compares each key of a `WATCH` with all that the client watches
 /// already; so of more rows, the script of the commit asks again what was asked about them.
@@ -40,8 +50,8 @@ pub(crate) struct Checked {
     pub conflict: Option<String>,
     /// What asked for new rows and found one that is there.
     pub taken: Option<Cmd>,
-    /// Another client changes the whole table, and asks others to wait.
-    pub held: bool,
+    /// Whether another client changes the table, and others wait.
+    pub hold: Hold,
     /// What was asked about keys that are too many to be watched.
     pub claims: Vec<Claim>,
     /// Rows that share a key with a unique value, and must be compared with it.
@@ -78,7 +88,7 @@ pub(super) enum Expect {
 
 /// A question.
 pub(super) struct Asked {
-    command: Cmd,
+    pub command: Cmd,
     about: Expect,
     /// It is about a key that is not watched, although the commit rests on it.
     unwatched: bool,
@@ -105,6 +115,7 @@ fn is_only_new(table: &Table) -> bool {
 struct Questions<'a> {
     table: &'a Table,
     keys: &'a Keys,
+    guard: Guard,
     /// See [`is_large`].
     large: bool,
     /// Unique values are asked about many at once: those of new rows alone are most likely free.
@@ -117,21 +128,16 @@ struct Questions<'a> {
 
 /// The questions about one table, and what the replies are about; after [`Checked::unclear`], about
 /// each unique value `singly`. A key more may be watched.
-pub(super) fn questions(
-    table: &Table,
-    keys: &Keys,
-    singly: bool,
-    also: Option<Vec<u8>>,
-    request: &mut Request,
-) -> Vec<Asked> {
+pub(super) fn questions(table: &Table, keys: &Keys, guard: Guard, singly: bool, also: Option<Vec<u8>>) -> Vec<Asked> {
     let mut questions = Questions {
         table,
         keys,
+        guard,
         large: is_large(table),
         together: !singly && is_large(table) && is_only_new(table),
         watched: vec![keys.hold(), keys.indices(), keys.building(), keys.uniques()],
         asked: vec![
-            Asked::new(cmd("EXISTS").arg(keys.hold()), Expect::Hold),
+            Asked::new(cmd("GET").arg(keys.hold()), Expect::Hold),
             Asked::new(cmd("GET").arg(keys.counter()), Expect::Counter),
             Asked::new(cmd("SMEMBERS").arg(keys.indices()), Expect::Indices),
             Asked::new(cmd("SMEMBERS").arg(keys.building()), Expect::Indices),
@@ -141,16 +147,18 @@ pub(super) fn questions(
     };
     questions.watched.extend(also);
     questions.ask_rows();
+    if guard == Guard::Lock {
+        return questions.asked;
+    }
     let watches = questions.watched.chunks(CHUNK).map(|chunk| Asked::new(cmd("WATCH").arg(chunk), Expect::Nothing));
-    let all: Vec<Asked> = watches.chain(questions.asked).collect();
-    all.iter().for_each(|asked| request.push(&asked.command));
-    all
+    watches.chain(questions.asked).collect()
 }
 
 impl Questions<'_> {
     /// Asks about a key of a row, which is watched unless they are too many.
     fn ask(&mut self, command: &Cmd, about: Expect) {
-        self.asked.push(Asked { unwatched: self.large, ..Asked::new(command, about) });
+        let unwatched = self.large && self.guard == Guard::Watch;
+        self.asked.push(Asked { unwatched, ..Asked::new(command, about) });
     }
 
     fn ask_rows(&mut self) {
@@ -253,7 +261,7 @@ pub(super) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Ve
         match about {
             Expect::Nothing => {}
             Expect::Counter => found.counter = table.counter_of(&reply)?,
-            Expect::Hold => found.held = count(&reply) > 0,
+            Expect::Hold => found.hold = Hold::of(&reply),
             Expect::Indices => found.indices.extend(names(reply)?),
             Expect::Uniques => found.uniques = names(reply)?,
             Expect::Absent if count(&reply) == 0 => {}

@@ -1,4 +1,5 @@
-//! The commit of all tables of a connection that live on one server: one `MULTI`/`EXEC`.
+//! The commit of all tables of a connection that live on one server: one `MULTI`/`EXEC`, if it is not
+//! [large](super::large).
 //!
 //! 1. One round trip watches every key that the decision rests on, reads what is there now, and
 //!    opens the transaction: `WATCH`, reads, `MULTI`.
@@ -22,11 +23,13 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value as Reply, cmd};
 
 use super::apply::Part;
-use super::check::{answers, questions};
+use super::check::{Guard, answers, questions};
+use super::hold::Hold;
 use super::keys::{Keys, shown};
+use super::large;
 use super::place::checked_reply;
 use super::published::Published;
-use super::scripted::{self, COMMIT, Scripted, eval, words};
+use super::scripted::{self, COMMIT, Scripted, Sink, eval, words};
 use super::table::{Mark, Session, Table};
 use super::write::{Armed, Base};
 use crate::error::{Cause, Error, Result};
@@ -64,7 +67,8 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     }
     let mark = keys.commit(table.session.client()?);
     let marks = table.session.write_mark(&mark, &mut request);
-    let expected = questions(table, &keys, true, Some(mark.clone()), &mut request);
+    let expected = questions(table, &keys, Guard::Watch, true, Some(mark.clone()));
+    expected.iter().for_each(|asked| request.push(&asked.command));
     request.push(&cmd("MULTI"));
     let server = table.place.fit_server()?;
     let (mut replies, connection) = converse(&server, &request)?;
@@ -81,7 +85,7 @@ pub(crate) fn arm(table: &Table, before: &[Cmd], assumed: &[String]) -> Result<(
     let found = answers(table, &keys, expected, rest.to_vec())?;
     let fits = found.conflict.is_none()
         && found.taken.is_none()
-        && !found.held
+        && found.hold == Hold::Free
         && found.strangers.is_empty()
         && !table.lacks_indexes(&found.indices, &found.uniques)
         && found.indices.iter().all(|name| assumed.contains(name));
@@ -173,8 +177,10 @@ fn try_commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
     let mut pause = Duration::from_millis(5);
     let mut lost = None;
     let mut by_text = false;
+    let large = large::is_large(group);
     loop {
-        let error = match attempt(mark, group, by_text) {
+        let tried = if large { large::attempt(mark, group).map(|()| true) } else { attempt(mark, group, by_text) };
+        let error = match tried {
             Ok(true) => {
                 session.note_mark(&first.keys().commit(mark.client), &Reply::Okay);
                 return Ok(());
@@ -227,7 +233,7 @@ fn unknown(mark: Mark, table: &Table, lost: &str, second: &str) -> Error {
 
 /// Whether the commit happened, as its mark says; `None` if the mark is gone. If it did not happen, it can't any
 /// more: it watches the mark, which is changed, so an `EXEC` that is still on its way is refused.
-fn decided(mark: Mark, table: &Table) -> Result<Option<bool>> {
+pub(super) fn decided(mark: Mark, table: &Table) -> Result<Option<bool>> {
     let mut decide = cmd("decide");
     decide.arg(table.keys().commit(mark.client)).arg(mark.number).arg(MARK_SECONDS);
     let reply = table.place.ask(&Request::one(&eval(&decide)))?.pop().unwrap_or_default();
@@ -269,10 +275,7 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
     let scripts = server.scripts();
     let by = if by_text { By::Text } else { scripts.way_to(&COMMIT) };
     let request = writes(mark, &parts, by);
-    for Part { table, checked, .. } in parts {
-        table.writes.borrow_mut().published = Some(Published::new(mark, checked.rows));
-        table.session.has_published.set(true);
-    }
+    parts.into_iter().for_each(|part| publish(mark, part));
     let mut link = server.attach(connection);
     let mut replies = link.exchange(&request).map_err(|error| (error, true))?;
     let exec = replies.pop().unwrap_or_default();
@@ -300,6 +303,12 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
         },
         other => Err((bad_reply("EXEC", &other).into(), true)),
     }
+}
+
+/// Notes that a table's part of a commit may be in Redis from now on.
+pub(super) fn publish(mark: Mark, Part { table, checked, .. }: Part<'_>) {
+    table.writes.borrow_mut().published = Some(Published::new(mark, checked.rows));
+    table.session.has_published.set(true);
 }
 
 /// All that is written, up to `EXEC`.
@@ -348,7 +357,9 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
         let marks = first.session.write_mark(&key, &mut request);
         let mut mark = Some(key.clone());
         for table in group {
-            expected.push(questions(table, &table.keys(), singly, mark.take(), &mut request));
+            let asked = questions(table, &table.keys(), Guard::Watch, singly, mark.take());
+            asked.iter().for_each(|asked| request.push(&asked.command));
+            expected.push(asked);
         }
         request.push(&cmd("MULTI"));
         let (mut replies, connection) = converse(&server, &request)?;
@@ -368,9 +379,14 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
         opened(multi)?;
         let fresh: Vec<Vec<String>> = parts.iter().map(|part| part.checked.indices.clone()).collect();
         let fits = fresh.iter().zip(&assumed).all(|(fresh, assumed)| fresh.iter().all(|name| assumed.contains(name)));
-        if parts.iter().any(|part| part.checked.held) {
-            sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(100));
+        if let Some(part) = parts.iter().find(|part| part.checked.hold != Hold::Free) {
+            drop(connection);
+            if let Hold::Decided(decided) = &part.checked.hold {
+                part.table.settle(decided)?;
+            } else {
+                sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
         } else if restore_indexes(&parts)? {
             // They are read anew.
         } else if parts.iter().any(|part| part.checked.unclear) {
@@ -386,7 +402,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
 }
 
 /// Makes declared indexes that the server has lost. `false` if there are none.
-fn restore_indexes(parts: &[Part<'_>]) -> Result<bool> {
+pub(super) fn restore_indexes(parts: &[Part<'_>]) -> Result<bool> {
     let lacks = |part: &&Part<'_>| part.table.lacks_indexes(&part.checked.indices, &part.checked.uniques);
     let lacking: Vec<&Part<'_>> = parts.iter().filter(lacks).collect();
     lacking.iter().try_for_each(|part| part.table.restore_indexes())?;

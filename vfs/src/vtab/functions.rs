@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use redis::{Cmd, cmd};
 
 use super::at_once::Watch;
+use super::hold::Lock;
 use super::index::{Part, Trace, trace, value_of};
 use super::keys::{Keys, refuse_ambiguous};
 use super::operand::Reach;
 use super::range::{self, Member, Window};
 use super::rivals::unique_key;
+use super::scripted::Sink;
 use super::source::members;
 use super::table::{Row, Table, bulk, count, names};
 use super::value::{Affinity, Value};
@@ -19,8 +21,10 @@ use crate::store::protocol::array;
 use crate::store::request::Request;
 use crate::store::scan::Scan;
 
-/// Rows indexed in one transaction, keys removed or renamed by one command.
+/// Rows indexed in one transaction or read in one request, keys removed by one command.
 const BATCH: usize = 500;
+/// Members read in one round trip where nothing else is.
+const MEMBERS: usize = 5000;
 
 impl Table {
     /// Makes an index on a column. Rows that are there are indexed batch by batch, while writers
@@ -31,8 +35,8 @@ impl Table {
         let keys = self.keys();
         let mut request = Request::one(cmd("SISMEMBER").arg(keys.indices()).arg(name));
         request.push(cmd("SADD").arg(keys.building()).arg(name));
-        if self.place.ask(&request)?.first().is_some_and(|reply| count(reply) > 0) {
-            self.place.ask(&Request::one(cmd("SREM").arg(keys.building()).arg(name)))?;
+        if self.ask(&request)?.first().is_some_and(|reply| count(reply) > 0) {
+            self.ask(&Request::one(cmd("SREM").arg(keys.building()).arg(name)))?;
             self.refresh()?;
             return Ok(false);
         }
@@ -78,7 +82,7 @@ impl Table {
         let mut values = 0;
         for mut window in range::rowids(keys, &Reach::whole(), false) {
             loop {
-                let reply = self.place.ask(&Request::one(&window.command(BATCH)))?.pop().unwrap_or_default();
+                let reply = self.ask(&Request::one(&window.command(BATCH)))?.pop().unwrap_or_default();
                 let (members, more) = window.advance(members(window.part, reply)?, BATCH);
                 let rowids: Vec<i64> = members.iter().filter_map(rowid_of).collect();
                 for chunk in rowids.chunks(BATCH) {
@@ -134,7 +138,7 @@ impl Table {
         let name = &self.definition.columns[column].name;
         let mut request = Request::one(cmd("ZCARD").arg(keys.values(name)));
         request.push(cmd("ZCARD").arg(keys.others(name)));
-        let distinct: u64 = self.place.ask(&request)?.iter().map(count).sum();
+        let distinct: u64 = self.ask(&request)?.iter().map(count).sum();
         if distinct >= rows {
             return Ok(());
         }
@@ -158,29 +162,24 @@ impl Table {
     }
 
     fn remove_index(&self, keys: &Keys, name: &str, affinity: Affinity) -> Result<bool> {
-        self.at_once(|watch| {
-            let named = [keys.indices(), keys.building()];
-            let is_member = |key| cmd("SISMEMBER").arg(key).arg(name).to_owned();
-            let watched = [named.to_vec(), of_index(keys, name)].concat();
-            let in_use = watch.ask(&watched, &named.each_ref().map(is_member))?;
-            let removed = in_use.first().is_some_and(|reply| count(reply) > 0);
-            let mut changes = vec![
-                cmd("SREM").arg(keys.indices()).arg(name).to_owned(),
-                cmd("SREM").arg(keys.building()).arg(name).to_owned(),
-            ];
-            changes.extend(unlink(&self.index_keys(keys, name, affinity)?));
-            Ok((changes, removed))
+        self.locked(std::slice::from_ref(keys), |lock, changes| {
+            let look = Request::one(cmd("SISMEMBER").arg(keys.indices()).arg(name));
+            let removed = self.ask(&look)?.first().is_some_and(|reply| count(reply) > 0);
+            changes.push(cmd("SREM").arg(keys.indices()).arg(name));
+            changes.push(cmd("SREM").arg(keys.building()).arg(name));
+            delete(&self.index_keys(lock, keys, name, affinity)?, changes);
+            Ok(removed)
         })
     }
 
     /// Every key of one index; some may not exist.
-    fn index_keys(&self, keys: &Keys, name: &str, affinity: Affinity) -> Result<Vec<Vec<u8>>> {
+    fn index_keys(&self, lock: &Lock<'_>, keys: &Keys, name: &str, affinity: Affinity) -> Result<Vec<Vec<u8>>> {
         let mut all = of_index(keys, name);
         for mut window in range::windows(keys, name, affinity, &Reach::whole(), false) {
             if window.part == Part::Nulls {
                 continue;
             }
-            for (member, score) in self.all_members(&mut window)? {
+            for (member, score) in self.all_members(lock, &mut window)? {
                 let value = value_of(window.part, affinity, &member, score);
                 all.extend(value.as_ref().and_then(Value::key_text).map(|text| keys.rows_with(name, &text)));
             }
@@ -190,11 +189,12 @@ impl Table {
         Ok(all)
     }
 
-    fn all_members(&self, window: &mut Window) -> Result<Vec<Member>> {
+    fn all_members(&self, lock: &Lock<'_>, window: &mut Window) -> Result<Vec<Member>> {
         let mut all = Vec::new();
         loop {
-            let reply = self.place.ask(&Request::one(&window.command(BATCH)))?.pop().unwrap_or_default();
-            let (members, more) = window.advance(members(window.part, reply)?, BATCH);
+            lock.renew()?;
+            let reply = self.ask(&Request::one(&window.command(MEMBERS)))?.pop().unwrap_or_default();
+            let (members, more) = window.advance(members(window.part, reply)?, MEMBERS);
             all.extend(members);
             if !more {
                 return Ok(all);
@@ -202,19 +202,20 @@ impl Table {
         }
     }
 
-    /// Every key of the table, and how many rows there are; some keys may not exist. All that tells
-    /// of a key is watched before it is read, so that none can come unseen.
-    fn all_keys(&self, watch: &mut Watch<'_>, keys: &Keys) -> Result<(Vec<Vec<u8>>, usize)> {
-        let mut all = vec![keys.rowids(), keys.counter(), keys.indices(), keys.building(), keys.uniques()];
-        let named = cmd("SUNION").arg(keys.indices()).arg(keys.building()).to_owned();
-        let indices = names(watch.ask(&all, &[named])?.pop().unwrap_or_default())?;
-        let sorted: Vec<Vec<u8>> = indices.iter().flat_map(|name| of_index(keys, name)).collect();
-        watch.ask(&sorted, &[])?;
-        let mut rows = Vec::new();
+    fn all_rowids(&self, lock: &Lock<'_>, keys: &Keys) -> Result<Vec<i64>> {
+        let mut all = Vec::new();
         for mut window in range::rowids(keys, &Reach::whole(), false) {
-            rows.extend(self.all_members(&mut window)?.iter().filter_map(rowid_of).map(|rowid| keys.row(rowid)));
+            all.extend(self.all_members(lock, &mut window)?.iter().filter_map(rowid_of));
         }
-        watch.ask(&rows, &[])?;
+        Ok(all)
+    }
+
+    /// Every key of the table, and how many rows there are; some keys may not exist.
+    fn all_keys(&self, lock: &Lock<'_>, keys: &Keys) -> Result<(Vec<Vec<u8>>, usize)> {
+        let mut all = vec![keys.rowids(), keys.counter(), keys.indices(), keys.building(), keys.uniques()];
+        let named = Request::one(cmd("SUNION").arg(keys.indices()).arg(keys.building()));
+        let indices = names(self.ask(&named)?.pop().unwrap_or_default())?;
+        let rows = self.all_rowids(lock, keys)?;
         for name in &indices {
             // The type of a column that is not ours is not known: all that it could be.
             let known = self.definition.columns.iter().find(|column| column.name == *name);
@@ -224,20 +225,20 @@ impl Table {
             };
             for affinity in affinities {
                 // A sorted set of text read by score, and the other way round, gives its members.
-                all.extend(self.index_keys(keys, name, affinity)?);
+                all.extend(self.index_keys(lock, keys, name, affinity)?);
             }
         }
-        all.extend(self.unique_keys(keys)?);
+        all.extend(self.unique_keys(lock, keys)?);
         let count = rows.len();
-        all.extend(rows);
+        all.extend(rows.into_iter().map(|rowid| keys.row(rowid)));
         all.sort();
         all.dedup();
         Ok((all, count))
     }
 
     /// Keys of uniqueness constraints, also of those that only other clients declare.
-    fn unique_keys(&self, keys: &Keys) -> Result<Vec<Vec<u8>>> {
-        let registered = self.place.ask(&Request::one(cmd("EXISTS").arg(keys.uniques())))?;
+    fn unique_keys(&self, lock: &Lock<'_>, keys: &Keys) -> Result<Vec<Vec<u8>>> {
+        let registered = self.ask(&Request::one(cmd("EXISTS").arg(keys.uniques())))?;
         if registered.first().is_none_or(|reply| count(reply) == 0) {
             return Ok(Vec::new());
         }
@@ -247,9 +248,10 @@ impl Table {
         let pattern = [pattern.strip_suffix(b":").unwrap_or(&pattern), b"*"].concat();
         let (mut cursor, mut progress) = ("0".to_owned(), Scan::default());
         loop {
+            lock.renew()?;
             let mut scan = cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
-            let mut parts = array("SCAN", self.place.ask(&Request::one(&scan))?.pop().unwrap_or_default())?.into_iter();
+            let mut parts = array("SCAN", self.ask(&Request::one(&scan))?.pop().unwrap_or_default())?.into_iter();
             let next = progress.after(parts.next().as_ref(), || self.place.size(&cmd("DBSIZE")))?;
             let found = array("SCAN", parts.next().unwrap_or_default())?;
             all.extend(found.iter().filter_map(|key| bulk(Some(key))).map(<[u8]>::to_vec));
@@ -266,17 +268,16 @@ impl Table {
         let declared: Vec<&str> =
             self.definition.indexed.iter().map(|column| self.definition.columns[*column].name.as_str()).collect();
         let uniques: Vec<String> = self.definition.own_uniques().collect();
-        let rows = self.at_once(|watch| {
-            let (all, rows) = self.all_keys(watch, &keys)?;
-            let mut changes = unlink(&all);
-            changes.extend(self.recall());
+        let rows = self.locked(std::slice::from_ref(&keys), |lock, changes| {
+            let (all, rows) = self.all_keys(lock, &keys)?;
+            delete(&all, changes);
             if !declared.is_empty() {
-                changes.push(cmd("SADD").arg(keys.indices()).arg(&declared).to_owned());
+                changes.push(cmd("SADD").arg(keys.indices()).arg(&declared));
             }
             if !uniques.is_empty() {
-                changes.push(cmd("SADD").arg(keys.uniques()).arg(&uniques).to_owned());
+                changes.push(cmd("SADD").arg(keys.uniques()).arg(&uniques));
             }
-            Ok((changes, rows))
+            Ok(rows)
         })?;
         self.refresh()?;
         Ok(rows)
@@ -326,7 +327,7 @@ impl Table {
             return Ok(());
         }
         let keys = self.keys();
-        let reply = self.place.ask(&Request::one(cmd("SMEMBERS").arg(keys.uniques())))?.pop().unwrap_or_default();
+        let reply = self.ask(&Request::one(cmd("SMEMBERS").arg(keys.uniques())))?.pop().unwrap_or_default();
         let registered = names(reply)?;
         let missing = own.into_iter().filter(|unique| !registered.contains(&unique.name(&definition.columns)));
         let missing: Vec<_> = missing.collect();
@@ -334,26 +335,40 @@ impl Table {
             return Ok(());
         }
         let names: Vec<String> = missing.iter().map(|unique| unique.name(&definition.columns)).collect();
-        self.at_once(|watch| {
-            watch.ask(&[keys.rowids(), keys.uniques()], &[])?;
-            let mut sets: BTreeMap<Vec<u8>, Vec<i64>> = BTreeMap::new();
-            for mut window in range::rowids(&keys, &Reach::whole(), false) {
-                let rowids: Vec<i64> = self.all_members(&mut window)?.iter().filter_map(rowid_of).collect();
-                for chunk in rowids.chunks(BATCH) {
-                    for (rowid, row) in self.watched_rows(watch, &keys, chunk)? {
-                        let of_row = missing.iter().filter_map(|unique| unique_key(self, &keys, unique, &row));
-                        of_row.for_each(|key| sets.entry(key).or_default().push(rowid));
+        self.locked(std::slice::from_ref(&keys), |lock, changes| {
+            let mut sets: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+            for chunk in self.all_rowids(lock, &keys)?.chunks(BATCH) {
+                lock.renew()?;
+                for (rowid, row) in self.rows_of(&keys, chunk)? {
+                    for key in missing.iter().filter_map(|unique| unique_key(self, &keys, unique, &row)) {
+                        if sets.insert(key, rowid).is_some() {
+                            let why = "rows that are there violate a UNIQUE constraint";
+                            return Err(Cause::Declaration(why.into()).into());
+                        }
                     }
                 }
             }
-            if sets.values().any(|rowids| rowids.len() > 1) {
-                return Err(Cause::Declaration("rows that are there violate a UNIQUE constraint".into()).into());
-            }
-            let add = |(key, rowids)| cmd("SADD").arg(key).arg::<Vec<i64>>(rowids).to_owned();
-            let mut changes: Vec<Cmd> = sets.into_iter().map(add).collect();
-            changes.push(cmd("SADD").arg(keys.uniques()).arg(&names).to_owned());
-            Ok((changes, ()))
+            sets.into_iter().for_each(|(key, rowid)| changes.push(cmd("SADD").arg(key).arg(rowid)));
+            changes.push(cmd("SADD").arg(keys.uniques()).arg(&names));
+            Ok(())
         })
+    }
+
+    /// Those of some rows that exist.
+    fn rows_of(&self, keys: &Keys, rowids: &[i64]) -> Result<Vec<(i64, Row)>> {
+        let (mut request, fetch) = (Request::default(), self.fetch(keys));
+        for rowid in rowids {
+            request.push_numbered(&fetch, *rowid);
+            request.push(cmd("EXISTS").arg(keys.row(*rowid)));
+        }
+        let replies = self.ask(&request)?;
+        let mut rows = Vec::new();
+        for (rowid, [row, exists]) in rowids.iter().zip(replies.as_chunks::<2>().0) {
+            if count(exists) > 0 {
+                rows.push((*rowid, self.row_of(*rowid, row.clone())?.unwrap_or_else(|| self.empty_row(*rowid))));
+            }
+        }
+        Ok(rows)
     }
 
     /// `ALTER TABLE ... RENAME TO`: renames the keys, all at once.
@@ -365,28 +380,23 @@ impl Table {
         }
         self.refuse_inside_transaction("it can't be renamed")?;
         refuse_ambiguous(&self.definition.prefix, &self.definition.schema, name)?;
-        super::commit::forget_mark(self);
         self.rename_keys(&self.keys(), &Keys::new(&self.definition.prefix, &self.definition.schema, name))?;
+        super::commit::forget_mark(self);
         self.set_name(name);
         Ok(())
     }
 
     fn rename_keys(&self, old: &Keys, new: &Keys) -> Result<()> {
-        self.at_once(|watch| {
-            let new_keys = [new.rowids(), new.counter(), new.indices()];
-            let taken = watch.ask(&new_keys, &[cmd("EXISTS").arg(&new_keys).to_owned()])?;
-            if taken.first().is_some_and(|reply| count(reply) > 0) {
+        self.locked(&[old.clone(), new.clone()], |lock, changes| {
+            let taken = Request::one(cmd("EXISTS").arg(&[new.rowids(), new.counter(), new.indices()]));
+            if self.ask(&taken)?.first().is_some_and(|reply| count(reply) > 0) {
                 return Err(Cause::Declaration(format!("there are keys `{}` already", new.base())).into());
             }
-            let (all, _) = self.all_keys(watch, old)?;
-            let exist: Vec<Cmd> = all.iter().map(|key| cmd("EXISTS").arg(key).to_owned()).collect();
-            let exist = watch.ask(&[], &exist)?;
-            let rename = |key: &Vec<u8>| {
+            for key in self.all_keys(lock, old)?.0 {
                 let renamed = [new.base().as_bytes(), &key[old.base().len()..]].concat();
-                cmd("RENAME").arg(key).arg(renamed).to_owned()
-            };
-            let there = all.iter().zip(exist).filter(|(_, exists)| count(exists) > 0);
-            Ok((there.map(|(key, _)| rename(key)).chain(self.recall()).collect(), ()))
+                changes.push(cmd("move").arg(key).arg(renamed));
+            }
+            Ok(())
         })
     }
 }
@@ -396,8 +406,8 @@ fn of_index(keys: &Keys, name: &str) -> Vec<Vec<u8>> {
     vec![keys.values(name), keys.others(name), keys.nulls(name)]
 }
 
-fn unlink(keys: &[Vec<u8>]) -> Vec<Cmd> {
-    keys.chunks(BATCH).map(|chunk| cmd("UNLINK").arg(chunk).to_owned()).collect()
+fn delete(keys: &[Vec<u8>], changes: &mut impl Sink) {
+    keys.chunks(BATCH).for_each(|chunk| changes.push(cmd("UNLINK").arg(chunk)));
 }
 
 fn rowid_of(member: &Member) -> Option<i64> {

@@ -95,7 +95,12 @@ impl Keys {
         self.with(&format!(".commit:{client:016x}"))
     }
 
-    /// String with a time to live: writers wait while it is there.
+    /// Hash: the slices of a large change until it is done. With a time to live until it is decided.
+    pub(crate) fn staged(&self, change: &str) -> Vec<u8> {
+        self.with(&format!(".staged:{change}"))
+    }
+
+    /// String: what every change looks at first; see [`hold`](super::hold).
     pub(crate) fn hold(&self) -> Vec<u8> {
         self.with(".hold")
     }
@@ -107,7 +112,7 @@ impl Keys {
 }
 
 /// What stands between the base of a table and `:` in its keys, beside those of its rows.
-const PARTS: [&str; 5] = [".index", ".index.other", ".index.null", ".unique", ".commit"];
+const PARTS: [&str; 6] = [".index", ".index.other", ".index.null", ".unique", ".commit", ".staged"];
 
 /// Refuses names whose keys could also be keys of another table.
 ///
@@ -168,6 +173,7 @@ mod tests {
             ("p.main", "a", "index:x"),
             ("p.main", "a", "unique"),
             ("p.main", "a", "commit"),
+            ("p.main", "a", "staged"),
             ("p.main.a", "index", "null"),
             ("p.main.a", "index", "other"),
             ("p.main.a.index:x", "main", "t"),

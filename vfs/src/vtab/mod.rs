@@ -13,7 +13,8 @@
 //!   in that; [`omitted`] finds the columns that get their default
 //! - `COMMIT`: xSync is [`commit`], the one place that writes rows, after a [`check`] of what it rests
 //!   on, as [`apply`] says, by a script that looks once more ([`scripted`]); [`index`] says what a
-//!   value leaves in an index. When SQLite then does not finish the transaction, [`published`] takes it back
+//!   value leaves in an index. What is too much for one script is [`large`]: under a [`hold`], it is cut into
+//!   [`slices`], [`decided`], and then carried out. When SQLite then does not finish the transaction, [`published`] takes it back
 //! - `redis_create_index()` and the other functions: [`functions`], each of
 //!   which changes what it changes [`at_once`]; `redis_keys()` and the other
 //!   table-valued ones: [`look`]
@@ -41,6 +42,10 @@ pub(crate) mod write;
 pub(crate) mod omitted;
 pub(crate) mod commit;
 pub(crate) mod published;
+pub(crate) mod large;
+pub(crate) mod hold;
+pub(crate) mod slices;
+pub(crate) mod decided;
 pub(crate) mod check;
 pub(crate) mod apply;
 pub(crate) mod scripted;

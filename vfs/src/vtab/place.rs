@@ -130,15 +130,15 @@ impl Place {
         Ok(Ahead { asked: server.ask_ahead(request), server })
     }
 
-    /// The replies to what was sent before.
-    pub(crate) fn replies(&self, Ahead { server, asked }: Ahead) -> Result<Vec<Value>> {
+    /// What was sent before, and the replies.
+    pub(crate) fn replies(&self, Ahead { server, asked }: Ahead) -> Result<(Request, Vec<Value>)> {
         let now = self.server()?;
         // In a forked child, the connection is its parent's.
         let asked = if Arc::ptr_eq(&now, &server) { asked } else { asked.unsent() };
         let (request, replies) = now.replies(asked)?;
         match checked_each(&request, replies) {
-            Err(error) if is_busy(&error.cause) => self.ask(&request),
-            outcome => outcome,
+            Err(error) if is_busy(&error.cause) => self.ask(&request).map(|replies| (request, replies)),
+            outcome => outcome.map(|replies| (request, replies)),
         }
     }
 }

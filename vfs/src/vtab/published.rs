@@ -189,7 +189,7 @@ fn has_rival(table: &Table, keys: &Keys, pending: &Pending) -> Result<bool> {
     let Some(row) = &pending.row else { return Ok(false) };
     for (n, unique) in table.definition.uniques.iter().enumerate() {
         for key in unique_keys(table, keys, unique, row) {
-            let reply = table.place.ask(&Request::one(cmd("SMEMBERS").arg(&key)))?.pop().unwrap_or_default();
+            let reply = table.ask(&Request::one(cmd("SMEMBERS").arg(&key)))?.pop().unwrap_or_default();
             for rival in rowids(reply)? {
                 let ours = table.writes.borrow().pending.contains_key(&rival);
                 if !ours && table.is_rival(keys, n, rival, row)? {

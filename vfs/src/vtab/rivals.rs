@@ -115,7 +115,7 @@ impl Table {
             request.push(cmd("SMEMBERS").arg(keys.indices()));
             request.push(cmd("SMEMBERS").arg(keys.uniques()));
         }
-        let mut replies = self.place.ask(&request)?;
+        let mut replies = self.ask(&request)?;
         if look {
             let uniques = names(replies.pop().unwrap_or_default())?;
             let indices = names(replies.pop().unwrap_or_default())?;
@@ -205,7 +205,7 @@ impl Table {
         let mut existing = Existing::default();
         for mut window in range::rowids(keys, &Reach::whole(), false) {
             loop {
-                let reply = self.place.ask(&Request::one(&window.command(READ_AT_ONCE)))?.pop().unwrap_or_default();
+                let reply = self.ask(&Request::one(&window.command(READ_AT_ONCE)))?.pop().unwrap_or_default();
                 let (members, more) = window.advance(members(window.part, reply)?, READ_AT_ONCE);
                 let rowids = members.iter().filter_map(|(member, _)| std::str::from_utf8(member).ok()?.parse().ok());
                 self.note_existing(keys, &mut existing, &rowids.collect::<Vec<i64>>())?;
@@ -226,7 +226,7 @@ impl Table {
         let mut request = Request::default();
         let fetch = self.fetch(keys);
         rowids.iter().for_each(|rowid| request.push_numbered(&fetch, *rowid));
-        for (rowid, reply) in rowids.iter().zip(self.place.ask(&request)?) {
+        for (rowid, reply) in rowids.iter().zip(self.ask(&request)?) {
             let Some(row) = self.row_of(*rowid, reply)? else { continue };
             for (n, unique) in self.definition.uniques.iter().enumerate() {
                 existing.keys.extend(unique_keys(self, keys, unique, &row).iter().map(|key| digest_of(key)));
@@ -238,7 +238,7 @@ impl Table {
 
     /// Whether a row in Redis has the same values, not only the same key. If not, the commit rests on that.
     pub(super) fn is_rival(&self, keys: &Keys, unique: usize, rival: i64, row: &[Value]) -> Result<bool> {
-        let reply = self.place.ask(&Request::one(&self.fetch_command(keys, rival)))?.pop().unwrap_or_default();
+        let reply = self.ask(&Request::one(&self.fetch_command(keys, rival)))?.pop().unwrap_or_default();
         self.compare_rival(unique, rival, row, reply)
     }
 
@@ -262,7 +262,7 @@ impl Table {
         for chunk in strangers.chunks(READ_AT_ONCE) {
             let (mut request, fetch) = (Request::default(), self.fetch(keys));
             chunk.iter().for_each(|stranger| request.push_numbered(&fetch, stranger.rowid));
-            for (stranger, reply) in chunk.iter().zip(self.place.ask(&request)?) {
+            for (stranger, reply) in chunk.iter().zip(self.ask(&request)?) {
                 let pending = self.writes.borrow().pending.get(&stranger.ours).cloned();
                 let Some(row) = pending.and_then(|pending| pending.row) else { continue };
                 if self.compare_rival(stranger.unique, stranger.rowid, &row, reply)? {

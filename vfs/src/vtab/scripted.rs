@@ -18,9 +18,8 @@ use std::sync::LazyLock;
 
 use redis::{Arg, Cmd, Value as Reply, cmd};
 
-use super::commit::CHUNK;
 use super::keys::Keys;
-use super::place::wrong_type;
+use super::place::{Place, wrong_type};
 use super::table::bulk;
 use crate::error::{Cause, Result};
 use crate::store::protocol::{array, bad_reply, text};
@@ -41,12 +40,10 @@ pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
 
 /// Bytes in one argument of the script.
 const PIECE: usize = 1 << 20;
-/// Keys in the command that calls the script. Redis 6.2 takes a million arguments.
-const KEYS: usize = 50_000;
 
 /// What does nothing to a key that is not there, and the kinds of writes that it stands for. What can't do
 /// nothing is undone by the next.
-const IN_VAIN: [(&[&[u8]], &[&str]); 7] = [
+const IN_VAIN: [(&[&[u8]], &[&str]); 11] = [
     (&[b"HSET"], &["HSET", "1", "1"]),
     (&[b"HSET", b"HDEL"], &["HDEL", "1"]),
     (&[b"SADD"], &["SADD", "1"]),
@@ -54,6 +51,10 @@ const IN_VAIN: [(&[&[u8]], &[&str]); 7] = [
     (&[b"ZADD"], &["ZADD", "XX", "1", "1"]),
     (&[b"ZREM", b"settle"], &["ZREM", "1"]),
     (&[b"SET", b"raise", b"give_back"], &["SET", "1", "XX"]),
+    (&[b"settle", b"move"], &["EXISTS"]),
+    (&[b"PEXPIRE"], &["PEXPIRE", "1"]),
+    (&[b"PERSIST"], &["PERSIST"]),
+    (&[b"UNLINK"], &["UNLINK"]),
 ];
 
 /// A command that calls a function.
@@ -68,6 +69,19 @@ pub(crate) fn eval(call: &Cmd) -> Cmd {
 /// The words of a command.
 pub(super) fn words(command: &Cmd) -> impl Iterator<Item = &[u8]> {
     command.args_iter().filter_map(|word| if let Arg::Simple(word) = word { Some(word) } else { None })
+}
+
+/// What takes the writes of a change: one script, or [slices](super::slices).
+pub(crate) trait Sink {
+    /// Adds a command, or the call of a function of `functions.lua`: its name, a key, other arguments.
+    fn push(&mut self, command: &Cmd);
+}
+
+impl Sink for Scripted {
+    fn push(&mut self, command: &Cmd) {
+        self.note_kind(command);
+        self.writes.piece().write_command(command, &mut self.keys);
+    }
 }
 
 /// A question that a commit rests on, with the reply that it had.
@@ -86,7 +100,7 @@ enum Kind {
 /// What the `n`th word of a command is to be, counted from its name; nothing if it is no key.
 fn kind_of(name: &[u8], n: usize) -> Option<Kind> {
     match (name, n) {
-        (b"DEL" | b"EXISTS", _) => Some(Kind::Other),
+        (b"DEL" | b"UNLINK" | b"EXISTS" | b"move", _) => Some(Kind::Other),
         (b"SUNION", _) | (b"SADD" | b"SREM" | b"SMEMBERS", 1) | (b"settle", 2) => Some(Kind::Set),
         (b"ZADD" | b"ZREM" | b"settle", 1) => Some(Kind::SortedSet),
         (b"raise" | b"give_back", 1) => Some(Kind::String),
@@ -116,17 +130,21 @@ impl Scripted {
         }
     }
 
-    /// Adds a command, or the call of a function of `functions.lua`: its name, a key, other arguments.
-    pub(crate) fn push(&mut self, command: &Cmd) {
+    /// Refuses what [`Sink::push`] would refuse, and writes nothing.
+    pub(super) fn concern(&mut self, command: &Cmd) {
+        self.note_kind(command);
+        Piece::default().write_command(command, &mut self.keys);
+    }
+
+    fn note_kind(&mut self, command: &Cmd) {
         let name = words(command).next().unwrap_or_default();
         if !self.kinds.contains(name) {
             self.kinds.insert(name.to_vec());
         }
-        self.writes.piece().write_command(command, &mut self.keys);
     }
 
     /// Adds all to an open transaction.
-    pub(crate) fn write(self, keys: &Keys, by: By, request: &mut Request) {
+    pub(crate) fn write(&self, keys: &Keys, by: By, request: &mut Request) {
         let nothing = keys.nothing();
         request.push(cmd("DEL").arg(&nothing));
         for (kinds, words) in IN_VAIN {
@@ -137,36 +155,73 @@ impl Scripted {
         // The numbers of the first of each kind, counted from 1 as Lua does.
         let mut firsts = [0; 4];
         let mut all = vec![nothing];
-        for (first, keys) in firsts.iter_mut().zip(self.keys) {
+        for (first, keys) in firsts.iter_mut().zip(&self.keys) {
             let count = all.len();
             *first = count as u32 + 1;
             all.resize(count + keys.len(), Vec::new());
-            keys.into_iter().for_each(|(key, n)| all[count + n as usize] = key);
+            keys.iter().for_each(|(key, n)| all[count + *n as usize].clone_from(key));
         }
-        let (some, more) = all.split_at(all.len().min(KEYS));
-        let mut others = Pieces::default();
-        for chunk in more.chunks(CHUNK) {
-            // For the server to know of them, too.
-            request.push(cmd("EVAL").arg("").arg(chunk.len()).arg(chunk));
-            for key in chunk {
-                let piece = others.piece();
-                write_bytes(&mut piece.bytes, key);
-                piece.items += 1;
-            }
-        }
-        let last_keys = 1 + others.0.len() as u32;
-        let last_question = last_keys + self.questions.0.len() as u32;
+        let last_question = 1 + self.questions.0.len() as u32;
         let mut numbers = Vec::new();
-        for number in [firsts[1] - 1, firsts[2] - 1, firsts[3] - 1, last_keys, last_question] {
+        for number in [firsts[1] - 1, firsts[2] - 1, firsts[3] - 1, last_question] {
             write_number(&mut numbers, number);
         }
         let mut call = COMMIT.command(by);
-        call.arg(some.len()).arg(some).arg(numbers);
-        for piece in [others, self.questions, self.writes].into_iter().flat_map(|pieces| pieces.0) {
+        call.arg(all.len()).arg(all).arg(numbers);
+        for piece in [&self.questions, &self.writes].into_iter().flat_map(|pieces| &pieces.0) {
             call.arg(piece.done(firsts));
         }
         request.push(&call);
     }
+}
+
+/// What came of some scripts and commands.
+#[derive(Default)]
+pub(super) struct Ran {
+    /// For each script that did nothing: the key that was not as it should be.
+    pub changed: Vec<Vec<u8>>,
+    /// Replies to the commands.
+    pub replies: Vec<Reply>,
+}
+
+/// Has a server run scripts, one after the other, and carries out some commands afterwards.
+///
+/// # Errors
+/// Those of [`changed`]; some of the scripts may have been run.
+pub(super) fn run(place: &Place, keys: &Keys, scripts: &[Scripted], also: &[Cmd]) -> Result<Ran> {
+    if scripts.is_empty() && also.is_empty() {
+        return Ok(Ran::default());
+    }
+    let server = place.fit_server()?;
+    let by = if scripts.is_empty() { By::Text } else { server.scripts().way_to(&COMMIT) };
+    match run_by(place, keys, scripts, also, by) {
+        // The server does not have the script any more, or this user may not call it so: none of them was run.
+        Err(error) if by == By::Digest && is_uncalled(&error.cause) => {}
+        outcome => return outcome,
+    }
+    let outcome = run_by(place, keys, scripts, also, By::Text)?;
+    server.scripts().is_called(&COMMIT, By::Text, &Reply::Okay);
+    Ok(outcome)
+}
+
+fn is_uncalled(cause: &Cause) -> bool {
+    matches!(cause, Cause::Permission(_)) || matches!(cause, Cause::Server(message) if message.starts_with("NOSCRIPT"))
+}
+
+fn run_by(place: &Place, keys: &Keys, scripts: &[Scripted], also: &[Cmd], by: By) -> Result<Ran> {
+    let (mut request, mut calls) = (Request::default(), Vec::new());
+    for script in scripts {
+        script.write(keys, by, &mut request);
+        calls.push(request.len() - 1);
+    }
+    let commands = request.len();
+    also.iter().for_each(|command| request.push(command));
+    let mut replies = place.ask(&request)?;
+    let mut ran = Ran { changed: Vec::new(), replies: replies.split_off(commands) };
+    for call in calls {
+        ran.changed.extend(changed(vec![std::mem::take(&mut replies[call])])?);
+    }
+    Ok(ran)
 }
 
 /// What the script has answered, whose reply is the last one of its transaction: the key that another
@@ -261,13 +316,15 @@ impl Piece {
     }
 
     /// The array, once it is known which number the first key of each kind has.
-    fn done(mut self, firsts: [u32; 4]) -> Vec<u8> {
-        for (at, kind) in self.keys {
-            if let Some(four) = self.bytes[at..].first_chunk_mut::<4>() {
-                *four = (u32::from_be_bytes(*four) + firsts[kind as usize]).to_be_bytes();
+    fn done(&self, firsts: [u32; 4]) -> Vec<u8> {
+        let head = array_of(self.items);
+        let mut whole = [head.as_slice(), &self.bytes].concat();
+        for (at, kind) in &self.keys {
+            if let Some(four) = whole[head.len() + at..].first_chunk_mut::<4>() {
+                *four = (u32::from_be_bytes(*four) + firsts[*kind as usize]).to_be_bytes();
             }
         }
-        [array_of(self.items).as_slice(), &self.bytes].concat()
+        whole
     }
 }
 

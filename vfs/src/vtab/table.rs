@@ -119,6 +119,8 @@ pub(crate) struct Known {
     pub counted: Option<Instant>,
     /// The rowid counter.
     pub counter: Option<i64>,
+    /// What the table's hold said when it was free.
+    pub hold: Option<Vec<u8>>,
 }
 
 /// How long counts of distinct values are good enough.
@@ -223,7 +225,7 @@ impl Table {
         for column in &self.definition.columns {
             request.push(cmd("ZCARD").arg(keys.values(&column.name)));
         }
-        let mut replies = self.place.ask(&request)?.into_iter();
+        let mut replies = self.ask(&request)?.into_iter();
         let mut next = || replies.next().unwrap_or_default();
         let indices = names(next())?;
         let rows = count(&next());
@@ -231,7 +233,8 @@ impl Table {
         let distinct = self.definition.columns.iter().map(|column| (column.name.clone(), count(&next()))).collect();
         let counter = self.counter_of(&counter)?;
         self.learn(|known| {
-            *known = Known { indices, rows, distinct, counted: Some(Instant::now()), counter: Some(counter) }
+            let hold = known.hold.take();
+            *known = Known { indices, rows, distinct, counted: Some(Instant::now()), counter: Some(counter), hold }
         });
         Ok(())
     }

@@ -29,6 +29,14 @@ function functions.settle(values, set, member)
   return redis.call('ZREM', values, member)
 end
 
+-- Renames a key, if it is there.
+-- Returns 1 if it was.
+function functions.move(key, to)
+  if redis.call('EXISTS', key) == 0 then return 0 end
+  redis.call('RENAME', key, to)
+  return 1
+end
+
 -- Tells by a client's mark whether its commit happened. If not, it can't any more: it watches the mark.
 -- Returns 1 if it happened, 0 if not, -1 if the mark is gone, so that nobody can tell.
 function functions.decide(mark, number, seconds)

@@ -24,11 +24,14 @@ local function is_same(name, now, before)
   end
   return true
 end
-for n = last_keys + 1, last_question do
+for n = 2, last_question do
   local items, at = cmsgpack.unpack(ARGV[n]), 1
   while items[at] do
     local last = with_keys(items, at)
-    if not is_same(items[at + 1], call(unpack(items, at + 1, last)), items[last + 1]) then
+    local now = call(unpack(items, at + 1, last))
+    -- What may not be asked is an error; another type is a change.
+    if type(now) == 'table' and now.err and not string.find(now.err, 'WRONGTYPE') then return now end
+    if not is_same(items[at + 1], now, items[last + 1]) then
       return {'changed', items[at + 2]}
     end
     at = last + 2

@@ -1,17 +1,14 @@
 -- The first part of a commit: nothing is written if a key is of another type than it is written as.
 -- KEYS: one that is never there, then sets, sorted sets, strings, and others: rows, which are watched
 -- or asked about, and what may be of any type. All are in one slot.
--- ARGV[1], in MessagePack: the numbers of the last set, sorted set and string, and of the last arguments
--- with more keys and with questions. The rest are writes. Each is an array in MessagePack: of
--- keys; or of commands and calls of functions, the count of its words before each, and keys by
--- their numbers; a question is followed by the reply that it had.
+-- ARGV[1], in MessagePack: the numbers of the last set, sorted set and string, and of the last argument
+-- with questions. The rest are writes. Each is an array in MessagePack of commands and calls of functions,
+-- the count of its words before each, and keys by their numbers; a question is followed by the reply that
+-- it had.
 -- Returns {} when all is written; {'wrong', key, its type, the right one} or {'changed', key} when
 -- nothing is; {'refused', why} when the server refused a write, of which it does not undo the others.
 local call, keys, type, unpack = redis.pcall, KEYS, type, unpack
-local last_set, last_sorted, last_string, last_keys, last_question = cmsgpack.unpack(ARGV[1])
-for n = 2, last_keys do
-  for _, key in ipairs(cmsgpack.unpack(ARGV[n])) do keys[#keys + 1] = key end
-end
+local last_set, last_sorted, last_string, last_question = cmsgpack.unpack(ARGV[1])
 local function wrong_key(from, to, right)
   for n = from, to do
     local found = redis.call('TYPE', keys[n]).ok
