@@ -152,7 +152,8 @@ fn compare(server: &Server, keys: &Keys, found: &Snapshot, now: &Snapshot) -> Re
         return Ok(ReplicaState::AnotherHistory { version });
     }
     let made: Option<u64> = field(log::TIME).and_then(|time| time.parse().ok());
-    let behind_ms = made.map(|made| (seconds * 1000 + microseconds / 1000).saturating_sub(made));
+    let behind_ms =
+        made.map(|made| seconds.saturating_mul(1000).saturating_add(microseconds / 1000).saturating_sub(made));
     Ok(ReplicaState::Has { version, behind, behind_ms })
 }
 
