@@ -14,7 +14,7 @@ use crate::reader::Reader;
 use crate::replicas::Replicas;
 use crate::source::Source;
 use crate::store::commit::most_undo;
-use crate::store::redis::RedisStore;
+use crate::store::redis::{Opened, RedisStore};
 use crate::store::server::{Server, Stats};
 use crate::store::{Bid, Fetched, Heard, News, PageNo, Snapshot, Store, Version};
 use crate::sync::Mutex;
@@ -104,21 +104,37 @@ impl Database {
         &*self.primary.store
     }
 
-    /// Refuses servers and keys that can't serve; reads the current snapshot.
-    pub(crate) fn open(&self) -> Result<Reader> {
+    /// Refuses servers and keys that can't serve; reads the current snapshot. A database that is opened to write
+    /// is made to stay.
+    pub(crate) fn open(&self, read_only: bool) -> Result<Reader> {
         let asked = Instant::now();
         let last = if self.cache.head().0 == Snapshot::EMPTY { OPENING } else { 1 };
         let likely: Vec<PageNo> = PageNo::range(2, last).collect();
-        let (fetched, others) = match &self.redis {
+        let Opened { fetched, others, expires } = match &self.redis {
             Some(redis) => redis.open(&[PageNo::FIRST], &likely)?,
-            None => (self.store().fetch(&[PageNo::FIRST])?, None),
+            None => Opened { fetched: self.store().fetch(&[PageNo::FIRST])?, others: None, expires: None },
         };
         let (snapshot, epoch) = self.adopt(asked, fetched)?;
         if let Some(others) = others {
             let pages = likely.into_iter().zip(others.pages).filter_map(|(page, bytes)| Some((page, bytes?)));
             self.cache.insert(epoch, others.at.version, &[others.at], pages);
         }
+        if let (Some(expires), Some(redis)) = (expires, &self.redis) {
+            self.persist(redis, expires, read_only);
+        }
         Ok(Reader::new(snapshot, epoch))
+    }
+
+    /// Somebody has set a time to live, after which the server would remove the database.
+    fn persist(&self, redis: &RedisStore, expires: Duration, read_only: bool) {
+        let (place, left) = (&self.place, expires.as_secs_f64());
+        let persisted = if read_only { None } else { Some(redis.persist()) };
+        let said = match persisted {
+            None => format!("it ends in {left} s, by its time to live; PERSIST on its hash keeps it"),
+            Some(Ok(())) => format!("its time to live of {left} s is removed, or it would have ended then"),
+            Some(Err(error)) => format!("it ends in {left} s, by its time to live, which can't be removed: {error}"),
+        };
+        crate::ffi::log(&format!("{place}: {said}"));
     }
 
     /// The primary's snapshot, and leave to use the cache for it. One round trip while nobody else

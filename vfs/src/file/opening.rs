@@ -76,11 +76,11 @@ impl File {
 
 /// Opens the database. A read-only one may be a replica's.
 fn open(database: &mut Arc<Database>, address: &mut Address, read_only: bool) -> Result<Reader> {
-    match database.open() {
+    match database.open(read_only) {
         Err(error) if read_only && matches!(error.cause, Cause::IsReplica(_)) => {
             address.config = address.config.clone().with_any_role();
             *database = Process::current().database(&address.config, &address.name);
-            database.open()
+            database.open(read_only)
         }
         opened => opened,
     }

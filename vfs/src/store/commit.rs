@@ -111,7 +111,7 @@ impl RedisStore {
         AboutHistory { undo: after_undo - before, log: sending.count() - after_undo }
     }
 
-    /// Pages and metadata into the hash, removed pages out of it.
+    /// Pages and metadata into the hash, removed pages out of it; a time to live that somebody has set is removed.
     fn pages(&self, commit: &Commit<'_>, log_mark: LogMark, sending: &mut Sending<'_, '_>) {
         let mut metadata = metadata(&commit.base, &commit.snapshot, FORMAT, log_mark);
         let (first, rest) = commit.pages.split_at(commit.pages.len().min(BATCH));
@@ -134,6 +134,7 @@ impl RedisStore {
                 hdel.word(keys::page(page));
             }
         }
+        sending.piece().push(cmd("PERSIST").arg(&self.keys.hash));
     }
 
     /// Staged pages become the hash if they are all of them, or else go before those of the hash.
@@ -149,6 +150,7 @@ impl RedisStore {
         } else {
             let metadata = metadata(base, snapshot, STAGED_FORMAT, log_mark);
             request.push(cmd("HSET").arg(hash).arg(&metadata));
+            request.push(cmd("PERSIST").arg(hash));
             let mut hset = cmd("HSET");
             hset.arg(&stage.key).arg(keys::COMMIT).arg(snapshot.commit.to_string());
             // The pages above it that the base had are still to be removed.

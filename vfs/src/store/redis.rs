@@ -68,6 +68,15 @@ pub(crate) struct RedisStore {
     staged: Arc<AtomicBool>,
 }
 
+/// What opening has found.
+pub(crate) struct Opened {
+    pub(crate) fetched: Fetched,
+    /// The pages that are likely to be needed.
+    pub(crate) others: Option<Fetched>,
+    /// When the server removes the database, if somebody has set that.
+    pub(crate) expires: Option<Duration>,
+}
+
 impl RedisStore {
     pub(crate) fn new(server: Arc<Server>, config: &Config, name: &str) -> Self {
         let keys = Keys::new(&config.prefix, name);
@@ -92,11 +101,12 @@ impl RedisStore {
 
     /// Refuses servers and keys that can't serve; fetches pages like [`Store::fetch`]. Others that are
     /// `likely` to be needed come in the same trip, if nothing is wrong with them.
-    pub(crate) fn open(&self, pages: &[PageNo], likely: &[PageNo]) -> Result<(Fetched, Option<Fetched>)> {
+    pub(crate) fn open(&self, pages: &[PageNo], likely: &[PageNo]) -> Result<Opened> {
         let mut request = Request::default();
         request.push(cmd("TYPE").arg(&self.keys.hash));
         request.push(cmd("TYPE").arg(&self.keys.log));
         request.push(cmd("TYPE").arg(&self.keys.undo));
+        request.push(cmd("PTTL").arg(&self.keys.hash));
         request.push(&self.hmget(pages));
         if !likely.is_empty() {
             request.push(&self.hmget(likely));
@@ -110,12 +120,23 @@ impl RedisStore {
                 None => return Err(bad_reply("TYPE", &reply).into()),
             }
         }
+        // Where access rules forbid to ask, it is taken to have none, as it should.
+        let expires = match replies.next() {
+            Some(Value::Int(left)) => u64::try_from(left).ok().map(Duration::from_millis),
+            _ => None,
+        };
         let fetched = self.whole(read(replies.next().unwrap_or_default(), pages)?, pages)?;
         let others = match replies.next().map(|reply| read(reply, likely)) {
             Some(Ok(Read::Whole(others))) => Some(others),
             Some(Ok(Read::Staged(..)) | Err(_)) | None => None,
         };
-        Ok((fetched, others))
+        Ok(Opened { fetched, others, expires })
+    }
+
+    /// Takes the time to live away from the database.
+    pub(crate) fn persist(&self) -> Result<()> {
+        let mut replies = self.server.ask(&Request::one(cmd("PERSIST").arg(&self.keys.hash)))?;
+        checked(replies.pop().unwrap_or_default()).map(|_| ())
     }
 
     /// Pages where some may be staged: both places in one trip. The staged ones are asked for

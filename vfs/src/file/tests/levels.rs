@@ -43,7 +43,7 @@ impl Servers {
             |(n, store): (usize, &Arc<MemoryStore>)| Arc::new(Source::restless(&format!("replica {n}"), store.clone()));
         let replicas = self.replicas.iter().enumerate().map(source).collect();
         file.session = Session::new(level, Duration::from_millis(1), replicas);
-        let opened = file.database.open().unwrap();
+        let opened = file.database.open(false).unwrap();
         file.session.saw(opened.snapshot, opened.epoch);
     }
 

@@ -1,0 +1,58 @@
+//! A time to live that somebody has set on the hash of a database.
+
+use rusqlite::Connection;
+use sqlite_redis_tests::{Server, number};
+
+const KEY: &str = "sqlite:{shop}";
+
+fn expire(server: &Server) {
+    assert_eq!(server.redis_cli(&["EXPIRE", KEY, "1000"]), "1");
+}
+
+fn is_to_end(server: &Server) -> bool {
+    server.redis_cli(&["TTL", KEY]) != "-1"
+}
+
+fn filled(server: &Server) -> Connection {
+    let db = server.options("shop").stage_bytes(20_000).open().unwrap();
+    db.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
+    db
+}
+
+#[test]
+fn an_open_removes_it_unless_it_is_read_only() {
+    let server = Server::start();
+    drop(filled(&server));
+    expire(&server);
+    assert_eq!(number(&server.options("shop").read_only(true).open().unwrap(), "SELECT count(*) FROM t"), 1);
+    assert!(is_to_end(&server), "one that only reads changes nothing");
+    assert_eq!(number(&server.open("shop"), "SELECT count(*) FROM t"), 1);
+    assert!(!is_to_end(&server));
+}
+
+#[test]
+fn a_commit_removes_it_whatever_its_size() {
+    let server = Server::start();
+    let db = filled(&server);
+    for sql in ["INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (randomblob(100000))", "VACUUM"] {
+        expire(&server);
+        db.execute_batch(sql).unwrap();
+        assert!(!is_to_end(&server), "{sql}");
+        server.check_stored("shop");
+    }
+}
+
+#[test]
+fn who_may_not_remove_it_opens_all_the_same() {
+    let server = Server::start();
+    drop(filled(&server));
+    expire(&server);
+    for forbidden in ["-persist", "-pttl"] {
+        let acl = ["ACL", "SETUSER", "some", "reset", "on", ">word", "~*", "+@all", forbidden];
+        assert_eq!(server.redis_cli(&acl), "OK");
+        let url = format!("{}?user=some&pass=word", server.url());
+        let db = sqlite_redis::Options::new("shop").server(url).open().unwrap();
+        assert_eq!(number(&db, "SELECT count(*) FROM t"), 1);
+        assert!(is_to_end(&server), "{forbidden}");
+    }
+}
