@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use socket2::SockRef;
@@ -85,6 +85,10 @@ struct State {
     server: PathBuf,
     /// By how much replies are late at most.
     delay: Duration,
+    /// Bytes a second that go through, both ways and for all connections together.
+    rate: Option<u64>,
+    /// When what has been let through so far is through at that rate.
+    through_at: Instant,
     faults: Vec<(Trigger, Fault)>,
     /// What is done to each command of a name.
     always: HashMap<String, Fault>,
@@ -261,6 +265,13 @@ impl Proxy {
         self.shared.lock().delay = most;
     }
 
+    /// Lets through so many bytes a second, both ways and for all connections together.
+    pub fn rate(&self, bytes: Option<u64>) {
+        let mut state = self.shared.lock();
+        state.rate = bytes;
+        state.through_at = Instant::now();
+    }
+
     /// Turns to another server, as a failover does: cuts all connections; new ones lead there.
     pub fn turn(&self, server: &Server) {
         let mut state = self.shared.lock();
@@ -308,6 +319,8 @@ impl State {
         State {
             server,
             delay: Duration::ZERO,
+            rate: None,
+            through_at: Instant::now(),
             faults: Vec::new(),
             always: HashMap::new(),
             answers: HashMap::new(),
@@ -394,8 +407,10 @@ impl Shared {
                 client.stream.write_all(&answer(&words(&command)))?;
                 continue;
             }
+            self.pass(command.len());
             server.stream.write_all(&command)?;
             let Some(reply) = server.frame()? else { return Ok(()) };
+            self.pass(reply.len());
             self.late();
             match fault {
                 Some(Fault::LoseReply) => return Ok(()),
@@ -408,6 +423,17 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Waits as long as so many bytes take at the rate that is set.
+    fn pass(&self, bytes: usize) {
+        let mut state = self.lock();
+        let Some(rate) = state.rate else { return };
+        let now = Instant::now();
+        state.through_at = state.through_at.max(now) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        let wait = state.through_at - now;
+        drop(state);
+        std::thread::sleep(wait);
     }
 
     fn late(&self) {

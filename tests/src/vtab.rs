@@ -40,7 +40,14 @@ pub fn table(server: &Server, columns: &str) -> Connection {
 /// # Panics
 /// When they don't.
 pub fn check_keys(server: &Server, table: &str) -> usize {
-    let base = format!("p.main.{table}");
+    check_rows(server, &format!("p.main.{table}"))
+}
+
+/// The same of the table whose keys begin so.
+///
+/// # Panics
+/// When rows and indexes don't agree.
+pub fn check_rows(server: &Server, base: &str) -> usize {
     let mut redis = server.redis();
     let rowids: BTreeSet<String> = ask(&mut redis, cmd("ZRANGE").arg(format!("{base}.index.rowid")).arg(0).arg(-1));
     let keys: BTreeSet<String> = ask(&mut redis, cmd("KEYS").arg(format!("{base}*")));
@@ -52,7 +59,7 @@ pub fn check_keys(server: &Server, table: &str) -> usize {
     assert!(counter.unwrap_or(0) >= greatest.unwrap_or(0), "the counter {counter:?} is below {greatest:?}");
     let indices: Vec<String> = ask(&mut redis, cmd("SMEMBERS").arg(format!("{base}.indices")));
     for column in &indices {
-        check_index(&mut redis, &base, column, &keys, &rows);
+        check_index(&mut redis, base, column, &keys, &rows);
     }
     // Nothing is left of indexes that are not there.
     let of_index = keys.iter().filter_map(|key| key.strip_prefix(&format!("{base}.index:")));

@@ -11,5 +11,6 @@ fn nothing_is_lost_torn_or_done_twice_under_faults() {
         Plan { duration: Duration::from_secs(20), seed: 2026, workers: 2, program: env!("CARGO_BIN_EXE_soak").into() };
     let verdict = run(&plan, |_, _| {}).unwrap();
     assert_eq!(verdict.violations, [""; 0], "again with: scripts/soak 20 2026");
-    assert!(verdict.acknowledged > 0 && verdict.faults.len() == Fault::ALL.len(), "{verdict:?}");
+    assert_eq!(verdict.faults.len(), Fault::ALL.len(), "{verdict:?}");
+    assert!(verdict.acknowledged_by.values().all(|acknowledged| *acknowledged > 0), "{verdict:?}");
 }

@@ -42,8 +42,15 @@ pub fn step(worker: &mut Worker) -> Result<()> {
     if worker.looks(5) {
         return look(worker, list);
     }
+    let undo = worker.random.random_ratio(1, 4);
     let id = worker.history.begin(&json!({"list": list}))?;
     let (outcome, seen) = transact(&worker.connection, |db| {
+        if undo {
+            let never = "INSERT INTO item SELECT list, place + 1000000, 'never' FROM item WHERE list = ?1";
+            db.execute_batch("SAVEPOINT s")?;
+            db.execute(never, [list])?;
+            db.execute_batch("ROLLBACK TO s; RELEASE s")?;
+        }
         let (length, seen) = tail(db, list)?;
         db.execute("INSERT INTO item VALUES (?1, ?2, ?3)", (list, length, &id))?;
         Ok((length, seen))

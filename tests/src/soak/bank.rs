@@ -37,8 +37,14 @@ pub fn step(worker: &mut Worker) -> Result<()> {
     }
     let (source, target) = (worker.random.random_range(1..=ACCOUNTS), worker.random.random_range(1..=ACCOUNTS));
     let amount = worker.random.random_range(1..50);
+    let undo = worker.random.random_ratio(1, 4);
     let id = worker.history.begin(&json!({"from": source, "to": target, "amount": amount}))?;
     let (outcome, _) = transact(&worker.connection, |db| {
+        if undo {
+            db.execute_batch(
+                "SAVEPOINT s; UPDATE account SET balance = -1; DELETE FROM transfer; ROLLBACK TO s; RELEASE s",
+            )?;
+        }
         db.execute("UPDATE account SET balance = balance - ?1 WHERE id = ?2", (amount, source))?;
         db.execute("UPDATE account SET balance = balance + ?1 WHERE id = ?2", (amount, target))?;
         db.execute("INSERT INTO transfer VALUES (?1, ?2, ?3, ?4)", (&id, source, target, amount))

@@ -58,6 +58,10 @@ pub fn step(worker: &mut Worker) -> Result<()> {
                 ensure(db, &table)?;
                 db.execute(&format!("DELETE FROM {table} WHERE rowid % 3 = ?1"), [rows % 3])?;
             }
+            4 => {
+                ensure(db, &table)?;
+                db.execute_batch("PRAGMA incremental_vacuum")?;
+            }
             _ => {
                 ensure(db, &table)?;
                 let mut insert = db.prepare_cached(&format!("INSERT INTO {table} (v) VALUES (randomblob(?1))"))?;

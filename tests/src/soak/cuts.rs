@@ -12,15 +12,22 @@ use rand::rngs::StdRng;
 use redis::Value;
 use rusqlite::Connection;
 
-use super::Workload;
 use super::clock::now;
 use super::eras::{Cut, Lists};
+use super::rows::Rows;
 use super::stage::{Stage, replica_of};
+use super::{Workload, pair, rows};
 use crate::stored::{Stored, write_file};
 use crate::{Server, eventually, proxy};
 
-/// All databases of a server at one moment.
-type Image = Vec<Stored>;
+/// All that a server has at one moment.
+struct Image {
+    stored: BTreeMap<&'static str, Stored>,
+    rows: Rows,
+}
+
+/// What each place holds.
+type Held = BTreeMap<&'static str, Lists>;
 
 impl Stage {
     /// `FLUSHALL`, after which the workloads begin anew.
@@ -60,9 +67,9 @@ impl Stage {
         // What clients have sent is not carried out any more.
         self.server.redis_cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         let left = image(&self.server, None)?;
-        for (kept, workload) in kept.iter().zip(Workload::ALL) {
-            if !self.server.had(workload.name(), kept)? {
-                self.violations.push(format!("{}: the replica has what its primary never had", workload.name()));
+        for (name, kept) in &kept.stored {
+            if !self.server.had(name, kept)? {
+                self.violations.push(format!("{name}: the replica has what its primary never had"));
             }
         }
         self.record((ends, begins), &left, Some(&kept))?;
@@ -87,17 +94,31 @@ impl Stage {
 
     /// Writes down the end of an era between two times, and checks what it has left.
     fn record(&mut self, (ends, begins): (u64, u64), left: &Image, kept: Option<&Image>) -> Result<()> {
-        for (n, workload) in Workload::ALL.into_iter().enumerate() {
-            let left = self.look_at(workload, &left[n])?;
-            let failover = kept.is_some();
-            let kept = kept.map(|kept| self.look_at(workload, &kept[n])).transpose()?.unwrap_or_default();
-            self.eras.entry(workload).or_default().cut(Cut { ends, begins, left, kept, failover });
+        let failover = kept.is_some();
+        let mut left = self.look_at_all(left)?;
+        let mut kept = kept.map(|kept| self.look_at_all(kept)).transpose()?.unwrap_or_default();
+        for place in Workload::ALL.into_iter().flat_map(Workload::places) {
+            let (left, kept) = (left.remove(place).unwrap_or_default(), kept.remove(place).unwrap_or_default());
+            self.eras.entry(place).or_default().cut(Cut { ends, begins, left, kept, failover });
         }
         Ok(())
     }
 
+    fn look_at_all(&mut self, image: &Image) -> Result<Held> {
+        let mut held = Held::new();
+        for workload in Workload::ALL {
+            for name in workload.databases() {
+                held.insert(name, self.look_at(workload, name, &image.stored[name])?);
+            }
+        }
+        held.insert(rows::TABLE, rows::lists(&image.rows));
+        self.violations.extend(rows::wrong(&image.rows));
+        self.violations.extend(pair::torn(&held[pair::MAIN], &held[pair::OTHER]));
+        Ok(held)
+    }
+
     /// What a database holds, as stock SQLite reads it.
-    fn look_at(&mut self, workload: Workload, stored: &Stored) -> Result<Lists> {
+    fn look_at(&mut self, workload: Workload, name: &str, stored: &Stored) -> Result<Lists> {
         if stored.fields.is_empty() {
             return Ok(Lists::new());
         }
@@ -106,7 +127,7 @@ impl Stage {
         match what_is_in(workload, &path) {
             Ok(lists) => Ok(lists),
             Err(wrong) => {
-                self.violations.push(format!("{}: at the end of an era, {wrong:#}", workload.name()));
+                self.violations.push(format!("{name}: at the end of an era, {wrong:#}"));
                 self.keep_evidence(&path)?;
                 Ok(Lists::new())
             }
@@ -136,19 +157,24 @@ fn what_is_in(workload: Workload, path: &Path) -> Result<Lists> {
     Ok(workload.lists(&db)?)
 }
 
-/// All databases at one moment, the one before a command is carried out.
+/// All that there is at one moment, the one before a command is carried out.
 fn image(server: &Server, before: Option<&str>) -> Result<Image> {
+    let databases: Vec<_> = Workload::ALL.into_iter().flat_map(Workload::databases).copied().collect();
     let mut pipe = redis::pipe();
     pipe.atomic();
-    for workload in Workload::ALL {
-        pipe.hgetall(format!("sqlite:{{{}}}", workload.name()));
+    for name in &databases {
+        pipe.hgetall(format!("sqlite:{{{name}}}"));
     }
+    rows::ask(&mut pipe);
     if let Some(command) = before {
         pipe.cmd(command);
     }
-    let replies: Vec<Value> = pipe.query(&mut server.redis()).context("the databases")?;
-    let hashes = replies.into_iter().take(Workload::ALL.len());
-    hashes.map(|hash| Ok(Stored { fields: redis::from_redis_value(hash)? })).collect()
+    let mut replies = pipe.query::<Vec<Value>>(&mut server.redis()).context("the databases")?.into_iter();
+    let mut stored = BTreeMap::new();
+    for (name, hash) in databases.into_iter().zip(replies.by_ref()) {
+        stored.insert(name, Stored { fields: redis::from_redis_value(hash)? });
+    }
+    Ok(Image { stored, rows: rows::answer(replies.next().unwrap_or_default())? })
 }
 
 impl Server {

@@ -43,6 +43,16 @@ pub enum Fault {
     ServerSleeps,
     /// The server is out of memory for a while.
     OutOfMemory,
+    /// The server has room for a little more only, until that is used up.
+    Full,
+    /// The server closes connections that take much memory (`maxmemory-clients`).
+    EvictClients,
+    /// The server closes connections that have sent much (`client-query-buffer-limit`).
+    QueryLimit,
+    /// The server closes connections for which much is to be read (`client-output-buffer-limit`).
+    OutputLimit,
+    /// All connections share a link of a few megabytes a second.
+    SlowLink,
     /// The server forgets its scripts.
     FlushScripts,
     /// The replica gets nothing for seconds, while it is read.
@@ -55,7 +65,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 23] = [
         Fault::KillWorker,
         Fault::StopWorker,
         Fault::NoDescriptors,
@@ -70,6 +80,11 @@ impl Fault {
         Fault::Shutdown,
         Fault::ServerSleeps,
         Fault::OutOfMemory,
+        Fault::Full,
+        Fault::EvictClients,
+        Fault::QueryLimit,
+        Fault::OutputLimit,
+        Fault::SlowLink,
         Fault::FlushScripts,
         Fault::ReplicaLags,
         Fault::FlushAll,
@@ -135,10 +150,25 @@ impl Fault {
                 let seconds = (stage.lease + some(random, 200)).as_secs_f64().to_string();
                 stage.server.redis_cli(&["DEBUG", "SLEEP", &seconds]);
             }
-            Fault::OutOfMemory => {
-                stage.server.redis_cli(&["CONFIG", "SET", "maxmemory", "1"]);
-                std::thread::sleep(some(random, 300));
-                stage.server.redis_cli(&["CONFIG", "SET", "maxmemory", "0"]);
+            Fault::OutOfMemory => configured(stage, "maxmemory", "1", "0", some(random, 300)),
+            Fault::Full => {
+                let room = used_memory(stage) + random.random_range(0..300_000);
+                configured(stage, "maxmemory", &room.to_string(), "0", some(random, 1000));
+            }
+            Fault::EvictClients => {
+                // Redis 6.2 has no such limit.
+                let limit = random.random_range(100_000..2_000_000).to_string();
+                configured(stage, "maxmemory-clients", &limit, "0", some(random, 400));
+            }
+            Fault::QueryLimit => configured(stage, "client-query-buffer-limit", "1mb", "1gb", some(random, 600)),
+            Fault::OutputLimit => {
+                let limit = format!("normal {} 0 0", random.random_range(20_000..500_000));
+                configured(stage, "client-output-buffer-limit", &limit, "normal 0 0 0", some(random, 400));
+            }
+            Fault::SlowLink => {
+                stage.proxy.rate(Some(random.random_range(1_000_000..10_000_000)));
+                std::thread::sleep(some(random, 2000));
+                stage.proxy.rate(None);
             }
             Fault::FlushScripts => {
                 stage.server.redis_cli(&["SCRIPT", "FLUSH"]);
@@ -154,6 +184,18 @@ impl Fault {
         stage.proxy.settle(random.random_ratio(1, 2));
         Ok(())
     }
+}
+
+/// Gives the server a setting for a while.
+fn configured(stage: &Stage, setting: &str, value: &str, usual: &str, time: Duration) {
+    stage.server.redis_cli(&["CONFIG", "SET", setting, value]);
+    std::thread::sleep(time);
+    stage.server.redis_cli(&["CONFIG", "SET", setting, usual]);
+}
+
+fn used_memory(stage: &Stage) -> u64 {
+    let told = stage.server.redis_cli(&["INFO", "memory"]);
+    told.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok()).unwrap_or(0)
 }
 
 fn clock_jump(random: &mut StdRng) -> String {

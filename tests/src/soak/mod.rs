@@ -14,6 +14,8 @@ pub mod cuts;
 pub mod eras;
 pub mod faults;
 pub mod history;
+pub mod pair;
+pub mod rows;
 pub mod run;
 pub mod set;
 pub mod stage;
@@ -33,19 +35,44 @@ pub enum Workload {
     Set,
     /// Tables come and go, pages change their size, blobs are large, readers are slow.
     Churn,
+    /// Money moves between two databases in one transaction; both have it or neither.
+    Pair,
+    /// A virtual table, a database in Redis and a local file in one transaction.
+    Rows,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Workload; 4] = [Workload::Bank, Workload::Append, Workload::Set, Workload::Churn];
+    pub const ALL: [Workload; 6] =
+        [Workload::Bank, Workload::Append, Workload::Set, Workload::Churn, Workload::Pair, Workload::Rows];
 
-    /// Its name, which is also that of its database.
+    /// Its databases: the main one, which has its name, and those that are attached to it, each under its name.
+    pub fn databases(self) -> &'static [&'static str] {
+        match self {
+            Workload::Bank => &["bank"],
+            Workload::Append => &["append"],
+            Workload::Set => &["set"],
+            Workload::Churn => &["churn"],
+            Workload::Pair => &[pair::MAIN, pair::OTHER],
+            Workload::Rows => &["rows"],
+        }
+    }
+
+    /// What is checked by itself: its databases, and the rows of a virtual table.
+    pub fn places(self) -> impl Iterator<Item = &'static str> {
+        let rows = (self == Workload::Rows).then_some(rows::TABLE);
+        self.databases().iter().copied().chain(rows)
+    }
+
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Workload::Bank => "bank",
             Workload::Append => "append",
             Workload::Set => "set",
             Workload::Churn => "churn",
+            Workload::Pair => pair::MAIN,
+            Workload::Rows => "rows",
         }
     }
 
@@ -54,17 +81,23 @@ impl Workload {
         Workload::ALL.into_iter().find(|workload| workload.name() == name)
     }
 
-    /// Makes its tables, all or none.
+    /// Makes the tables of one of its databases, all or none.
     ///
     /// # Errors
     /// The database fails.
     pub fn prepare(self, db: &Connection) -> rusqlite::Result<()> {
+        if self == Workload::Pair {
+            // Only possible before there are tables.
+            db.execute_batch("PRAGMA auto_vacuum = FULL")?;
+        }
         db.execute_batch("BEGIN IMMEDIATE")?;
         match self {
             Workload::Bank => bank::prepare(db),
             Workload::Append => append::prepare(db),
             Workload::Set => set::prepare(db),
             Workload::Churn => churn::prepare(db),
+            Workload::Pair => pair::prepare(db),
+            Workload::Rows => rows::prepare(db),
         }?;
         db.execute_batch("COMMIT")
     }
@@ -79,10 +112,12 @@ impl Workload {
             Workload::Append => append::step(worker),
             Workload::Set => set::step(worker),
             Workload::Churn => churn::step(worker),
+            Workload::Pair => pair::step(worker),
+            Workload::Rows => rows::step(worker),
         }
     }
 
-    /// What does not fit together in one version of its database.
+    /// What does not fit together in one version of one of its databases.
     ///
     /// # Errors
     /// The database fails.
@@ -90,17 +125,19 @@ impl Workload {
         match self {
             Workload::Bank => bank::wrong(db),
             Workload::Churn => churn::wrong(db),
-            Workload::Append | Workload::Set => Ok(None),
+            Workload::Pair => pair::wrong(db, "main"),
+            Workload::Append | Workload::Set | Workload::Rows => Ok(None),
         }
     }
 
-    /// The operations whose work its database holds.
+    /// The operations whose work one of its databases holds.
     ///
     /// # Errors
     /// The database fails.
     pub fn lists(self, db: &Connection) -> rusqlite::Result<eras::Lists> {
         let mut statement = db.prepare(match self {
-            Workload::Bank => "SELECT 0, operation FROM transfer",
+            Workload::Bank | Workload::Pair => "SELECT 0, operation FROM transfer",
+            Workload::Rows => "SELECT 0, operation FROM mirror",
             Workload::Append => "SELECT list, operation FROM item ORDER BY list, place",
             Workload::Set => "SELECT 0, operation FROM element",
             Workload::Churn => "SELECT 0, operation FROM done",

@@ -11,7 +11,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::history::{self, Outcome};
 use super::stage::Stage;
-use super::{Workload, append, faults::Fault};
+use super::{Workload, append, faults::Fault, pair, rows};
+use crate::vtab::check_rows;
 use crate::{check_integrity, eventually};
 
 /// What a run is to be.
@@ -32,6 +33,8 @@ pub struct Plan {
 pub struct Verdict {
     /// Transactions reported as committed.
     pub acknowledged: u64,
+    /// The same by workload.
+    pub acknowledged_by: BTreeMap<&'static str, u64>,
     /// Transactions reported as failed.
     pub failed: u64,
     /// Transactions whose worker could not be told, or was killed.
@@ -92,6 +95,8 @@ fn judge(stage: &mut Stage, verdict: &mut Verdict) -> Result<()> {
         let name = workload.name();
         let (operations, violations) = history::read(stage.directory(), name)?;
         verdict.violations.extend(violations);
+        let acknowledged = operations.iter().filter(|one| one.outcome == Outcome::Acknowledged).count() as u64;
+        verdict.acknowledged_by.insert(name, acknowledged);
         for operation in &operations {
             *match operation.outcome {
                 Outcome::Acknowledged => &mut verdict.acknowledged,
@@ -100,17 +105,34 @@ fn judge(stage: &mut Stage, verdict: &mut Verdict) -> Result<()> {
                 Outcome::Read => &mut verdict.read,
             } += 1;
         }
-        let db = stage.server.open(name);
-        check_integrity(&db);
-        verdict.violations.extend(workload.wrong(&db)?.map(|wrong| format!("{name}: at the end, {wrong}")));
-        let eras = stage.eras.entry(workload).or_default();
-        eras.end(workload.lists(&db)?);
-        verdict.violations.extend(eras.check_presence(name, &operations));
-        verdict.violations.extend(append::check(eras, &operations));
-        drop(db);
-        eventually("leases of killed workers end", || !stage.server.is_leased(name));
-        stage.server.check_stored(name);
-        stage.server.check_older_versions(name, 40);
+        let mut held = BTreeMap::new();
+        for database in workload.databases() {
+            let db = stage.server.open(database);
+            check_integrity(&db);
+            verdict.violations.extend(workload.wrong(&db)?.map(|wrong| format!("{database}: at the end, {wrong}")));
+            held.insert(*database, workload.lists(&db)?);
+        }
+        match workload {
+            Workload::Pair => verdict.violations.extend(pair::torn(&held[pair::MAIN], &held[pair::OTHER])),
+            Workload::Rows => {
+                let rows = rows::of(&stage.server)?;
+                verdict.violations.extend(rows::wrong(&rows));
+                held.insert(rows::TABLE, rows::lists(&rows));
+                check_rows(&stage.server, rows::KEYS);
+            }
+            Workload::Bank | Workload::Append | Workload::Set | Workload::Churn => {}
+        }
+        for (place, lists) in held {
+            let eras = stage.eras.entry(place).or_default();
+            eras.end(lists);
+            verdict.violations.extend(eras.check_presence(place, &operations));
+            verdict.violations.extend(append::check(eras, &operations));
+        }
+        for database in workload.databases() {
+            eventually("leases of killed workers end", || !stage.server.is_leased(database));
+            stage.server.check_stored(database);
+            stage.server.check_older_versions(database, 40);
+        }
     }
     Ok(())
 }

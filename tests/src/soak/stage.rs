@@ -54,8 +54,8 @@ pub struct Stage {
     pub replica_lags_until: Option<Instant>,
     /// Life of a write lease.
     pub lease: Duration,
-    /// What has become of each database so far.
-    pub eras: HashMap<Workload, Eras>,
+    /// What has become of each place so far, see [`Workload::places`].
+    pub eras: HashMap<&'static str, Eras>,
     /// What must not be.
     pub violations: Vec<String>,
     directory: TempDir,
@@ -85,7 +85,7 @@ impl Stage {
             replica,
             replica_lags_until: None,
             lease: Duration::from_millis(400),
-            eras: Workload::ALL.map(|workload| (workload, Eras::default())).into(),
+            eras: HashMap::new(),
             violations: Vec::new(),
             directory: tempfile::Builder::new().prefix("sqlite-redis-soak.").tempdir()?,
             program: plan.program.clone(),
@@ -102,7 +102,7 @@ impl Stage {
                 let role = if waits { Role::Waiting } else { Role::Primary };
                 stage.start(workload, role, number, seeds.random())?;
             }
-            if workload != Workload::Set {
+            if !matches!(workload, Workload::Set | Workload::Pair | Workload::Rows) {
                 stage.start(workload, Role::Replica, plan.workers, seeds.random())?;
                 // Odd ones: they read more than others.
                 stage.start(workload, Role::Relaxed, 2 * plan.workers + 1, seeds.random())?;
@@ -118,7 +118,9 @@ impl Stage {
     /// A database fails.
     pub fn prepare(&self) -> Result<()> {
         for workload in Workload::ALL {
-            workload.prepare(&self.server.open(workload.name()))?;
+            for name in workload.databases() {
+                workload.prepare(&self.server.open(name))?;
+            }
         }
         Ok(())
     }

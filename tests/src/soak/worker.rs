@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
@@ -12,7 +12,7 @@ use rustix::process::{WaitOptions, wait};
 use sqlite_redis::{Consistency, Options};
 
 use super::history::{Outcome, Writer};
-use super::{Workload, clock};
+use super::{Workload, clock, rows};
 
 /// How old what a [`Role::Relaxed`] reads may be.
 pub const BOUND: Duration = Duration::from_millis(50);
@@ -75,6 +75,26 @@ pub struct Worker {
     /// Lengths of the lists that its connection has seen since anything has failed there. Lists only
     /// grow, so a [`Role::Session`] must never see less.
     pub seen: HashMap<i64, i64>,
+    /// It is a forked child, with a connection that its parent has opened.
+    pub forked: bool,
+}
+
+/// Who works at what, and where.
+pub struct Orders<F: Fn(&str) -> Options> {
+    /// The kind of work.
+    pub workload: Workload,
+    /// The server's address.
+    pub server: String,
+    /// Options for a database of this name.
+    pub options: F,
+    /// Which server it talks to, and how.
+    pub role: Role,
+    /// No other worker of the run has it.
+    pub id: String,
+    /// See [`Worker`].
+    pub number: u64,
+    /// Where all choices come from.
+    pub seed: u64,
 }
 
 impl Worker {
@@ -89,7 +109,7 @@ impl Worker {
 ///
 /// # Errors
 /// The history can't be written. Failures of the database are part of the work.
-pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number: u64, seed: u64) -> Result<()> {
+pub fn work(orders: &Orders<impl Fn(&str) -> Options>) -> Result<()> {
     std::thread::spawn(|| {
         for line in std::io::stdin().lines().map_while(Result::ok) {
             obey(&line);
@@ -97,24 +117,22 @@ pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number:
         STOP.store(true, Relaxed);
         end_if_it_hangs();
     });
-    let history = Writer::new(id, role);
-    // Some keep the lease from one transaction to the next, some stage all but the smallest commits.
-    let lingers = number.is_multiple_of(2) || role == Role::Relaxed;
-    let options = options.clone().linger(Duration::from_millis(if lingers { 5 } else { 0 }));
-    let options = match role {
-        Role::Relaxed => options.consistency(Consistency::Bounded(BOUND)),
-        Role::Session => options.consistency(Consistency::Session),
-        Role::Primary | Role::Waiting | Role::Replica => options,
+    let Orders { role, ref id, number, seed, .. } = *orders;
+    let Some(connection) = connect(orders) else { return Ok(()) };
+    let mut worker = Worker {
+        connection,
+        history: Writer::new(id, role),
+        random: StdRng::seed_from_u64(seed),
+        number,
+        role,
+        seen: HashMap::new(),
+        forked: false,
     };
-    let options = &if number % 3 == 1 { options.stage_bytes(32 << 10) } else { options };
-    let Some(connection) = connect(options) else { return Ok(()) };
-    let mut worker =
-        Worker { connection, history, random: StdRng::seed_from_u64(seed), number, role, seen: HashMap::new() };
     let mut children = 0;
     // A child works on for a few steps: there is nobody to tell it when to end.
     let mut steps_left = u32::MAX;
     while !stopped() && steps_left > 0 {
-        workload.step(&mut worker)?;
+        orders.workload.step(&mut worker)?;
         steps_left -= 1;
         if role == Role::Replica {
             // Nobody waits for it, so it would take all the time of the machine.
@@ -129,13 +147,14 @@ pub fn work(workload: Workload, options: &Options, role: Role, id: &str, number:
             if fork()? {
                 end_if_it_hangs();
                 worker.history = Writer::new(&format!("{id}/{children}"), role);
+                worker.forked = true;
                 worker.random = StdRng::seed_from_u64(seed + children);
                 steps_left = worker.random.random_range(5..30);
             }
         }
         if worker.random.random_ratio(1, 50)
             && steps_left > 100
-            && let Some(fresh) = connect(options)
+            && let Some(fresh) = connect(orders)
         {
             worker.connection = fresh;
             worker.seen.clear();
@@ -189,13 +208,10 @@ pub fn stopped() -> bool {
     STOP.load(Relaxed)
 }
 
-/// A connection, however long it takes; `None` when it is time to end.
-fn connect(options: &Options) -> Option<Connection> {
+/// A connection to all databases of a workload, however long it takes; `None` when it is time to end.
+fn connect(orders: &Orders<impl Fn(&str) -> Options>) -> Option<Connection> {
     while !stopped() {
-        if let Ok(connection) = options.open()
-            && connection.busy_timeout(Duration::from_secs(10)).is_ok()
-            && connection.execute_batch("PRAGMA cache_size = 20").is_ok()
-        {
+        if let Ok(connection) = try_to_connect(orders) {
             return Some(connection);
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -203,12 +219,49 @@ fn connect(options: &Options) -> Option<Connection> {
     None
 }
 
+fn try_to_connect(orders: &Orders<impl Fn(&str) -> Options>) -> Result<Connection> {
+    let (main, others) = orders.workload.databases().split_first().context("no database")?;
+    let connection = options(orders, main).open()?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.execute_batch("PRAGMA main.cache_size = 20")?;
+    for name in others {
+        connection.execute(&format!("ATTACH ?1 AS {name}"), [options(orders, name).uri()])?;
+        connection.execute_batch(&format!("PRAGMA {name}.cache_size = 20"))?;
+    }
+    if orders.workload == Workload::Rows {
+        rows::begin(&connection, &orders.server, &orders.id)?;
+    }
+    Ok(connection)
+}
+
+fn options(orders: &Orders<impl Fn(&str) -> Options>, name: &str) -> Options {
+    let Orders { role, number, .. } = *orders;
+    // Some keep the lease from one transaction to the next, some stage all but the smallest commits.
+    let lingers = number.is_multiple_of(2) || role == Role::Relaxed;
+    let options = (orders.options)(name).linger(Duration::from_millis(if lingers { 5 } else { 0 }));
+    let options = match role {
+        Role::Relaxed => options.consistency(Consistency::Bounded(BOUND)),
+        Role::Session => options.consistency(Consistency::Session),
+        Role::Primary | Role::Waiting | Role::Replica => options,
+    };
+    if number % 3 == 1 { options.stage_bytes(32 << 10) } else { options }
+}
+
 /// Runs a write transaction and says what became of it.
 pub fn transact<T>(
     connection: &Connection,
     body: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> (Outcome, Option<T>) {
-    let outcome = match connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| body(connection)) {
+    transact_in(connection, "BEGIN IMMEDIATE", body)
+}
+
+/// The same for a transaction that begins so.
+pub fn transact_in<T>(
+    connection: &Connection,
+    begin: &str,
+    body: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> (Outcome, Option<T>) {
+    let outcome = match connection.execute_batch(begin).and_then(|()| body(connection)) {
         Ok(value) => match connection.execute_batch("COMMIT") {
             Ok(()) => return (Outcome::Acknowledged, Some(value)),
             Err(error) => outcome_of(&error),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use sqlite_redis::Options;
 use sqlite_redis_tests::soak::Workload;
 use sqlite_redis_tests::soak::run::{Plan, run};
-use sqlite_redis_tests::soak::worker::{self, Role};
+use sqlite_redis_tests::soak::worker::{self, Orders, Role};
 
 const USAGE: &str = "usage: soak SECONDS [SEED]";
 
@@ -21,14 +21,19 @@ fn main() -> Result<()> {
         ["work", workload, role, id, number, seed, lease, server, replicas @ ..] => {
             let role = Role::named(role).context("no such role")?;
             let workload = Workload::named(workload).context("no such workload")?;
-            let options = Options::new(workload.name())
-                .server(*server)
-                .lease(Duration::from_millis(lease.parse()?))
-                .timeout(Duration::from_secs(3))
-                .log_bytes(8 << 20)
-                .wait(u32::from(role == Role::Waiting), Duration::from_millis(300));
-            let options = replicas.iter().fold(options, |options, replica| options.replica(*replica));
-            worker::work(workload, &options, role, id, number.parse()?, seed.parse()?)
+            let lease = Duration::from_millis(lease.parse()?);
+            let options = |name: &str| {
+                let options = Options::new(name)
+                    .server(*server)
+                    .lease(lease)
+                    .timeout(Duration::from_secs(3))
+                    .log_bytes(8 << 20)
+                    .wait(u32::from(role == Role::Waiting), Duration::from_millis(300));
+                replicas.iter().fold(options, |options, replica| options.replica(*replica))
+            };
+            let (number, seed, id) = (number.parse()?, seed.parse()?, (*id).to_owned());
+            let server = (*server).to_owned();
+            worker::work(&Orders { workload, server, options, role, id, number, seed })
         }
         [seconds] => soak(seconds.parse().context(USAGE)?, rand::random::<u32>().into()),
         [seconds, seed] => soak(seconds.parse().context(USAGE)?, seed.parse().context(USAGE)?),
@@ -48,6 +53,9 @@ fn soak(seconds: u64, seed: u64) -> Result<()> {
         "soak: {} transactions acknowledged, {} failed, {} unknown; {} reads",
         verdict.acknowledged, verdict.failed, verdict.unknown, verdict.read
     );
+    for (workload, acknowledged) in &verdict.acknowledged_by {
+        println!("soak: {acknowledged:>6} acknowledged by {workload}");
+    }
     for (fault, times) in &verdict.faults {
         println!("soak: {times:>6} x {fault:?}");
     }
