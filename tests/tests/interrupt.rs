@@ -156,11 +156,13 @@ fn endless() -> (TempDir, PathBuf) {
             let client = client.unwrap();
             std::thread::spawn(move || {
                 let (mut replies, mut requests) = (client.try_clone().unwrap(), BufReader::new(client));
+                // A scan that goes in a circle would be given up.
+                let mut cursors = 1_000_000..;
                 while let Some(name) = command(&mut requests) {
                     let reply = match name.as_str() {
-                        "SCAN" => "*2\r\n$1\r\n5\r\n*0\r\n",
-                        "ROLE" => "-ERR unknown command\r\n",
-                        _ => "+OK\r\n",
+                        "SCAN" => format!("*2\r\n$7\r\n{}\r\n*0\r\n", cursors.next().unwrap_or_default()),
+                        "ROLE" => "-ERR unknown command\r\n".to_owned(),
+                        _ => "+OK\r\n".to_owned(),
                     };
                     if replies.write_all(reply.as_bytes()).is_err() {
                         return;

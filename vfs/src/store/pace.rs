@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Cause, Result};
 
-/// Bytes a second that a server sends at least, while it answers.
+/// Bytes a second that a server sends or takes at least.
 const SLOWEST: f64 = 8192.0;
 
 /// The time for this many bytes.
 pub(crate) fn time_for(patience: Duration, bytes: usize) -> Duration {
-    patience + Duration::from_secs_f64(bytes as f64 / SLOWEST)
+    patience.saturating_add(Duration::from_secs_f64(bytes as f64 / SLOWEST))
 }
 
 /// Several replies that belong together.

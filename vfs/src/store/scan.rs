@@ -1,16 +1,17 @@
-//! The end of a `SCAN` (<https://redis.io/docs/latest/commands/scan/>), also where the server never says 0.
+//! The end of a listing in many calls, such as a `SCAN` (<https://redis.io/docs/latest/commands/scan/>), also where the
+//! server always says that there is more.
 
 use redis::Value;
 
-use crate::error::{Cause, Result};
+use crate::error::{Cause, Error, Result};
 use crate::store::protocol::text;
 
 /// Calls after which the server is asked how much there is.
 const FEW: u64 = 1000;
-/// Calls that a scan may take beside one for ten items: a table that has shrunk is mostly empty.
+/// Calls that a listing may take beside one for ten items: a table that has shrunk is mostly empty.
 const MOST: u64 = 20_000;
 
-/// How far a scan has come.
+/// How far a listing has come.
 #[derive(Default)]
 pub(crate) struct Scan {
     calls: u64,
@@ -36,19 +37,34 @@ impl Scan {
         if cursor == "0" {
             return Ok(None);
         }
-        self.calls += 1;
-        if self.calls == FEW {
-            self.most = items().map(|items| MOST + items / 10);
-        }
-        if cursor == self.marked || self.most.is_some_and(|most| self.calls > most) {
-            let reason = format!("SCAN has not come to its end after {} calls", self.calls);
-            return Err(Cause::BadReply(reason).into());
+        self.called(items)?;
+        if cursor == self.marked {
+            return Err(self.has_no_end());
         }
         // So any circle is noticed before it was gone round three times.
         if self.calls.is_power_of_two() {
             self.marked.clone_from(&cursor);
         }
         Ok(Some(cursor))
+    }
+
+    /// Notes a call after which there is more.
+    ///
+    /// # Errors
+    /// As for [`Scan::after`].
+    pub(crate) fn called(&mut self, items: impl FnOnce() -> Option<u64>) -> Result<()> {
+        self.calls += 1;
+        if self.calls == FEW {
+            self.most = items().map(|items| MOST + items / 10);
+        }
+        if self.most.is_some_and(|most| self.calls > most) {
+            return Err(self.has_no_end());
+        }
+        Ok(())
+    }
+
+    fn has_no_end(&self) -> Error {
+        Cause::BadReply(format!("a listing has not come to its end after {} calls", self.calls)).into()
     }
 }
 

@@ -152,7 +152,7 @@ impl Server {
                 Err(_) => {}
             }
             // A connection that was idle is replaced at once.
-            std::thread::sleep(PAUSE * n * n);
+            interrupt::sleep(PAUSE * n * n)?;
             link = self.fresh_link()?;
         }
         link.exchange(request)

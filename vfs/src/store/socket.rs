@@ -13,12 +13,15 @@ use rustix::event::PollFlags;
 use rustix::net::{RecvFlags, recv};
 
 use crate::ffi::interrupt;
+use crate::store::pace::time_for;
 
 /// How long to look for bytes again and again before this thread sleeps until they come. A server on this
 /// machine has answered by then; to wake a thread that sleeps takes as long as the answer.
 const LOOK: Duration = Duration::from_micros(100);
 /// A processor that was given away for longer is wanted by another thread, the server's maybe.
 const ALONE: Duration = Duration::from_micros(5);
+/// Bytes that are sent before the time is looked at.
+const WRITTEN_AT_ONCE: usize = 32 << 10;
 /// Waits without a look after one in vain.
 const IN_VAIN: u32 = 15;
 
@@ -83,8 +86,22 @@ impl Socket {
         self.stream.set_timeout(time)
     }
 
+    /// Sends all bytes. A server that takes them too slowly counts as one that takes none.
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)?;
+        let (begun, mut taken) = (Instant::now(), 0);
+        while taken < bytes.len() {
+            // The system counts its timeout anew whenever some were taken.
+            let end = bytes.len().min(taken + WRITTEN_AT_ONCE);
+            match self.stream.write(&bytes[taken..end]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if taken < bytes.len() && begun.elapsed() > time_for(self.patience, taken) {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
         self.stream.flush()
     }
 
@@ -142,6 +159,8 @@ impl Stream for io::Cursor<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
     use super::*;
 
     #[test]
@@ -160,6 +179,28 @@ mod tests {
         drop(there);
         let end = std::iter::repeat_with(|| socket.read(&mut buffer).unwrap()).find(|count| *count == 0);
         assert_eq!(end, Some(0), "the end is no failure");
+    }
+
+    #[test]
+    fn a_server_that_takes_bytes_too_slowly_is_given_up() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        socket2::SockRef::from(&here).set_send_buffer_size(1).unwrap();
+        let mut socket = Socket::of(here);
+        socket.set_timeout(Duration::from_secs(2)).unwrap();
+        // Some are taken all the time, 4 kB a second.
+        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_over = over.clone();
+        let slow = std::thread::spawn(move || {
+            let mut buffer = [0; 200];
+            while !is_over.load(Relaxed) && io::Read::read(&mut there, &mut buffer).is_ok_and(|count| count > 0) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let begun = Instant::now();
+        assert_eq!(socket.write_all(&vec![7; 1 << 20]).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(begun.elapsed() < Duration::from_secs(60), "1 MB takes minutes");
+        over.store(true, Relaxed);
+        slow.join().unwrap();
     }
 
     #[test]

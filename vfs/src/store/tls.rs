@@ -17,6 +17,7 @@ use rustls::{AlertDescription, ClientConfig, ClientConnection, DigitallySignedSt
 
 use crate::config::endpoint::Tls;
 use crate::store::dial::left;
+use crate::store::pace::time_for;
 use crate::store::socket::{Stream, receive};
 
 /// How long files that were read are good for further connections.
@@ -84,8 +85,13 @@ impl TlsStream {
     }
 
     fn drain(&mut self) -> io::Result<()> {
+        let (begun, mut taken) = (Instant::now(), 0);
         while self.session.wants_write() {
-            self.session.write_tls(&mut self.stream)?;
+            taken += self.session.write_tls(&mut self.stream)?;
+            let patience = self.stream.write_timeout()?.unwrap_or(Duration::MAX);
+            if self.session.wants_write() && begun.elapsed() > time_for(patience, taken) {
+                return Err(ErrorKind::TimedOut.into());
+            }
         }
         Ok(())
     }
@@ -96,12 +102,17 @@ impl TlsStream {
         buffer: &mut [u8],
         mut more: impl FnMut(&mut ClientConnection, &mut TcpStream) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        let (begun, mut came) = (Instant::now(), 0);
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 outcome => return outcome,
             }
-            more(&mut self.session, &mut self.stream)?;
+            // What has come so far is no whole record.
+            if came > 0 && begun.elapsed() > time_for(self.stream.read_timeout()?.unwrap_or(Duration::MAX), came) {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            came += more(&mut self.session, &mut self.stream)?;
             self.process()?;
         }
     }

@@ -81,9 +81,9 @@ impl Table {
     fn index_rows(&self, keys: &Keys, column: usize) -> Result<u64> {
         let mut values = 0;
         for mut window in range::rowids(keys, &Reach::whole(), false) {
+            let mut progress = Scan::default();
             loop {
-                let reply = self.ask(&Request::one(&window.command(BATCH)))?.pop().unwrap_or_default();
-                let (members, more) = window.advance(members(window.part, reply)?, BATCH);
+                let (members, more) = self.read_window(&mut window, BATCH, &mut progress)?;
                 let rowids: Vec<i64> = members.iter().filter_map(rowid_of).collect();
                 for chunk in rowids.chunks(BATCH) {
                     values += self.at_once(|watch| self.index_batch(watch, keys, column, chunk))?;
@@ -189,12 +189,23 @@ impl Table {
         Ok(all)
     }
 
+    /// The next members of a window, and whether there are more.
+    pub(super) fn read_window(
+        &self,
+        window: &mut Window,
+        limit: usize,
+        progress: &mut Scan,
+    ) -> Result<(Vec<Member>, bool)> {
+        let reply = self.ask(&Request::one(&window.command(limit)))?.pop().unwrap_or_default();
+        progress.called(|| self.place.size(&window.size()))?;
+        Ok(window.advance(members(window.part, reply)?, limit))
+    }
+
     fn all_members(&self, lock: &Lock<'_>, window: &mut Window) -> Result<Vec<Member>> {
-        let mut all = Vec::new();
+        let (mut all, mut progress) = (Vec::new(), Scan::default());
         loop {
             lock.renew()?;
-            let reply = self.ask(&Request::one(&window.command(MEMBERS)))?.pop().unwrap_or_default();
-            let (members, more) = window.advance(members(window.part, reply)?, MEMBERS);
+            let (members, more) = self.read_window(window, MEMBERS, &mut progress)?;
             all.extend(members);
             if !more {
                 return Ok(all);

@@ -157,6 +157,11 @@ impl Window {
         command.arg("LIMIT").arg(self.skip).arg(limit + self.extra).to_owned()
     }
 
+    /// Asks how many members its sorted set has.
+    pub(crate) fn size(&self) -> Cmd {
+        cmd("ZCARD").arg(&self.key).to_owned()
+    }
+
     /// The same, to be read without scores.
     pub(crate) fn bare(self) -> Window {
         Window { bare: true, ..self }

@@ -12,11 +12,11 @@ use super::index::{trace, unique_text};
 use super::keys::{Keys, shown};
 use super::operand::Reach;
 use super::range;
-use super::source::members;
 use super::table::{Table, count, digest, names, rowids};
 use super::value::{Affinity, Value};
 use crate::error::{Cause, Result, code};
 use crate::store::request::Request;
+use crate::store::scan::Scan;
 
 /// Rows read at once to know all that can be in the way of others.
 const READ_AT_ONCE: usize = 10_000;
@@ -204,9 +204,9 @@ impl Table {
         }
         let mut existing = Existing::default();
         for mut window in range::rowids(keys, &Reach::whole(), false) {
+            let mut progress = Scan::default();
             loop {
-                let reply = self.ask(&Request::one(&window.command(READ_AT_ONCE)))?.pop().unwrap_or_default();
-                let (members, more) = window.advance(members(window.part, reply)?, READ_AT_ONCE);
+                let (members, more) = self.read_window(&mut window, READ_AT_ONCE, &mut progress)?;
                 let rowids = members.iter().filter_map(|(member, _)| std::str::from_utf8(member).ok()?.parse().ok());
                 self.note_existing(keys, &mut existing, &rowids.collect::<Vec<i64>>())?;
                 if !more {
