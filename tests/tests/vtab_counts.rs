@@ -409,3 +409,34 @@ fn plans_name_their_index() {
     assert_eq!(number(&other, "SELECT redis_create_index('t', 'blah3')"), 1);
     assert!(plan("SELECT * FROM t WHERE blah3 = 'x'").contains("index blah3"));
 }
+
+#[test]
+fn a_value_of_very_many_rows_is_read_in_pieces() {
+    let server = Server::start();
+    let connection = open(&server.url(), "id INTEGER PRIMARY KEY, a INT INDEXED, b INT INDEXED, c INT");
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
+         INSERT INTO t SELECT i, i % 2, nullif(i % 2, 0), i FROM n";
+    connection.execute_batch(rows).unwrap();
+    let order = "SELECT group_concat(id) FROM (SELECT * FROM t WHERE a = 1 ORDER BY id LIMIT 3 OFFSET 5997)";
+    assert_eq!(text(&connection, order), "11995,11997,11999");
+    for (sql, rows) in [("a = 1", 6000), ("b IS NULL", 6000)] {
+        let before = server.calls("sscan");
+        assert_eq!(number(&connection, &format!("SELECT count(c) FROM t WHERE {sql}")), rows, "{sql}");
+        assert!(server.calls("sscan") - before >= 2, "{sql}");
+    }
+}
+
+#[test]
+fn conditions_that_can_be_met_in_many_ways_take_few_commands() {
+    let server = Server::start();
+    let names: Vec<String> = ('a'..='j').map(String::from).collect();
+    let connection =
+        open(&server.url(), &names.iter().map(|name| format!("{name} NUMERIC INDEXED")).collect::<Vec<_>>().join(", "));
+    let values = |value: &str| vec![value; names.len()].join(", ");
+    connection.execute_batch(&format!("INSERT INTO t VALUES ({}), ({})", values("5"), values("6.5"))).unwrap();
+    let before = server.calls("sinter");
+    let all = names.iter().map(|name| format!("{name} = 5")).collect::<Vec<_>>().join(" AND ");
+    assert_eq!(number(&connection, &format!("SELECT rowid FROM t WHERE {all}")), 1);
+    let calls = server.calls("sinter") - before;
+    assert!(calls > 0 && calls <= 64, "{calls} intersections");
+}

@@ -4,7 +4,7 @@
 use rusqlite::Connection;
 use sqlite_redis_tests::proxy::{Fault, Proxy};
 use sqlite_redis_tests::vtab::{check_keys, connect, create, table};
-use sqlite_redis_tests::{Server, eventually, text};
+use sqlite_redis_tests::{Server, eventually, number, text};
 
 const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT UNIQUE";
 
@@ -112,4 +112,21 @@ fn a_commit_whose_connection_is_cut_is_made_once() {
             assert_eq!(after, before, "{sql}: it was made twice");
         }
     }
+}
+
+#[test]
+fn a_commit_whose_reply_makes_no_sense_has_a_true_outcome() {
+    let server = Server::start();
+    let proxy = Proxy::to(&server);
+    let one = connect();
+    create(&one, &proxy.url(), "t", "n INT INDEXED").unwrap();
+    one.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+    proxy.answer("EXEC", "+done\r\n");
+    let error = one.execute_batch("INSERT INTO t VALUES (2)").unwrap_err().to_string();
+    assert!(error.contains("makes no sense"), "{error}");
+    // It was not done, and can't be any more.
+    let other = connect();
+    create(&other, &server.url(), "t", "n INT INDEXED").unwrap();
+    assert_eq!(number(&other, "SELECT count(*) FROM t"), 1);
+    assert_eq!(check_keys(&server, "t"), 1);
 }

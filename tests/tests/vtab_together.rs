@@ -456,3 +456,21 @@ fn a_commit_that_moves_many_rows_takes_along_what_others_have_written_however_mu
     assert_eq!(server.redis_cli(&["EXISTS", "p.main.t:150"]), "0");
     assert_eq!(check_keys(&server, "t"), 300);
 }
+
+#[test]
+fn rowids_are_given_back_by_a_rollback_and_left_out_by_rollback_to() {
+    let server = Server::start();
+    let one = table(&server, "n INT");
+    let rowids = || text(&one, "SELECT group_concat(rowid) FROM t");
+    one.execute_batch("INSERT INTO t VALUES (1); BEGIN; INSERT INTO t VALUES (2), (3); ROLLBACK").unwrap();
+    one.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+    assert_eq!(rowids(), "1,2");
+    one.execute_batch(
+        "BEGIN; SAVEPOINT s; INSERT INTO t VALUES (3), (4); ROLLBACK TO s; INSERT INTO t VALUES (5); COMMIT",
+    )
+    .unwrap();
+    assert_eq!(rowids(), "1,2,5");
+    one.execute_batch("INSERT INTO t VALUES (6)").unwrap();
+    assert_eq!(rowids(), "1,2,5,6");
+    check_keys(&server, "t");
+}

@@ -15,8 +15,9 @@ use super::operand::{Reach, is_numeral};
 use super::place::Ahead;
 use super::plan::{Access, Plan};
 use super::range::{self, Member, Window};
-use super::source::{Source, members};
-use super::table::{Row, count, names, rowids};
+use super::sets;
+use super::source::{Keys, Source, members};
+use super::table::{Row, count, names};
 use super::value::Value;
 use crate::error::{Cause, Result};
 use crate::store::request::Request;
@@ -59,8 +60,8 @@ pub(super) enum Expect {
     Value(Found),
     /// Whether the row before it exists.
     Exists,
-    Rowids(Option<Value>),
-    Nulls,
+    /// Rowids in some sets, found by this value.
+    Rowids(Keys, Option<Value>),
     /// The next members of a window, so many were asked for.
     Members(Window, usize),
     /// The last members of the window before it.
@@ -115,8 +116,8 @@ impl Cursor {
         if self.rowids.len() < BATCH {
             let column = self.column_name();
             for value in self.values.drain(..self.values.len().min(batch)) {
-                let set = self.keys.rows_with(&column, &value.key_text().unwrap_or_default());
-                questions.push(cmd("SMEMBERS").arg(set), Expect::Rowids(Some(value)));
+                let set = vec![self.keys.rows_with(&column, &value.key_text().unwrap_or_default())];
+                questions.push(&sets::command(&set), Expect::Rowids(set, Some(value)));
             }
         }
         if self.values.is_empty() && self.rowids.len() < BATCH {
@@ -175,8 +176,8 @@ impl Cursor {
                     }
                     return;
                 }
-                Source::Sets(commands) => {
-                    commands.iter().for_each(|command| questions.push(command, Expect::Rowids(None)))
+                Source::Sets(sets) => {
+                    sets.into_iter().for_each(|set| questions.push(&sets::command(&set), Expect::Rowids(set, None)))
                 }
                 Source::Window(window) if window.part == Part::Nulls => {
                     // Its rowids are known one step earlier than those of values before it.
@@ -184,7 +185,8 @@ impl Cursor {
                         self.sources.push_front(Source::Window(window));
                         return;
                     }
-                    questions.push(&window.command(self.window), Expect::Nulls);
+                    let set = vec![self.keys.nulls(&self.column_name())];
+                    questions.push(&sets::command(&set), Expect::Rowids(set, Some(Value::Null)));
                 }
                 Source::Window(window) => {
                     let border = window.bare.then(|| window.border(self.window));
@@ -231,13 +233,15 @@ impl Cursor {
                         self.keep(found, row);
                     }
                 }
-                Expect::Rowids(None) => in_sets.extend(rowids(reply)?),
-                Expect::Rowids(Some(value)) => self.rowids.extend(
-                    self.directed(rowids(reply)?).into_iter().map(|rowid| Found { rowid, by: Some(value.clone()) }),
-                ),
-                Expect::Nulls => {
-                    let nulls = self.directed(rowids(reply)?).into_iter();
-                    self.rowids.extend(nulls.map(|rowid| Found { rowid, by: Some(Value::Null) }));
+                Expect::Rowids(set, by) => {
+                    let rowids = self.table.rowids_in(&set, reply)?;
+                    match by {
+                        None => in_sets.extend(rowids),
+                        Some(by) => {
+                            let found = |rowid| Found { rowid, by: Some(by.clone()) };
+                            self.rowids.extend(self.directed(rowids).into_iter().map(found));
+                        }
+                    }
                 }
                 Expect::Members(window, _) if !again.is_empty() => again.push(Source::Window(window)),
                 Expect::Members(mut window, limit) => {

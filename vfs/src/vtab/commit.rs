@@ -291,17 +291,18 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
     for reply in replies {
         checked(reply).map_err(not_sent)?;
     }
+    // What makes no sense does not tell whether it was done.
+    let unclear = |error: Error| {
+        let sent = matches!(error.cause, Cause::BadReply(_));
+        (error, sent)
+    };
     match checked(exec).map_err(not_sent)? {
         Reply::Nil => Err(not_sent(Cause::Conflict("what this transaction read or wrote".into()).into())),
         Reply::Array(results) => match results.last() {
             Some(reply) if !scripts.is_called(&COMMIT, by, reply) => Ok(false),
-            // A reply that makes no sense tells nothing.
-            _ => written(results).map(|()| true).map_err(|error| {
-                let tells_nothing = matches!(error.cause, Cause::BadReply(_));
-                (error, tells_nothing)
-            }),
+            _ => written(results).map(|()| true).map_err(unclear),
         },
-        other => Err((bad_reply("EXEC", &other).into(), true)),
+        other => Err(unclear(bad_reply("EXEC", &other).into())),
     }
 }
 

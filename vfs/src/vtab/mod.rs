@@ -7,7 +7,7 @@
 //!   [`place`] finds the server, [`table`] is the result
 //! - `SELECT`: xBestIndex is [`plan`], xFilter and xNext are [`cursor`], which asks for a [`batch`] at
 //!   a time: an index as [`range`] cuts it at what [`operand`] says that the constraints in [`source`] can
-//!   mean, and rows as [`row`] decodes them
+//!   mean, [`sets`] of rowids, and rows as [`row`] decodes them
 //! - `INSERT`, `UPDATE`, `DELETE`: xUpdate is [`change`], which asks what is in the way ([`rivals`])
 //!   and keeps rows in memory, in [`write`](mod@write); xSavepoint, xRelease and xRollbackTo move
 //!   in that; [`omitted`] finds the columns that get their default
@@ -33,6 +33,7 @@ pub(crate) mod cursor;
 pub(crate) mod batch;
 pub(crate) mod bare;
 pub(crate) mod source;
+pub(crate) mod sets;
 pub(crate) mod operand;
 pub(crate) mod range;
 pub(crate) mod row;

@@ -138,11 +138,8 @@ impl Window {
         self.part == Part::Numbers
     }
 
-    /// The command for the next `limit` members. NULL has a set, which is read at once.
+    /// The command for the next `limit` members. NULL has none, but a [set](super::sets).
     pub(crate) fn command(&self, limit: usize) -> Cmd {
-        if self.part == Part::Nulls {
-            return cmd("SMEMBERS").arg(&self.key).to_owned();
-        }
         let (name, from, to) = match (self.is_scored(), self.descending) {
             (true, false) => ("ZRANGEBYSCORE", &self.low, &self.high),
             (true, true) => ("ZREVRANGEBYSCORE", &self.high, &self.low),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use redis::{Cmd, Value as Reply, cmd};
+use redis::Value as Reply;
 
 use super::cursor::Cursor;
 use super::declare::Column;
@@ -28,11 +28,17 @@ const INTERSECTIONS: usize = 16;
 /// Bytes of a `LIKE` or `GLOB` pattern that are looked up; the rest is left to SQLite.
 const PREFIX: usize = 256;
 
+/// Commands beyond which no further conditions are intersected.
+const COMMANDS: usize = 64;
+
+/// Keys of sets that are intersected.
+pub(super) type Keys = Vec<Vec<u8>>;
+
 /// Where rowids come from.
 pub(super) enum Source {
     Window(Window),
-    /// Sets, the union of which is wanted.
-    Sets(Vec<Cmd>),
+    /// Rowids in any of these: a set each, or several that are intersected.
+    Sets(Vec<Keys>),
     Rowids(Vec<i64>),
 }
 
@@ -86,7 +92,7 @@ impl Cursor {
                 Op::Null => {
                     let Access::Index(n) = self.plan.access else { return None };
                     let name = &self.table.definition.columns[n].name;
-                    return Some(vec![Source::Sets(vec![cmd("SMEMBERS").arg(self.keys.nulls(name)).to_owned()])]);
+                    return Some(vec![Source::Sets(vec![vec![self.keys.nulls(name)]])]);
                 }
                 Op::Like | Op::Glob if *operand == Value::Null => return None,
                 Op::Like | Op::Glob => {
@@ -146,7 +152,7 @@ impl Cursor {
                 Equal::Anything => return Some(self.windows(column, &Reach { nulls: false, ..Reach::whole() })),
             }
         }
-        let others = self.other_sets(n, arguments);
+        let others = self.other_sets(n, arguments, keys.len());
         let sets = keys.iter().map(|text| {
             let set = self.keys.rows_with(&column.name, text);
             others.iter().fold(vec![vec![set]], |sets, other| {
@@ -160,8 +166,7 @@ impl Cursor {
                 sets.iter().flat_map(with).collect::<Vec<_>>()
             })
         });
-        let command = |set: Vec<Vec<u8>>| cmd(if set.len() == 1 { "SMEMBERS" } else { "SINTER" }).arg(set).to_owned();
-        let mut sources = vec![Source::Sets(sets.flatten().map(command).collect())];
+        let mut sources = vec![Source::Sets(sets.flatten().collect())];
         if numerals {
             sources.extend(self.windows(column, &Reach::numerals()));
         }
@@ -169,8 +174,8 @@ impl Cursor {
     }
 
     /// For each equality of another indexed column that its index can answer, the sets of which a row
-    /// must be in one.
-    fn other_sets(&self, n: usize, arguments: &[Argument]) -> Vec<Vec<Vec<u8>>> {
+    /// must be in one. What would make too many commands of so many sets is left to SQLite.
+    fn other_sets(&self, n: usize, arguments: &[Argument], sets: usize) -> Vec<Keys> {
         let all = self.plan.arguments.iter().zip(arguments);
         let of_others = all.filter_map(|(wanted, argument)| {
             let other = wanted.column.filter(|other| *other != n && wanted.op == Op::Eq)?;
@@ -183,7 +188,14 @@ impl Cursor {
                 _ => None,
             }
         });
-        of_others.collect()
+        let mut commands = sets.max(1);
+        let fits = |others: &Keys| {
+            let more = commands.saturating_mul(others.len());
+            let fits = others.len() == 1 || more <= COMMANDS;
+            commands = if fits { more } else { commands };
+            fits
+        };
+        of_others.filter(fits).collect()
     }
 
     /// Text that begins as a pattern does; `None` when that can be anything.
