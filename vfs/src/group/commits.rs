@@ -161,6 +161,27 @@ fn what_one_server_has_committed_is_taken_back_when_another_refuses() {
     }
 }
 
+/// Undo data of more than 4096 bytes is not in the log entry.
+#[test]
+fn a_commit_whose_undo_data_is_in_pieces_is_taken_back_page_by_page() {
+    let stand = Stand::new(2, "delete");
+    let stored = || {
+        let cli = |arguments: &[&str]| stand.one.redis_cli(arguments);
+        let count: u64 = cli(&["HGET", "sqlite:{first}", "page_count"]).parse().unwrap();
+        // The file change counter and the version that follows it are in page 1.
+        let pages = (2..=count).map(|page| cli(&["HGET", "sqlite:{first}", &format!("page{page}")]));
+        (count, pages.collect::<Vec<_>>())
+    };
+    let pieces = || -> u64 { stand.one.redis_cli(&["XLEN", "sqlite:{first}:undo"]).parse().unwrap() };
+    let (before, pieces_before) = (stored(), pieces());
+    stand.at(Point::BeforeExec, 2, stand.overtake_second());
+    assert!(stand.transaction(3).is_err());
+    hooked::clear();
+    assert!(pieces() > pieces_before, "the commit that was taken back has left its undo data there");
+    assert!(stored() == before, "a page is not as it was");
+    assert_eq!(stand.rows(3), (0, 0));
+}
+
 #[test]
 fn a_server_that_refuses_before_the_first_has_committed_leaves_both_as_they_were() {
     let stand = Stand::new(2, "delete");
