@@ -5,9 +5,10 @@ use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 use sqlite_redis::admin::{Holder, Info};
+use sqlite_redis::hide_secrets;
 
 use crate::database::Server;
-use crate::shown::{self, one_line, without_secrets};
+use crate::shown::{self, one_line};
 
 /// `ls`: the databases as a table, or as a JSON array.
 pub fn ls(server: &Server, as_json: bool) -> Result<()> {
@@ -117,7 +118,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Rows with columns as wide as their widest value; numbers to the right.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let rows: Vec<_> =
-        rows.iter().map(|row| row.each_ref().map(|cell| one_line(&without_secrets(cell)).into_owned())).collect();
+        rows.iter().map(|row| row.each_ref().map(|cell| one_line(&hide_secrets(cell)).into_owned())).collect();
     let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     let line = |row: &[String; N]| {

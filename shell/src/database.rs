@@ -6,12 +6,11 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, ffi};
-use sqlite_redis::Options;
 use sqlite_redis::admin::Admin;
+use sqlite_redis::{Options, hide_secrets};
 
 use crate::args::ServerArgs;
 use crate::server;
-use crate::shown::without_secrets;
 
 /// What a name on the command line or after `.open` means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +155,7 @@ fn open_uri(uri: &str, readonly: bool) -> Result<Connection> {
             // rusqlite adds the name, which the message already has.
             None => message(&error).replace(&format!(": {uri}"), ""),
         };
-        anyhow::anyhow!("unable to open database \"{}\": {reason}", without_secrets(uri))
+        anyhow::anyhow!("unable to open database \"{}\": {reason}", hide_secrets(uri))
     })
 }
 

@@ -13,9 +13,9 @@ use rusqlite::Connection;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
+use sqlite_redis::hide_secrets;
 
 use crate::complete::Completion;
-use crate::shown::without_secrets;
 use crate::{paths, private};
 
 const PROMPT: &str = "sqlite-redis> ";
@@ -156,7 +156,7 @@ impl Typed {
     fn remember(&mut self, line: &str) {
         // A history that can't be kept is no reason to disturb the session. Passwords are not kept.
         if !line.trim().is_empty()
-            && without_secrets(line) == line
+            && hide_secrets(line) == line
             && self.editor.add_history_entry(line).unwrap_or(false)
             && let Some(path) = &self.history
         {

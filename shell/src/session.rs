@@ -6,12 +6,13 @@ use std::rc::Rc;
 use anyhow::Result;
 use rusqlite::Connection;
 use signal_hook::consts::SIGPIPE;
+use sqlite_redis::hide_secrets;
 
 use crate::database::{self, Causes, Location, Server};
 use crate::execute::{self, SqlFailure};
 use crate::input::{Line, Lines};
 use crate::output::{Settings, Sink};
-use crate::shown::{message, without_secrets};
+use crate::shown::message;
 use crate::{dot, names, signals};
 
 /// Everything that statements and dot commands work on.
@@ -200,7 +201,7 @@ impl Shell {
 
     fn echo(&mut self, text: &str, outcome: &mut Outcome) {
         if self.echo
-            && let Err(error) = writeln!(self.out, "{}", without_secrets(text.trim_end()))
+            && let Err(error) = writeln!(self.out, "{}", hide_secrets(text.trim_end()))
         {
             self.settle(Err(error.into()), Origin::Typed, outcome);
         }

@@ -3,6 +3,7 @@
 //! Texts of a server pass [`hide`] where they come in, and every error and log line passes it on its way out.
 //! An address that does not parse is shown by [`shown_address`], which guesses where a password may be.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -44,7 +45,7 @@ pub fn hide_secrets(text: &str) -> String {
     text = without_parameters(&without_users(&text));
     let known = KNOWN.load();
     let mut known: Vec<_> =
-        known.iter().flat_map(|known| known.iter()).filter(|known| text.contains(&***known)).collect();
+        known.iter().flat_map(|known| known.iter()).filter(|known| next_of(&text, known).is_some()).collect();
     // One password may be a part of another.
     known.sort_by_key(|password| std::cmp::Reverse(password.len()));
     for password in known {
@@ -55,33 +56,92 @@ pub fn hide_secrets(text: &str) -> String {
 
 fn without(text: &str, password: &str) -> String {
     let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(at) = rest.find(password) {
-        let (before, behind) = (&rest[..at], &rest[at + password.len()..]);
+    while let Some(found) = next_of(rest, password) {
+        let (before, behind) = (&rest[..found.start], &rest[found.end..]);
         let last = before.chars().next_back().or_else(|| shown.chars().next_back());
         let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         let is_word = !is_part(last) && !is_part(behind.chars().next());
         shown.push_str(before);
-        shown.push_str(if password.len() >= SHORT || is_word { HIDDEN } else { password });
+        shown.push_str(if password.len() >= SHORT || is_word { HIDDEN } else { &rest[found] });
         rest = behind;
     }
     shown + rest
 }
 
-/// Hides `user:password` in URLs. A user alone is shown: it may be the service of a Sentinel.
-fn without_users(text: &str) -> String {
-    let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(at) = rest.find("://") {
-        let (before, behind) = rest.split_at(at + 3);
-        shown.push_str(before);
-        let end = behind.find(|c: char| c.is_whitespace() || "'\"`<>".contains(c)).unwrap_or(behind.len());
-        let (word, after) = behind.split_at(end);
-        let user = word.rfind('@').filter(|at| word[..*at].contains(':')).unwrap_or(0);
-        shown.push_str(if user > 0 { HIDDEN } else { "" });
-        shown.push_str(&word[user..]);
-        // Behind the last `@`, no URL has a user.
-        rest = after;
+/// Where a text first has a password: as it is, or with some of its bytes escaped as in a URL, or as in a URL in a
+/// URI file name.
+fn next_of(text: &str, password: &str) -> Option<Range<usize>> {
+    let all = text.as_bytes();
+    let length_at = |start: usize| {
+        let mut at = start;
+        for &byte in password.as_bytes() {
+            at += written_as(byte, &all[at..])?;
+        }
+        Some(at)
+    };
+    (0..all.len()).find_map(|start| length_at(start).map(|end| start..end))
+}
+
+/// How many bytes at the beginning of a text stand for this byte.
+fn written_as(byte: u8, text: &[u8]) -> Option<usize> {
+    let is_escaped = |digits: &[u8]| {
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|d| d.is_ascii_hexdigit()));
+        digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) == Some(byte)
+    };
+    match text {
+        [b'%', b'2', b'5', high, low, ..] if is_escaped(&[*high, *low]) => Some(5),
+        [b'%', high, low, ..] if is_escaped(&[*high, *low]) => Some(3),
+        [first, ..] if *first == byte => Some(1),
+        _ => None,
     }
-    shown + rest
+}
+
+/// Hides `user:password` in URLs, also where those are escaped, as in a URI file name. A user alone is shown: it may be
+/// the service of a Sentinel.
+fn without_users(text: &str) -> String {
+    // The same length as the text: only ASCII changes.
+    let lower = text.to_ascii_lowercase();
+    let marks = lower.match_indices([':', '%']).filter_map(|(at, _)| {
+        let mark = ["://", "%3a%2f%2f"].into_iter().find(|mark| lower[at..].starts_with(mark))?;
+        Some((at + mark.len(), mark == "://"))
+    });
+    let (mut shown, mut done, mut word) = (String::with_capacity(text.len()), 0, Word::default());
+    for (start, is_plain) in marks {
+        if start < done {
+            continue;
+        }
+        if start >= word.end {
+            word = Word::at(&lower, start);
+        }
+        let (sign, escaped) = (word.sign.filter(|at| *at >= start), word.escaped.filter(|at| *at >= start));
+        // In a URL that is not escaped, `%40` belongs to the password, unless it is all there is.
+        let user = if is_plain { sign.or(escaped) } else { sign.max(escaped) };
+        if let Some(at) = user.filter(|at| lower[start..*at].contains(':') || lower[start..*at].contains("%3a")) {
+            shown.push_str(&text[done..start]);
+            shown.push_str(HIDDEN);
+            done = at;
+        }
+    }
+    shown + &text[done..]
+}
+
+/// What may be a URL: all up to white space or a quote.
+#[derive(Default)]
+struct Word {
+    end: usize,
+    /// The last `@`, and the last `%40`.
+    sign: Option<usize>,
+    escaped: Option<usize>,
+}
+
+impl Word {
+    fn at(text: &str, start: usize) -> Word {
+        let ends = |c: char| c.is_whitespace() || "'\"`<>".contains(c);
+        let length = text[start..].find(ends).unwrap_or(text.len() - start);
+        let word = &text[start..start + length];
+        let absolute = |at: Option<usize>| at.map(|at| start + at);
+        Word { end: start + length, sign: absolute(word.rfind('@')), escaped: absolute(word.rfind("%40")) }
+    }
 }
 
 /// Hides the values of `pass=`, `password=` and the like. In a URI file name, `=` may be `%3D` and `&` `%26`.
@@ -158,6 +218,19 @@ mod tests {
     }
 
     #[test]
+    fn passwords_in_use_are_hidden_however_they_are_escaped() {
+        know("p@s/s-Ü");
+        for written in
+            ["p@s/s-Ü", "p%40s/s-Ü", "p%40s%2fs-%c3%9C", "p%2540s%252Fs-%25C3%259c", "%70%40%73%2F%73%2D%C3%9C"]
+        {
+            assert_eq!(hide_secrets(&format!("no database at h/{written}, sorry")), "no database at h/…, sorry");
+        }
+        for other in ["p%41s/s-Ü", "p%40s/s-", "p%4", "100 % of it%"] {
+            assert_eq!(hide_secrets(other), other);
+        }
+    }
+
+    #[test]
     fn what_a_server_repeats_of_a_command_is_hidden() {
         let said = "unknown command 'AUTH', with args beginning with: 'me' 'never-known' \r\n";
         assert_eq!(hide_secrets(said), "unknown command 'AUTH', with args beginning with: …");
@@ -174,6 +247,12 @@ mod tests {
             ("unix:///run/socket?db=1&pass=x1y2&user=ann", "unix:///run/socket?db=1&pass=…&user=ann"),
             ("h:1,password=x1y2,ssl=True", "h:1,password=…,ssl=True"),
             ("file:shop?redis=unix:///s%3Fpass%3Dx1y2%26db%3D1", "file:shop?redis=unix:///s%3Fpass%3D…%26db%3D1"),
+            ("file:a?redis=redis%3A%2F%2Fu%3Ap1%40h", "file:a?redis=redis%3A%2F%2F…%40h"),
+            ("file:a?redis=redis%3a%2f%2fu%3Ap%2540q%40h", "file:a?redis=redis%3a%2f%2f…%40h"),
+            ("redis://u:p%40q@h/1", "redis://…@h/1"),
+            ("redis://u:pw%40h", "redis://…%40h"),
+            ("redis://u:p1@h?redis=redis%3A%2F%2Fv%3Ap2%40g", "redis://…@h?redis=redis%3A%2F%2F…%40g"),
+            ("'redis://u:p1@h' someone@example.org", "'redis://…@h' someone@example.org"),
             ("PWD=x1y2; Sentinel_Password=z", "PWD=…; Sentinel_Password=…"),
             ("wait_ms=1: expected passion", "wait_ms=1: expected passion"),
         ] {
@@ -184,7 +263,21 @@ mod tests {
     #[test]
     fn long_texts_take_no_longer_than_they_are_long() {
         let begun = std::time::Instant::now();
-        for part in ["://", "://:", "a=", "%3D", "pass=", "=%26", "@", "://@", "pass=%26"] {
+        for part in [
+            "://",
+            "://:",
+            "a=",
+            "%3D",
+            "pass=",
+            "=%26",
+            "@",
+            "://@",
+            "://a:@",
+            "pass=%26",
+            "%3a%2f%2f%40",
+            "%3a%2f%2f",
+            "a ",
+        ] {
             hide_secrets(&part.repeat(400_000));
         }
         assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());

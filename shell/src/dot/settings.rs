@@ -4,12 +4,12 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
+use sqlite_redis::hide_secrets;
 
 use super::{Arguments, misuse};
 use crate::args::parse_switch;
 use crate::output::Mode;
 use crate::session::{Flow, Shell};
-use crate::shown::without_secrets;
 
 fn switch(text: &str) -> Result<bool> {
     match parse_switch(text) {
@@ -137,7 +137,7 @@ pub fn show(shell: &mut Shell, _arguments: &Arguments) -> Result<Flow> {
         ("output", shell.out.name().to_owned()),
         ("colseparator", quoted(&settings.column_separator)),
         ("rowseparator", quoted(&settings.row_separator)),
-        ("filename", without_secrets(shell.location.name()).into_owned()),
+        ("filename", hide_secrets(shell.location.name())),
     ];
     for (name, value) in lines {
         writeln!(shell.out, "{name:>12}: {value}")?;
