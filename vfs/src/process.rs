@@ -12,6 +12,7 @@ use rand::rngs::SysRng;
 use crate::config::{Address, Config};
 use crate::database::Database;
 use crate::error::{Cause, Result};
+use crate::ffi::failures::Failures;
 use crate::ffi::fork;
 use crate::group::Participants;
 use crate::journal::{JournalNames, SuperJournals};
@@ -48,6 +49,7 @@ pub(crate) struct Process {
     pub super_journals: SuperJournals,
     pub journal_names: JournalNames,
     pub participants: Participants,
+    pub failures: Failures,
     /// What is known about virtual tables, by server and keys.
     known: Mutex<HashMap<String, Arc<Mutex<Known>>>>,
 }
@@ -62,6 +64,7 @@ impl Process {
             super_journals: SuperJournals::default(),
             journal_names: JournalNames::default(),
             participants: Participants::default(),
+            failures: Failures::default(),
             known: Mutex::default(),
         }
     }

@@ -11,7 +11,7 @@ use super::api::Api;
 use super::interrupt;
 use super::module::direct_only;
 use super::value::{answer, arguments, read};
-use super::{guard, report};
+use super::{failures, guard, report_on};
 use crate::error::{Cause, During, Result, code};
 use crate::vtab::look::{Look, View};
 use crate::vtab::value::Value;
@@ -113,11 +113,11 @@ unsafe fn outcome(vtab: *mut sqlite3_vtab, result: Result<()>) -> c_int {
     let Err(error) = result else { return code::OK };
     // SAFETY: by contract; SQLite owns the message, made by its allocator, and the one before.
     unsafe {
-        let api = (*vtab.cast::<Vtab>()).api;
+        let Vtab { api, db, .. } = *vtab.cast::<Vtab>();
         (api.free)((*vtab).zErrMsg.cast());
         (*vtab).zErrMsg = api.allocated(&error.to_string());
+        report_on(db, &error, During::Read)
     }
-    report(&error, During::Read)
 }
 
 unsafe extern "C" fn connect(
@@ -138,7 +138,7 @@ unsafe extern "C" fn connect(
         }
         // SAFETY: as above.
         if let Err(error) = unsafe { direct_only(host.api, db) } {
-            return report(&error, During::Open);
+            return report_on(db, &error, During::Open);
         }
         let base = sqlite3_vtab { pModule: std::ptr::null(), nRef: 0, zErrMsg: std::ptr::null_mut() };
         let made = Box::into_raw(Box::new(Vtab { base, api: host.api, db, look: host.look }));
@@ -225,6 +225,7 @@ unsafe extern "C" fn filter(
             (vtab, cursor, given)
         };
         cursor.view = None;
+        failures::goes_on(vtab.db);
         let begin = || match given.as_slice() {
             [url, subject] => View::new(vtab.look, url, subject).map(|view| cursor.view = view),
             _ => Err(Cause::Internal("a look without arguments".into()).into()),

@@ -6,7 +6,7 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 
 use super::api::{Api, Destructor};
 use super::interrupt::flag;
-use super::{guard, last_failure, vfs};
+use super::{failures, guard, vfs};
 use crate::error::{Cause, Error, Result, code};
 
 /// What SQLite looks for first in a library that it loads. (The test program holds this crate
@@ -152,7 +152,7 @@ unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
             c"redis_last_error".as_ptr(),
             0,
             flags,
-            std::ptr::null_mut(),
+            db.cast(),
             Some(redis_last_error),
             None,
             None,
@@ -167,13 +167,15 @@ unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
     Ok(())
 }
 
-/// `redis_last_error()`: the newest failure on this thread in words, or NULL. Also tells why a
-/// database could not be opened, asked on another connection.
+/// `redis_last_error()`: what has just failed in words, or NULL; see [`failures`]. Also tells why a database could not be
+/// opened, asked on another connection.
 unsafe extern "C" fn redis_last_error(context: *mut sqlite3_context, _count: c_int, _values: *mut *mut sqlite3_value) {
     guard(|| {
-        let Some(error) = last_failure() else { return code::OK };
-        let text = error.to_string();
         let Some(api) = super::LOG.get() else { return code::OK };
+        // SAFETY: the connection was registered with the function.
+        let db = unsafe { (api.user_data)(context) }.cast::<sqlite3>();
+        let Some(error) = failures::last(db) else { return code::OK };
+        let text = error.to_string();
         // `SQLITE_TRANSIENT`: SQLite makes a copy.
         // SAFETY: SQLite defines this value of a destructor; it is compared, never called.
         let transient = unsafe { std::mem::transmute::<isize, Destructor>(-1) };

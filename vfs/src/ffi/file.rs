@@ -6,7 +6,7 @@ use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_metho
 
 use super::api::Api;
 use super::interrupt;
-use super::{guard, report};
+use super::{failures, guard, report_on};
 use crate::error::{Cause, During, Error, Result, code};
 use crate::file::{Answer, File, Level};
 use crate::journal::Journal;
@@ -83,9 +83,7 @@ impl Open {
     /// # Safety
     /// SQLite is running a method of this file.
     unsafe fn run<T>(&mut self, during: During, body: impl FnOnce(&mut Open) -> T) -> T {
-        // SAFETY: by contract, SQLite has the connection there.
-        let db = if self.connection.is_null() { std::ptr::null_mut() } else { unsafe { *self.connection } };
-        let api = self.api;
+        let (api, db) = (self.api, self.db());
         let may_end = matches!(during, During::Read | During::Lock | During::Size | During::Control);
         let method = || if may_end { body(self) } else { interrupt::never(|| body(self)) };
         // SAFETY: by contract.
@@ -106,7 +104,13 @@ impl Open {
             }
             Kind::Journal(journal) => journal.failed(error),
         };
-        report(&error, during)
+        report_on(self.db(), &error, during)
+    }
+
+    /// The connection that uses this file at the time; null until it is known.
+    fn db(&self) -> *mut sqlite3 {
+        // SAFETY: SQLite has told this place, and keeps it for as long as the file is open.
+        if self.connection.is_null() { std::ptr::null_mut() } else { unsafe { *self.connection } }
     }
 }
 
@@ -253,11 +257,11 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
         let level = known_level(level)?;
         // SAFETY: SQLite calls this for the connection, so that is in use by this thread.
         let writes = || unsafe { writes(open.api, open.connection) };
+        let db = open.db();
         if let Kind::Database(file) = &mut open.kind {
             if file.level() == Level::None {
-                // SAFETY: as above.
-                let connection = if open.connection.is_null() { 0 } else { unsafe { *open.connection as usize } };
-                file.expect(connection, writes());
+                failures::goes_on(db);
+                file.expect(db as usize, writes());
             } else if file.is_overtaken() {
                 // SAFETY: as above.
                 if unsafe { may_have_read(open.api, open.connection) } {

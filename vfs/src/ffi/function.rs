@@ -103,7 +103,7 @@ unsafe fn run(
             // SAFETY: by contract.
             Ok(number) => unsafe { answer(api, context, &Value::Integer(number)) },
             // SAFETY: by contract.
-            Err(error) => unsafe { fail(api, context, &error, During::Control) },
+            Err(error) => unsafe { fail(api, host.db, context, &error, During::Control) },
         }
         code::OK
     });

@@ -6,6 +6,7 @@
 pub(crate) mod api;
 pub(crate) mod connection;
 pub(crate) mod extension;
+pub(crate) mod failures;
 pub(crate) mod file;
 pub(crate) mod eponymous;
 pub(crate) mod fork;
@@ -18,22 +19,19 @@ pub(crate) mod update;
 pub(crate) mod value;
 pub(crate) mod vfs;
 
-use std::cell::RefCell;
 use std::ffi::{CString, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use api::Api;
+pub use failures::{forget_last_failure, last_failure};
+use rusqlite::ffi::sqlite3;
 
 use crate::error::{Cause, During, Error, code, sqlite_code};
 use crate::secret::hide_secrets;
 
 /// The SQLite whose log gets the messages: the first one registered with.
 static LOG: OnceLock<&'static Api> = OnceLock::new();
-
-thread_local! {
-    static LAST_FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
-}
 
 /// Runs a callback's body; a panic becomes `SQLITE_INTERNAL`.
 pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
@@ -47,26 +45,20 @@ pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
     })
 }
 
-/// Makes a failure known, to SQLite's log and to [`last_failure`], and returns its code.
+/// Makes a failure of no connection known, and returns its code.
 pub(crate) fn report(error: &Error, during: During) -> c_int {
+    report_on(std::ptr::null_mut(), error, during)
+}
+
+/// Makes a failure of a connection known, to SQLite's log and to whoever asks, and returns its code.
+pub(crate) fn report_on(db: *mut sqlite3, error: &Error, during: During) -> c_int {
     let code = sqlite_code(&error.cause, during);
-    LAST_FAILURE.with(|last| *last.borrow_mut() = Some(error.clone()));
+    failures::note(db, error);
     // That a lock is held, a constraint violated or the statement interrupted is an everyday answer, not news.
     if ![code::BUSY, code::INTERRUPT, code::CONSTRAINT, code::MISMATCH].contains(&(code & 0xff)) {
         log_as(code, &error.to_string());
     }
     code
-}
-
-/// The newest failure on this thread, whichever connection it belongs to; also of those that
-/// could not be opened.
-pub fn last_failure() -> Option<Error> {
-    LAST_FAILURE.with(|last| last.borrow().clone())
-}
-
-/// Forgets the newest failure on this thread, so that a later one can be told from it.
-pub fn forget_last_failure() {
-    LAST_FAILURE.with(|last| *last.borrow_mut() = None);
 }
 
 /// Writes to SQLite's error log (<https://sqlite.org/errlog.html>).

@@ -12,7 +12,7 @@ use super::api::Api;
 use super::interrupt;
 use super::query::{best_index, close, column, eof, filter, next, open, rowid};
 use super::update::update;
-use super::{guard, report, sql};
+use super::{failures, guard, report_on, sql};
 use crate::error::{Cause, During, Result, code};
 use crate::vtab::declare::Definition;
 use crate::vtab::table::{Session, Table};
@@ -155,7 +155,8 @@ unsafe fn busy_timeout(api: &'static Api, db: *mut sqlite3) -> Option<Duration> 
 pub(crate) unsafe extern "C" fn drop_host(host: *mut c_void) {
     guard(|| {
         // SAFETY: it was made by `Box::into_raw`.
-        drop(unsafe { Box::from_raw(host.cast::<Host>()) });
+        let host = unsafe { Box::from_raw(host.cast::<Host>()) };
+        failures::closed(host.db);
         code::OK
     });
 }
@@ -182,7 +183,7 @@ pub(super) unsafe fn outcome(vtab: *mut sqlite3_vtab, result: Result<()>, during
         (table.api.free)((*vtab).zErrMsg.cast());
         (*vtab).zErrMsg = message;
     }
-    report(&error, during)
+    report_on(table.db, &error, during)
 }
 
 unsafe extern "C" fn create(
@@ -245,7 +246,7 @@ unsafe fn make(
             };
             // SAFETY: SQLite passes a place for the message, and frees it.
             unsafe { message.write(host.api.allocated(&text)) };
-            report(&error, During::Open)
+            report_on(host.db, &error, During::Open)
         }
     }
 }
@@ -318,6 +319,7 @@ unsafe extern "C" fn begin(vtab: *mut sqlite3_vtab) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a table of ours.
         let vtab = unsafe { vtab_of(vtab) };
+        failures::goes_on(vtab.db);
         vtab.table.writes.borrow_mut().begin(vtab.in_transaction());
         code::OK
     })
@@ -346,11 +348,13 @@ unsafe extern "C" fn rollback(vtab: *mut sqlite3_vtab) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a table of ours.
         let table = unsafe { &vtab_of(vtab).table };
+        // SAFETY: as above.
+        let db = unsafe { vtab_of(vtab) }.db;
         let is_parents = table.writes.borrow().is_parents();
         let take_back = || {
             // SQLite ignores what xRollback answers, so a failure can only be reported.
             if !is_parents && let Err(error) = published::roll_back(table) {
-                report(&table.at(error), During::Commit);
+                report_on(db, &table.at(error), During::Commit);
             }
             commit::rolled_back(table);
         };

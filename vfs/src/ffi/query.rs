@@ -5,9 +5,9 @@ use std::ffi::{CStr, c_char, c_int};
 use rusqlite::ffi::{self, sqlite3_context, sqlite3_index_info, sqlite3_value, sqlite3_vtab, sqlite3_vtab_cursor};
 
 use super::api::Api;
-use super::guard;
 use super::module::{Vtab, outcome, vtab_of};
 use super::value::{answer, arguments, read};
+use super::{failures, guard};
 use crate::error::{Cause, During, Error, code};
 use crate::vtab::cursor::Cursor;
 use crate::vtab::plan::{self, Constraint, Op, Plan, Question};
@@ -166,6 +166,7 @@ pub(super) unsafe extern "C" fn filter(
         // SAFETY: SQLite passes a cursor of ours.
         let (vtab, cursor) = unsafe { cursor_of(cursor) };
         let base = cursor.base.pVtab;
+        failures::goes_on(vtab.db);
         let begin = || {
             // SAFETY: SQLite passes the text of the plan, and `count` values.
             let (text, values) = unsafe {

@@ -275,3 +275,21 @@ fn a_panic_becomes_an_error_code() {
     assert_eq!(super::guard(|| panic!("on purpose")), code::INTERNAL);
     assert!(super::last_failure().unwrap().to_string().contains("on purpose"));
 }
+
+#[test]
+fn a_failure_of_a_database_in_redis_has_no_error_of_the_system() {
+    let _registered = crate::register().unwrap();
+    // This leaves an error that has nothing to do with it.
+    std::fs::File::open("/nowhere/at/all").unwrap_err();
+    let mut db = std::ptr::null_mut();
+    let flags = ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_URI;
+    // SAFETY: the name is NUL-terminated, and there is a place for the connection, which is closed once.
+    let (opened, errno) = unsafe {
+        let opened =
+            ffi::sqlite3_open_v2(c"file:shop?vfs=redis&cashe_size=1".as_ptr(), &raw mut db, flags, std::ptr::null());
+        let errno = ffi::sqlite3_system_errno(db);
+        ffi::sqlite3_close(db);
+        (opened, errno)
+    };
+    assert_eq!((opened, errno), (code::CANTOPEN, 0));
+}

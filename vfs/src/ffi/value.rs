@@ -2,10 +2,10 @@
 
 use std::ffi::c_int;
 
-use rusqlite::ffi::{self, sqlite3_context, sqlite3_value};
+use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 
 use super::api::{Api, transient};
-use super::{During, Error, report};
+use super::{During, Error, report_on};
 use crate::vtab::value::Value;
 
 /// The arguments that SQLite passes to a callback.
@@ -79,9 +79,9 @@ pub(crate) unsafe fn answer(api: &Api, context: *mut sqlite3_context, value: &Va
 /// Answers with a failure.
 ///
 /// # Safety
-/// `context` is the one that SQLite passed to the running callback.
-pub(crate) unsafe fn fail(api: &Api, context: *mut sqlite3_context, error: &Error, during: During) {
-    let code = report(error, during);
+/// `context` is the one that SQLite passed to the running callback of this connection.
+pub(crate) unsafe fn fail(api: &Api, db: *mut sqlite3, context: *mut sqlite3_context, error: &Error, during: During) {
+    let code = report_on(db, error, during);
     let text = error.to_string();
     let length = c_int::try_from(text.len()).unwrap_or(c_int::MAX);
     // SAFETY: by contract; SQLite copies the text.

@@ -10,7 +10,7 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
 
 use super::api::Api;
 use super::file::{Kind, Open, OsFile};
-use super::{LOG, fork, guard, report};
+use super::{LOG, failures, fork, guard, report};
 use crate::error::{Cause, During, Error, Result, code};
 use crate::line;
 use crate::sync::Mutex;
@@ -143,6 +143,7 @@ unsafe extern "C" fn open(
                 code::OK
             },
             Ok(None) => {
+                failures::is_for_another_vfs();
                 // SAFETY: the default VFS gets what SQLite would have passed to it. Room for a
                 // file is enough for both, see `szOsFile`.
                 match unsafe { (*registered.default).xOpen } {
@@ -173,6 +174,7 @@ unsafe fn open_kind(
         let parameters = unsafe { uri_parameters(registered.api, name)? };
         let read_only = flags & ffi::SQLITE_OPEN_READONLY != 0;
         let mut file = vfs::open(text, &parameters, read_only, create)?;
+        failures::opened(file.place());
         // SAFETY: by contract, and it is a main database.
         file.journal_is_named(unsafe { (registered.api.filename_journal)(name) } as usize);
         let granted = if file.is_read_only() {
@@ -240,6 +242,7 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir
             Err(error) => return report(&error, During::Delete),
         };
         if named == Named::Default {
+            failures::is_for_another_vfs();
             // SAFETY: the default VFS gets what SQLite passed.
             return match unsafe { (*default).xDelete } {
                 // SAFETY: as above.
@@ -262,6 +265,7 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
             Err(error) => return report(&error, During::Access),
         };
         if named == Named::Default {
+            failures::is_for_another_vfs();
             // SAFETY: the default VFS gets what SQLite passed.
             return match unsafe { (*default).xAccess } {
                 // SAFETY: as above.
@@ -373,6 +377,11 @@ unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3
     outcome
 }
 
+/// The error of the system behind the last failure. One of this VFS has none: what it did last with the system may have
+/// gone well.
 unsafe extern "C" fn get_last_error(vfs: *mut sqlite3_vfs, size: c_int, message: *mut c_char) -> c_int {
+    if failures::is_ours() {
+        return 0;
+    }
     delegate!(vfs, xGetLastError, 0, size, message)
 }
