@@ -161,6 +161,7 @@ fn endless() -> (TempDir, PathBuf) {
                 while let Some(name) = command(&mut requests) {
                     let reply = match name.as_str() {
                         "SCAN" => format!("*2\r\n$7\r\n{}\r\n*0\r\n", cursors.next().unwrap_or_default()),
+                        "DBSIZE" => ":1000000000000\r\n".to_owned(),
                         "ROLE" => "-ERR unknown command\r\n".to_owned(),
                         _ => "+OK\r\n".to_owned(),
                     };
