@@ -130,7 +130,10 @@ pub enum Cause {
     #[error("the database was opened read-only")]
     ReadOnly,
     /// The server is at its memory limit.
-    #[error("the server is out of memory ({0}); nothing was written; raise its maxmemory or delete data")]
+    #[error(
+        "the server is out of memory ({0}); nothing was written; raise its maxmemory, or make room: what frees pages of a \
+         database is done all the same (DELETE of many rows, DROP TABLE, VACUUM up to stage_bytes), and databases can be removed"
+    )]
     ServerFull(String),
     /// The server could drop pages on its own.
     #[error(

@@ -57,6 +57,12 @@ impl Header {
         check_shape(page_size.into(), page_count)
     }
 
+    /// Pages in use, of so many: those that are not on the free list, whose length is "the four-byte big-endian
+    /// integer at offset 36".
+    pub(crate) fn used_of(&self, page_count: u32) -> u32 {
+        page_count.saturating_sub(self.word(36))
+    }
+
     /// Written by a connection in WAL mode, which there is none of here.
     pub(crate) fn wal(&self) -> bool {
         self.is_sqlite() && self.0[18..20].contains(&2)

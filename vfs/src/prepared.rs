@@ -28,13 +28,15 @@ pub(crate) struct Prepared {
     pub undo: Undo,
     /// Page 1 is not as SQLite has it.
     pub altered: bool,
+    /// There are fewer pages than before, or fewer of them are in use.
+    pub shrinks: bool,
 }
 
 impl Prepared {
     /// What the store is given.
     pub(crate) fn commit(&self) -> Commit<'_> {
         let pages = self.pages.iter().map(|(page, bytes)| (*page, bytes.as_slice())).collect();
-        Commit { base: self.base, snapshot: self.snapshot, pages, undo: &self.undo }
+        Commit { base: self.base, snapshot: self.snapshot, pages, undo: &self.undo, shrinks: self.shrinks }
     }
 
     /// Tells the cache that this is committed. Returns a reader of the new version.
@@ -101,7 +103,8 @@ impl Prepared {
         let snapshot = Snapshot { version: self.snapshot.version.next(), commit: CommitId::draw()?, ..self.base };
         let Gathered { pages, stage, staged, .. } = gathered.whole(&self.snapshot, &snapshot)?;
         let undo = undo.finish();
-        Ok(Prepared { base: self.snapshot, snapshot, pages, staged, stage, undo, altered: false })
+        let shrinks = snapshot.page_count < self.snapshot.page_count;
+        Ok(Prepared { base: self.snapshot, snapshot, pages, staged, stage, undo, altered: false, shrinks })
     }
 
     fn at_hand(&self, page: PageNo) -> Option<Page> {

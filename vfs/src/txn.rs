@@ -448,6 +448,9 @@ impl Writing {
             writes.write(18, &[1, 1], &mut SnapshotBase { reader, database })?;
         }
         let base = self.reader.snapshot;
+        // SQLite has read page 1, so it is most likely cached.
+        let before = database.cache.get(PageNo::FIRST, base.version, self.reader.epoch);
+        let used_before = before.and_then(|page| Header::of(&page)).map(|header| header.used_of(base.page_count));
         let (page_size, page_count) = header.shape_of(&self.writes)?;
         if base.page_count.saturating_sub(page_count) > REMOVED_UNCHECKED {
             database.store().check_complete(&base)?;
@@ -461,7 +464,10 @@ impl Writing {
             return Ok(None);
         }
         let Gathered { pages, stage, staged, .. } = gathered.whole(&base, &snapshot)?;
-        Ok(Some(Prepared { base, snapshot, pages, staged, stage, undo, altered }))
+        let has_fewer =
+            page_count < base.page_count || used_before.is_some_and(|used| header.used_of(page_count) < used);
+        let shrinks = page_size == base.page_size && has_fewer;
+        Ok(Some(Prepared { base, snapshot, pages, staged, stage, undo, altered, shrinks }))
     }
 
     /// Whether what was written is SQLite putting the originals back.

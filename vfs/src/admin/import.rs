@@ -120,7 +120,7 @@ impl Publishing<'_> {
     /// What the last attempt was to commit.
     fn commit(&self) -> Commit<'static> {
         let (base, snapshot) = self.last.unwrap_or_default();
-        Commit { base, snapshot, pages: Vec::new(), undo: &Undo::Barrier }
+        Commit { base, snapshot, pages: Vec::new(), undo: &Undo::Barrier, shrinks: false }
     }
 
     /// One round trip: watches database and pages, and opens the transaction. Returns what is to be replaced.

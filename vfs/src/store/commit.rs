@@ -164,15 +164,12 @@ impl RedisStore {
 
     /// Adds the entry of a commit to the log.
     pub(crate) fn xadd(&self, commit: &Commit<'_>, undo: KeptUndo<'_>, request: &mut Request) {
-        let Commit { base, snapshot, .. } = commit;
         let mut xadd = request.begin(if undo.field.is_some() { 18 } else { 16 });
         xadd.word("XADD").word(&self.keys.log).word("MAXLEN").word("~").number(self.log_commits);
-        xadd.word(format!("{}-0", snapshot.version));
-        xadd.word(keys::log::COMMIT).word(snapshot.commit.to_string());
-        xadd.word(keys::log::BASE).word(base.commit.to_string());
-        xadd.word(keys::log::TIME).number(now_ms());
-        xadd.word(keys::log::PAGE_SIZE).number(base.page_size.into());
-        xadd.word(keys::log::PAGE_COUNT).number(base.page_count.into());
+        xadd.word(format!("{}-0", commit.snapshot.version));
+        for (field, value) in log_fields(commit) {
+            xadd.word(field).word(value);
+        }
         if let Some((field, bytes)) = undo.field {
             xadd.word(field).word(bytes);
         }
@@ -206,6 +203,18 @@ impl RedisStore {
             crate::ffi::log(&format!("{key} could not be removed: {error}"));
         }
     }
+}
+
+/// The fields of a commit's log entry that don't say what it has changed.
+pub(super) fn log_fields(commit: &Commit<'_>) -> [(&'static str, String); 5] {
+    let Commit { base, snapshot, .. } = commit;
+    [
+        (keys::log::COMMIT, snapshot.commit.to_string()),
+        (keys::log::BASE, base.commit.to_string()),
+        (keys::log::TIME, now_ms().to_string()),
+        (keys::log::PAGE_SIZE, base.page_size.to_string()),
+        (keys::log::PAGE_COUNT, base.page_count.to_string()),
+    ]
 }
 
 /// The fields of a hash that are not pages, save those that it has of `base` already.

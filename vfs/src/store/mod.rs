@@ -14,6 +14,7 @@ use crate::error::{Cause, Result};
 pub(crate) mod commit;
 mod dial;
 pub(crate) mod discovery;
+mod full;
 pub(crate) mod keys;
 mod lease_by_watch;
 mod log_batch;
@@ -251,6 +252,8 @@ pub(crate) struct Commit<'a> {
     /// Pages that are new or different, in ascending order; none when they are staged.
     pub pages: Vec<(PageNo, &'a [u8])>,
     pub undo: &'a Undo,
+    /// There are fewer pages than before, or fewer of them are in use.
+    pub shrinks: bool,
 }
 
 impl Commit<'_> {

@@ -97,7 +97,9 @@ impl RedisWriter {
         let no_scripts = cause(holder).is_some_and(|cause| scripts.are_refused_by(&cause));
         let no_waiting = cause(turn).is_some_and(|cause| cause.is_refusal());
         self.store.lacks_line.fetch_or(no_waiting, Relaxed);
-        if no_scripts || no_waiting {
+        // There is no room for the place in line.
+        let is_full = matches!(cause(holder), Some(Cause::ServerFull(_)));
+        if no_scripts || no_waiting || is_full {
             self.leave(None)?;
         }
         if no_waiting && text(holder).is_some_and(|holder| holder == pass) {
@@ -106,7 +108,7 @@ impl RedisWriter {
             passed_on.push(&self.store.release_command(pass, By::Text)?);
             self.server.ask(&passed_on)?.into_iter().try_for_each(|reply| checked(reply).map(|_| ()))?;
         }
-        Ok(no_scripts || no_waiting)
+        Ok(no_scripts || no_waiting || is_full)
     }
 
     /// The token under which the lease is ours now, or else who holds it.

@@ -12,6 +12,7 @@ use crate::fault::{self, Point};
 use crate::ffi::interrupt;
 use crate::lease;
 use crate::store::commit::LogMark;
+use crate::store::full::is_full;
 use crate::store::protocol::{self, array, bad_reply, text};
 use crate::store::redis::RedisStore;
 use crate::store::request::Request;
@@ -161,6 +162,16 @@ impl RedisWriter {
             Ok(Value::Okay) => self.leased = true,
             Ok(Value::Nil) => return self.refused(),
             Ok(other) => return Err(bad_reply("SET", &other).into()),
+            Err(error) if is_full(&error) => {
+                self.leave(None)?;
+                return match self.take_when_full(error)? {
+                    Ok(()) => {
+                        self.leased = true;
+                        self.try_begin()
+                    }
+                    Err(holder) => Ok(Err(holder)),
+                };
+            }
             Err(error) => return Err(self.give_up(error)),
         }
         self.found(found)
@@ -327,7 +338,12 @@ impl Attempts for Commits<'_, '_> {
 
     fn attempt(&mut self) -> Result<Attempt<attempt::Done>> {
         self.writer.watch(&self.commit.base)?;
-        self.writer.attempt(self.commit, self.ending)
+        match self.writer.attempt(self.commit, self.ending) {
+            Err(error) if is_full(&error) && self.commit.shrinks && self.writer.stage.is_none() => {
+                self.writer.commit_when_full(self.commit, self.ending.wait, error)
+            }
+            outcome => outcome,
+        }
     }
 
     fn resolve(&mut self) -> Result<bool> {
@@ -438,7 +454,7 @@ impl Drop for RedisWriter {
     }
 }
 
-mod attempt;
+pub(super) mod attempt;
 pub(crate) mod in_time;
 mod resolve;
 #[cfg(test)]

@@ -214,7 +214,7 @@ fn a_turn_that_was_passed_on_too_long_ago_is_none() {
 fn commit(writer: &mut dyn Writer, base: Snapshot, snapshot: Snapshot, lease: After) -> crate::Result<bool> {
     let page = [7; 512];
     let pages = vec![(PageNo::FIRST, page.as_slice())];
-    let commit = Commit { base, snapshot, pages, undo: &Undo::Barrier };
+    let commit = Commit { base, snapshot, pages, undo: &Undo::Barrier, shrinks: false };
     let wait = Wait { replicas: 0, disk: false, time: LIFE };
     writer.commit(&commit, None, Ending { lease, wait }).map(|lingers| lingers.is_some())
 }

@@ -12,7 +12,7 @@ use crate::store::turn::{KEEP, RELEASE};
 use crate::store::{After, Commit, Ending, Lingers, Store, wait};
 
 /// What the replies to a commit tell beyond that it is done.
-pub(super) struct Done {
+pub(in crate::store) struct Done {
     /// What `WAIT` answered.
     pub waited: Option<Value>,
     pub lingers: Option<Lingers>,
@@ -129,7 +129,7 @@ impl RedisWriter {
     }
 
     /// Why `EXEC` was refused: someone changed the hash since it was watched.
-    fn overtaken(&self, commit: &Commit<'_>) -> crate::Error {
+    pub(in crate::store) fn overtaken(&self, commit: &Commit<'_>) -> crate::Error {
         match self.store.fetch(&[]) {
             Ok(now) => Cause::Stale { snapshot: commit.base.version, found: now.at.version }.into(),
             Err(_) => Cause::Stale { snapshot: commit.base.version, found: commit.base.version.next() }.into(),

@@ -1,0 +1,126 @@
+//! A server that is at its memory limit: what makes a database smaller is done all the same.
+
+use std::time::Duration;
+
+use rusqlite::Connection;
+use sqlite_redis_tests::failures::{assert_failure, failure};
+use sqlite_redis_tests::{Server, check_integrity, code, number};
+
+const BUSY: i32 = 5;
+const BUSY_SNAPSHOT: i32 = 517;
+const FULL: i32 = 13;
+
+fn limit(server: &Server, bytes: &str) {
+    assert_eq!(server.redis_cli(&["CONFIG", "SET", "maxmemory", bytes]), "OK");
+}
+
+/// A database with two tables of some hundred pages each, on a server that is full.
+fn scene(prepare: &str) -> (Server, Connection) {
+    let server = Server::start();
+    let db = server.options("shop").stage_bytes(4_000_000).open().unwrap();
+    db.execute_batch(prepare).unwrap();
+    for table in ["t", "u"] {
+        db.execute_batch(&format!(
+            "CREATE TABLE {table} (id INTEGER PRIMARY KEY, content BLOB);
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+             INSERT INTO {table} SELECT i, randomblob(3000) FROM n"
+        ))
+        .unwrap();
+    }
+    limit(&server, "1");
+    (server, db)
+}
+
+#[test]
+fn what_frees_pages_is_done_and_the_rest_is_refused() {
+    for prepare in ["", "PRAGMA auto_vacuum=FULL"] {
+        let (server, db) = scene(prepare);
+        let (reader, other) = (server.open_apart("shop", 1), server.open_apart("shop", 2));
+        reader.execute_batch("BEGIN; SELECT * FROM t WHERE id = 1").unwrap();
+        for sql in ["INSERT INTO t VALUES (1000, zeroblob(3000))", "UPDATE t SET content = x'00' WHERE id = 5"] {
+            assert_failure(failure(&db, sql), FULL, "make room");
+        }
+        db.execute_batch("BEGIN; DELETE FROM t WHERE id > 100; DELETE FROM u WHERE id = 7; COMMIT").unwrap();
+        assert_eq!(number(&other, "SELECT count(*) FROM t"), 100, "{prepare}");
+        // The log is gone: an old snapshot is read from the cache or not at all.
+        let old = reader.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+        assert!(old == Ok(300) || code(old) == BUSY_SNAPSHOT);
+        db.execute_batch("DROP TABLE u").unwrap();
+        if prepare.is_empty() {
+            // Otherwise nothing is left to do, and it would be refused.
+            db.execute_batch("VACUUM").unwrap();
+        }
+        assert!(number(&db, "PRAGMA page_count") < 150, "{prepare}");
+        assert_eq!(number(&other, "SELECT count(*) FROM t WHERE length(content) = 3000"), 100);
+        assert!(!server.is_leased("shop"));
+        check_integrity(&other);
+        server.check_stored("shop");
+        limit(&server, "0");
+        db.execute_batch("INSERT INTO t VALUES (1000, zeroblob(3000))").unwrap();
+        assert_eq!(number(&other, "SELECT count(*) FROM t"), 101);
+        server.check_stored("shop");
+    }
+}
+
+#[test]
+fn a_writer_that_another_keeps_waiting_is_told_so() {
+    let (server, db) = scene("");
+    let other = server.open_apart("shop", 1);
+    db.execute_batch("BEGIN IMMEDIATE; DELETE FROM t").unwrap();
+    other.busy_timeout(Duration::from_millis(300)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(code(other.execute_batch("DELETE FROM u")), BUSY);
+    }
+    other.busy_timeout(Duration::from_secs(60)).unwrap();
+    std::thread::scope(|scope| {
+        let waiter = scope.spawn(move || other.execute_batch("DELETE FROM u"));
+        std::thread::sleep(Duration::from_millis(300));
+        db.execute_batch("COMMIT").unwrap();
+        waiter.join().unwrap().unwrap();
+    });
+    assert_eq!(number(&db, "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM u)"), 0);
+    server.check_stored("shop");
+}
+
+#[test]
+fn a_commit_that_another_has_overtaken_is_refused() {
+    let (server, db) = scene("");
+    let other = server.open_apart("shop", 1);
+    db.execute_batch("BEGIN IMMEDIATE; DELETE FROM t").unwrap();
+    server.redis_cli(&["DEL", "sqlite:{shop}:lock"]);
+    other.execute_batch("DELETE FROM u").unwrap();
+    assert_eq!(code(db.execute_batch("COMMIT")), BUSY_SNAPSHOT);
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 300);
+    assert_eq!(number(&db, "SELECT count(*) FROM u"), 0);
+    server.check_stored("shop");
+}
+
+#[test]
+fn a_vacuum_that_is_staged_is_refused_and_the_database_is_as_it_was() {
+    let server = Server::start();
+    let db = server.options("shop").stage_bytes(20_000).open().unwrap();
+    db.execute_batch(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, content BLOB);
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300)
+         INSERT INTO t SELECT i, randomblob(3000) FROM n;
+         DELETE FROM t WHERE id > 200",
+    )
+    .unwrap();
+    limit(&server, "1");
+    assert_failure(failure(&db, "VACUUM"), FULL, "stage_bytes");
+    assert_eq!(number(&db, "SELECT count(*) FROM t"), 200);
+    check_integrity(&db);
+    server.check_stored("shop");
+    limit(&server, "0");
+    db.execute_batch("VACUUM").unwrap();
+    server.check_stored("shop");
+}
+
+#[test]
+fn a_database_can_be_removed() {
+    let (server, db) = scene("");
+    drop(db);
+    let admin = sqlite_redis::admin::Admin::connect(&server.options("shop")).unwrap();
+    assert!(admin.remove("shop").unwrap());
+    assert_eq!(server.redis_cli(&["KEYS", "*"]), "");
+}
