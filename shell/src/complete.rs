@@ -33,10 +33,10 @@ impl Completer for Completion {
         if let Some((command, _)) = typed.split_once(' ').filter(|_| typed.starts_with('.')) {
             let wanted = match dot::find(command.trim_start_matches('.')) {
                 Ok(command) => command.completes,
-                Err(_) => dot::Completes::Nothing,
+                Err(_) => dot::arguments::Completes::Nothing,
             };
             return match wanted {
-                dot::Completes::Files => {
+                dot::arguments::Completes::Files => {
                     let (start, mut files) = self.files.complete(line, pos, context)?;
                     files.retain(|file| !file.display.contains(commands_terminal));
                     Ok((start, files))
@@ -53,12 +53,12 @@ impl Completer for Completion {
 }
 
 impl Completion {
-    fn arguments(&self, wanted: dot::Completes) -> Vec<String> {
+    fn arguments(&self, wanted: dot::arguments::Completes) -> Vec<String> {
         match wanted {
-            dot::Completes::Tables => self.tables(),
-            dot::Completes::Modes => Mode::NAMES.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            dot::Completes::Switch => vec!["on".to_owned(), "off".to_owned()],
-            dot::Completes::Files | dot::Completes::Nothing => Vec::new(),
+            dot::arguments::Completes::Tables => self.tables(),
+            dot::arguments::Completes::Modes => Mode::NAMES.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            dot::arguments::Completes::Switch => vec!["on".to_owned(), "off".to_owned()],
+            dot::arguments::Completes::Files | dot::arguments::Completes::Nothing => Vec::new(),
         }
     }
 

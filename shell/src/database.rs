@@ -221,6 +221,29 @@ pub fn message(error: &rusqlite::Error) -> String {
     }
 }
 
+/// The text of an error and what led to it.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for part in error.chain() {
+        match part.downcast_ref::<rusqlite::Error>() {
+            // What is below are result codes, which its message spells out.
+            Some(error) => {
+                parts.push(self::message(error));
+                break;
+            }
+            None => parts.push(part.to_string()),
+        }
+    }
+    // An error often repeats the one that it wraps.
+    let mut told: Vec<String> = Vec::new();
+    for part in parts {
+        if !told.iter().any(|earlier| earlier.contains(&part)) {
+            told.push(part);
+        }
+    }
+    crate::shown::message(&told.join(": "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

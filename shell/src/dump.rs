@@ -118,7 +118,7 @@ impl Dump<'_> {
         }
         match self.rows(name) {
             Err(error) if error.is::<rusqlite::Error>() => {
-                let message = crate::session::describe(&error);
+                let message = crate::database::describe(&error);
                 writeln!(self.out, "/****** ERROR: {message} *******/")?;
                 self.errors.push(format!("{name}: {message}"));
                 Ok(())

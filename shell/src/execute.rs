@@ -10,7 +10,7 @@ use rusqlite::{Batch, Statement};
 
 use crate::database;
 use crate::output::{self, Mode, RenderError, Sink};
-use crate::session::Shell;
+use crate::shell::Shell;
 use crate::timer::Timer;
 
 /// Where a statement failed.

@@ -7,7 +7,7 @@
 //! - [`database`]: which server and database; [`server`]: the private Redis
 //! - [`input`]: lines from a file or from the editor, with [`complete`]
 //! - [`session`]: lines become statements ([`names`] knows where they end)
-//! - [`execute`] runs SQL, [`dot`] runs dot commands ([`dump`], [`copy`])
+//! - [`execute`] runs SQL, [`dot`] runs dot commands ([`dump`], [`copy`]), both on a [`shell`]
 //! - [`output`]: rows become text; [`shown`]: what is hidden or escaped of any text
 //! - [`admin`], [`status`], [`transfer`]: the commands beside the shell
 //! - [`signals`]: Ctrl-C and the end
@@ -21,27 +21,29 @@ macro_rules! note {
     }};
 }
 
-mod shown;
-mod args;
-mod paths;
-mod private;
-mod database;
-mod server;
+mod status;
+mod admin;
+mod transfer;
+mod session;
 mod input;
 mod complete;
-mod session;
-mod names;
-mod ffi;
 mod execute;
 mod timer;
 mod dot;
 mod dump;
 mod copy;
+mod shell;
+mod source;
+mod database;
+mod args;
 mod output;
-mod admin;
-mod status;
-mod transfer;
 mod signals;
+mod server;
+mod paths;
+mod private;
+mod names;
+mod ffi;
+mod shown;
 
 use std::fs::File;
 use std::io::{BufReader, IsTerminal, Write};
@@ -54,7 +56,8 @@ use crate::args::{Cli, Command, ShellArgs};
 use crate::database::{Location, Server};
 use crate::input::{Reader, Typed};
 use crate::output::{Mode, Settings};
-use crate::session::{Outcome, Shell};
+use crate::session::Outcome;
+use crate::shell::Shell;
 
 fn main() -> ExitCode {
     let cli = args::parse();
@@ -62,7 +65,7 @@ fn main() -> ExitCode {
         // A signal says enough by its exit code.
         let signal = signals::ending();
         if signal.is_none() {
-            note!("Error: {}", session::describe(&error));
+            note!("Error: {}", database::describe(&error));
         }
         signal.unwrap_or(1)
     });

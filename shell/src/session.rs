@@ -1,72 +1,22 @@
 //! A session: input becomes statements and dot commands, these become output.
 
-use std::io::Write;
-use std::rc::Rc;
+use std::io::{BufReader, Write};
 
-use anyhow::Result;
-use rusqlite::Connection;
+use anyhow::{Result, bail};
 use signal_hook::consts::SIGPIPE;
 use sqlite_redis::hide_secrets;
 
-use crate::database::{self, Causes, Location, Server};
+use crate::database::{self, describe};
 use crate::execute::{self, SqlFailure};
-use crate::input::{Line, Lines};
-use crate::output::{Settings, Sink};
+use crate::input::{Line, Lines, Reader};
+use crate::output::Sink;
+use crate::shell::{AlreadyReported, Flow, Shell};
 use crate::shown::message;
+use crate::source::Source;
 use crate::{dot, names, signals};
 
-/// Everything that statements and dot commands work on.
-pub struct Shell {
-    /// The open database. Shared with completion while a line is edited.
-    pub db: Rc<Connection>,
-    /// Which one that is.
-    pub location: Location,
-    /// Where databases in Redis come from.
-    pub server: Server,
-    /// How results look.
-    pub settings: Settings,
-    /// Where results go.
-    pub out: Sink,
-    /// Whether `out` goes back to stdout after the next command (`.once`).
-    pub once: bool,
-    /// Open read-only from now on.
-    pub readonly: bool,
-    /// Stop at the first error.
-    pub bail: bool,
-    /// Print what is run.
-    pub echo: bool,
-    /// Print how long statements take.
-    pub timer: bool,
-    /// Print how many rows statements changed.
-    pub changes: bool,
-    /// Somebody types.
-    pub interactive: bool,
-    /// How deep `.read` is nested.
-    pub depth: usize,
-    /// Which failures in Redis were told already.
-    causes: Causes,
-}
-
-/// An error whose message is out already.
-#[derive(Debug)]
-pub struct AlreadyReported;
-
-impl std::fmt::Display for AlreadyReported {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("reported above")
-    }
-}
-
-impl std::error::Error for AlreadyReported {}
-
-/// Whether a session goes on after a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
-    /// It does.
-    Continue,
-    /// It ends, with this exit code if one was asked for.
-    Exit(Option<i32>),
-}
+/// How deep files may read files.
+const MAX_DEPTH: usize = 25;
 
 /// How reading some input went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,43 +49,6 @@ pub enum Origin {
 }
 
 impl Shell {
-    /// A session on that database.
-    pub fn new(
-        server: Server,
-        location: Location,
-        settings: Settings,
-        readonly: bool,
-        interactive: bool,
-    ) -> Result<Self> {
-        let db = server.open(&location, readonly)?;
-        signals::interrupt_with(&db);
-        Ok(Shell {
-            db: Rc::new(db),
-            location,
-            server,
-            settings,
-            out: Sink::stdout(),
-            once: false,
-            readonly,
-            bail: false,
-            echo: false,
-            timer: false,
-            changes: false,
-            interactive,
-            depth: 0,
-            causes: Causes::default(),
-        })
-    }
-
-    /// Goes on with another database; the old one stays if that fails.
-    pub fn open(&mut self, location: Location, readonly: bool) -> Result<()> {
-        let db = self.server.open(&location, readonly)?;
-        signals::interrupt_with(&db);
-        self.db = Rc::new(db);
-        self.location = location;
-        Ok(())
-    }
-
     /// Runs input to its end, to `.quit`, or with `bail` to the first error.
     pub fn run(&mut self, input: &mut dyn Lines) -> Outcome {
         let mut outcome = Outcome::default();
@@ -217,7 +130,10 @@ impl Shell {
         self.causes.mark();
         let once = self.once;
         let result = if text.starts_with('.') {
-            dot::run(self, text)
+            dot::run(self, text).and_then(|flow| match flow {
+                Flow::Read(name) => self.read(&name),
+                flow => Ok(flow),
+            })
         } else {
             execute::sql(self, text).map(|()| Flow::Continue)
         };
@@ -233,9 +149,28 @@ impl Shell {
         drop(busy);
     }
 
+    /// `.read FILE`
+    fn read(&mut self, name: &str) -> Result<Flow> {
+        if self.depth >= MAX_DEPTH {
+            bail!("files read each other {MAX_DEPTH} deep");
+        }
+        let mut source = Source::open(name)?;
+        // Messages are about lines of that file now.
+        let interactive = std::mem::replace(&mut self.interactive, false);
+        self.depth += 1;
+        let outcome = self.run(&mut Reader::new(BufReader::new(&mut source)));
+        self.depth -= 1;
+        self.interactive = interactive;
+        match outcome.exit {
+            Some(code) => Ok(Flow::Exit(code)),
+            None if outcome.failed => Err(AlreadyReported.into()),
+            None => Ok(Flow::Continue),
+        }
+    }
+
     fn settle(&mut self, result: Result<Flow>, origin: Origin, outcome: &mut Outcome) {
         match result {
-            Ok(Flow::Continue) => {}
+            Ok(Flow::Continue | Flow::Read(_)) => {}
             Ok(Flow::Exit(code)) => outcome.exit = Some(code),
             Err(error) if is_broken_pipe(&error) => {
                 if matches!(self.out, Sink::Program(..)) {
@@ -257,15 +192,6 @@ impl Shell {
                     outcome.result = failure.code;
                 }
             }
-        }
-    }
-
-    /// Sends output elsewhere, after what is buffered was written out.
-    pub fn redirect(&mut self, sink: Sink) -> Result<()> {
-        self.once = false;
-        match std::mem::replace(&mut self.out, sink).close() {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-            _ => Ok(()),
         }
     }
 
@@ -297,29 +223,6 @@ impl Shell {
             note!("  cause: {cause}");
         }
     }
-}
-
-/// The text of an error and what led to it.
-pub fn describe(error: &anyhow::Error) -> String {
-    let mut parts = Vec::new();
-    for part in error.chain() {
-        match part.downcast_ref::<rusqlite::Error>() {
-            // What is below are result codes, which its message spells out.
-            Some(error) => {
-                parts.push(database::message(error));
-                break;
-            }
-            None => parts.push(part.to_string()),
-        }
-    }
-    // An error often repeats the one that it wraps.
-    let mut told: Vec<String> = Vec::new();
-    for part in parts {
-        if !told.iter().any(|earlier| earlier.contains(&part)) {
-            told.push(part);
-        }
-    }
-    message(&told.join(": "))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -10,7 +10,7 @@ use sqlite_redis::admin::{ReplicaState, ReplicaStatus, Status};
 
 use crate::admin::{holder, lease, table};
 use crate::database::Server;
-use crate::{session, shown, signals};
+use crate::{database, shown, signals};
 
 /// How often `--watch` looks again.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -30,8 +30,8 @@ pub fn watch(server: &Server, name: &str, as_json: bool) -> Result<()> {
         let text = match look(server, name) {
             Ok(status) if as_json => shown::json(&to_json(&status).to_string()),
             Ok(status) => as_text(&status),
-            Err(error) if as_json => json!({ "name": name, "error": session::describe(&error) }).to_string(),
-            Err(error) => format!("Error: {}", session::describe(&error)),
+            Err(error) if as_json => json!({ "name": name, "error": database::describe(&error) }).to_string(),
+            Err(error) => format!("Error: {}", database::describe(&error)),
         };
         match writeln!(stdout(), "{clear}{text}") {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),

@@ -1,5 +1,6 @@
 //! `import` and `export`: whole databases between files and Redis.
 
+use sqlite_redis::admin::ImportOptions;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<(
     let mut pages = Pages::of(copied, &path)?;
     let bar = self::bar("Importing");
     bar.set_length(u64::from(pages.count));
-    let mut import = admin.import(name, pages.size, pages.count, force)?;
+    let mut import = admin.import(name, ImportOptions::new(pages.size, pages.count).overwrite(force))?;
     for number in 1..=pages.count {
         import.page(pages.read(number)?)?;
         bar.set_position(number.into());

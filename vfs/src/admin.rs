@@ -6,24 +6,24 @@ use redis::{Cmd, Value, cmd};
 
 use crate::config::Config;
 use crate::database;
-use crate::error::{Cause, Error, Result};
-use crate::options::Options;
-use crate::process::Process;
-use crate::store::keys::{self, Keys};
-use crate::store::protocol::{self, array, text};
-use crate::store::request::Request;
-use crate::store::scan::Scan;
-use crate::store::server::{Link, Server, checked};
-use crate::store::stage::Stage;
-use crate::store::{Snapshot, check_shape};
+use crate::model::error::{Cause, Error, Result};
+use crate::model::version::{Snapshot, check_shape};
+use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::replies;
+use crate::store::redis::stage::Stage;
+use crate::wire::reply::{array, text};
+use crate::wire::request::Request;
+use crate::wire::scan::Scan;
+use crate::wire::server::{Link, Server, checked};
+use crate::wire::servers;
 
 mod import;
 mod status;
 
-use import::Target;
+use crate::admin::import::Target;
 
-pub use import::Import;
-pub use status::{ReplicaState, ReplicaStatus, Status};
+pub use crate::admin::import::{Import, ImportOptions};
+pub use crate::admin::status::{ReplicaState, ReplicaStatus, Status};
 
 /// Fields that the server looks at to estimate the memory of a key. The default of 5 may hit
 /// metadata only, and take a database of megabytes for one of some hundred bytes.
@@ -36,6 +36,7 @@ pub struct Admin {
 
 /// What there is to say about a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Info {
     /// Its name.
     pub name: String,
@@ -57,6 +58,7 @@ pub struct Info {
 
 /// Who holds a write lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Holder {
     /// Host, process id and a random number: `host/1234/00ab…`.
     pub token: String,
@@ -65,14 +67,6 @@ pub struct Holder {
 }
 
 impl Admin {
-    /// The server and prefix of these options; their database name does not matter.
-    ///
-    /// # Errors
-    /// A setting that makes no sense. The server is not asked yet.
-    pub fn connect(options: &Options) -> Result<Self> {
-        Ok(Admin::with(options.config()?))
-    }
-
     pub(crate) fn with(config: Config) -> Self {
         // What it says of a replica, it says of it as such.
         Admin { config: config.with_any_role() }
@@ -80,7 +74,7 @@ impl Admin {
 
     /// The server that has these keys.
     fn server(&self, keys: &Keys) -> Arc<Server> {
-        Process::current().server(&self.config, &keys.hash)
+        servers::server(&self.config, &keys.hash)
     }
 
     /// The server, without user and password.
@@ -106,7 +100,7 @@ impl Admin {
 
     fn scan(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
-        let any = Process::current().server(&self.config, "");
+        let any = servers::server(&self.config, "");
         for mut node in any.nodes()? {
             self.scan_node(&mut node, &mut names)?;
         }
@@ -159,7 +153,7 @@ impl Admin {
         let replies: Vec<Value> = self.server(&keys).ask(&request)?.into_iter().map(checked).collect::<Result<_>>()?;
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or_default();
-        let snapshot = protocol::snapshot(&array("HMGET", next())?)?.0;
+        let snapshot = replies::snapshot(&array("HMGET", next())?)?.0;
         if snapshot == Snapshot::EMPTY {
             return Ok(None);
         }
@@ -212,16 +206,18 @@ impl Admin {
         Ok(count(&checked(reply.unwrap_or_default())?) > 0)
     }
 
-    /// Begins to import pages under a name. Nothing is to be seen of them until
-    /// [`Import::finish`]. With `overwrite`, a database of this name is replaced then.
+    /// Begins to import pages under a name. Others see nothing of them until [`Import::finish`], which then replaces a
+    /// database of this name if `options` allow that.
     ///
     /// # Errors
-    /// There is a database of this name and `overwrite` is not set; the server can't be asked.
-    pub fn import(&self, name: &str, page_size: u32, page_count: u32, overwrite: bool) -> Result<Import<'_>> {
-        self.at(name, self.begin_import(name, page_size, page_count, overwrite))
+    /// There is a database of this name and it must not be replaced; the page size is not one that SQLite has; the server
+    /// can't be asked.
+    pub fn import(&self, name: &str, options: ImportOptions) -> Result<Import<'_>> {
+        self.at(name, self.begin_import(name, options))
     }
 
-    fn begin_import(&self, name: &str, page_size: u32, page_count: u32, overwrite: bool) -> Result<Import<'_>> {
+    fn begin_import(&self, name: &str, options: ImportOptions) -> Result<Import<'_>> {
+        let ImportOptions { page_size, page_count, overwrite } = options;
         let keys = self.keys(name)?;
         check_shape(page_size.into(), page_count.into())?;
         let server = self.server(&keys);

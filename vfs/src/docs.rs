@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delta;
-use crate::error::{Cause, During, code, sqlite_code};
-use crate::store::keys::{self, Keys};
-use crate::store::{CommitId, PageNo, Version};
-use crate::undo::UndoBuilder;
+use crate::model::delta;
+use crate::model::error::{Cause, During, code, sqlite_code};
+use crate::model::page::PageNo;
+use crate::model::undo::UndoBuilder;
+use crate::model::version::{CommitId, Version};
+use crate::store::redis::keys::{self, Keys};
 use crate::{Consistency, PROCESS_SETTINGS, SETTINGS};
 
 fn read(name: &str) -> String {
@@ -91,7 +92,11 @@ fn the_tables_of_keys_and_fields_are_those_of_the_code() {
     use keys::log::{BASE, COMMIT, PAGE_COUNT, PAGE_SIZE, PAGES, TIME, UNDO};
     assert_eq!(named("log"), [COMMIT, BASE, TIME, PAGE_SIZE, PAGE_COUNT, UNDO, PAGES]);
     assert_eq!(named("undo stream"), [COMMIT, UNDO]);
-    let formats = format!("| `format` | `{}`; or `{}` while ", crate::store::FORMAT, crate::store::STAGED_FORMAT);
+    let formats = format!(
+        "| `format` | `{}`; or `{}` while ",
+        crate::model::version::FORMAT,
+        crate::model::version::STAGED_FORMAT
+    );
     assert!(document.contains(&formats));
     assert!(document.contains(&format!("1 to {} bytes of UTF-8", keys::MAX_NAME)));
 }
@@ -111,7 +116,7 @@ fn the_example_of_undo_data_is_what_the_code_makes() {
     let mut undo = UndoBuilder::new(u64::MAX);
     undo.page(PageNo::new(2).unwrap(), &two, &new);
     undo.page(PageNo::new(300).unwrap(), &three_hundred, &new);
-    assert_eq!(crate::store::Undo::Deltas(bytes.clone()), undo.finish());
+    assert_eq!(crate::model::log_entry::Undo::Deltas(bytes.clone()), undo.finish());
 
     let pages = delta::parse_undo(&bytes).unwrap();
     let mut restored = new.clone();
@@ -125,7 +130,7 @@ fn causes() -> Vec<(&'static str, Cause)> {
     let all = vec![
         Cause::BadName { name: text(), reason: "x" },
         Cause::BadSetting { setting: text(), value: text(), reason: text() },
-        Cause::UnknownParameters(text()),
+        crate::config::unknown_parameter(&text()),
         Cause::Host(text()),
         Cause::Unreachable(text()),
         Cause::NoConnectionLeft(text()),
@@ -178,7 +183,7 @@ fn causes() -> Vec<(&'static str, Cause)> {
     let name = |cause: &Cause| match cause {
         Cause::BadName { .. } => "BadName",
         Cause::BadSetting { .. } => "BadSetting",
-        Cause::UnknownParameters(_) => "UnknownParameters",
+        Cause::UnknownParameter { .. } => "UnknownParameter",
         Cause::Host(_) => "Host",
         Cause::Unreachable(_) => "Unreachable",
         Cause::NoConnectionLeft(_) => "NoConnectionLeft",
@@ -320,13 +325,47 @@ fn the_tests_that_the_documents_name_exist() {
             .collect()
     };
     let mut tests = named("failures.md", "events", 3);
+    tests.extend(named("recovery.md", "events", 3));
+    tests.extend(named("damaged-data.md", "events", 3));
     tests.extend(named("design.md", "invariants", 1));
     tests.extend(named("correctness.md", "guarantees", 2));
-    tests.extend(named("correctness.md", "broken", 2));
+    tests.extend(named("testing.md", "broken", 2));
     assert!(tests.len() >= 30);
     for test in tests {
         assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
     }
+}
+
+#[test]
+fn the_paths_in_the_design_are_short_and_their_functions_exist() {
+    let document = read("design.md");
+    for (path, most) in [("path of a page miss", 6), ("path of a commit", 7)] {
+        let rows = table(&document, path);
+        assert!(!rows.is_empty() && rows.len() <= most, "{path}: {} files", rows.len());
+        for row in rows {
+            let (file, function) = (first_code(&row[0]), first_code(&row[1]));
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file);
+            let source = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            assert!(source.contains(&format!("fn {function}(")), "no function {function} in {}", file.display());
+        }
+    }
+}
+
+/// Read once, from top to bottom. Generated results and the log of changes are not for that.
+#[test]
+fn no_page_of_the_documentation_is_longer_than_2000_words() {
+    let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let mut long = Vec::new();
+    for entry in std::fs::read_dir(documents).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "md") {
+            let words = std::fs::read_to_string(&path).unwrap().split_whitespace().count();
+            if words > 2000 {
+                long.push(format!("{}: {words} words", path.display()));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
 /// The sources of the crate, with their paths.
@@ -356,10 +395,10 @@ fn only_the_logs_time_field_uses_the_wall_clock() {
         assert!(!source.contains("now_ms()") || source.matches("now_ms()").count() == 2, "{}", path.display());
     }
     assert_eq!(uses.len(), 1, "{uses:?}");
-    assert!(uses[0].ends_with("store/commit.rs"));
+    assert!(uses[0].ends_with("store/redis/commit.rs"));
 }
 
-/// [`crate::sync`] says why. A fork in the wrong moment is too rare for a test to wait for.
+/// [`crate::process::sync`] says why. A fork in the wrong moment is too rare for a test to wait for.
 #[test]
 fn all_locks_are_fit_for_a_fork() {
     let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
@@ -367,7 +406,7 @@ fn all_locks_are_fit_for_a_fork() {
     for (path, source) in sources().iter().filter(|(path, _)| !path.ends_with("sync.rs")) {
         for lock in ["Mutex", "Condvar", "RwLock"] {
             let foreign = ["sync::", lock, ";"].concat();
-            let ours = source.matches(&format!("crate::{foreign}")).count();
+            let ours = source.matches(&format!("crate::process::{foreign}")).count();
             assert_eq!(source.matches(&foreign).count(), ours, "{lock} in {}", path.display());
         }
     }
@@ -377,7 +416,7 @@ fn all_locks_are_fit_for_a_fork() {
 fn a_message_names_its_cause_and_what_to_do() {
     let place: Arc<str> = "database `shop` on redis://h:1".into();
     for (name, cause) in causes() {
-        let message = crate::Error::from(cause).at(&place).to_string();
+        let message = crate::model::error::Error::from(cause).at(&place).to_string();
         assert!(message.starts_with("database `shop` on redis://h:1: "), "{name}: {message}");
     }
 }
@@ -389,10 +428,10 @@ fn shown_key(key: Vec<u8>) -> String {
 
 #[test]
 fn the_keys_of_virtual_tables_are_those_of_the_code() {
-    let document = read("virtual-table.md");
+    let document = read("virtual-table-format.md");
     let named =
         |marker| -> Vec<String> { table(&document, marker).iter().map(|row| first_code(&row[0]).to_owned()).collect() };
-    let keys = crate::vtab::keys::Keys::new("prefix", "db", "table");
+    let keys = crate::vtab::layout::keys::Keys::new("prefix", "db", "table");
     let row = shown_key(keys.row(7)).replace('7', "{rowid}");
     let published =
         [keys.counter(), keys.rowids(), keys.indices(), keys.values("{x}"), keys.rows_with("{x}", b"{val}")];
@@ -408,11 +447,15 @@ fn the_keys_of_virtual_tables_are_those_of_the_code() {
     let (hold, staged) = (shown_key(keys.hold()), shown_key(keys.staged("{change}")));
     assert_eq!(named("added keys"), [added.map(shown_key).to_vec(), vec![commit, hold, staged]].concat());
     let (mark, patience) = (crate::vtab::commit::MARK_SECONDS, crate::vtab::commit::PATIENCE.as_secs());
+    for said in
+        [format!("string, {mark} s to live"), format!("hash | slices of a large change until it is done; {mark} s")]
+    {
+        assert!(document.contains(&said), "{said}");
+    }
+    let document = read("large-changes.md");
     for said in [
-        format!("string, {mark} s to live"),
-        format!("hash | slices of a large change until it is done; {mark} s"),
-        format!("the bound is {patience} seconds"),
-        format!("{} seconds to live", crate::vtab::hold::HELD.as_secs()),
+        format!("waits for {patience} seconds at most"),
+        format!("It lives {} seconds", crate::vtab::commit::hold::HELD.as_secs()),
     ] {
         assert!(document.contains(&said), "{said}");
     }
@@ -429,11 +472,11 @@ fn the_functions_of_virtual_tables_are_those_of_the_code() {
         })
         .collect();
     let scalar = crate::ffi::function::FUNCTIONS.iter().map(|(name, count, _)| (*name, *count as usize));
-    let looks = crate::vtab::look::Look::ALL.iter().map(|look| (look.name(), 2));
+    let looks = crate::vtab::browse::Look::ALL.iter().map(|look| (look.name(), 2));
     let known: Vec<(String, usize)> =
         scalar.chain(looks).map(|(name, count)| (name.to_str().expect("ASCII").to_owned(), count)).collect();
     assert_eq!(calls, known);
-    for (look, row) in crate::vtab::look::Look::ALL.iter().zip(table(&document, "functions").iter().skip(3)) {
+    for (look, row) in crate::vtab::browse::Look::ALL.iter().zip(table(&document, "functions").iter().skip(3)) {
         let declared = look.declaration().to_str().expect("ASCII");
         let columns: Vec<&str> = row[1].split('`').skip(1).step_by(2).collect();
         assert_eq!(columns.len(), look.columns(), "{}", row[1]);

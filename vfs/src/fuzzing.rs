@@ -1,5 +1,5 @@
 //! What is fed with bytes that nobody has checked, as plain functions that assert what must hold
-//! for any input. `tests/fuzz` has a target for each, `tests/tests/corpus.rs` replays the corpus.
+//! for any input. `tests/fuzz` has a target for each, `tests/tests/database/corpus.rs` replays the corpus.
 //! Not part of the API.
 
 use std::collections::BTreeMap;
@@ -10,23 +10,24 @@ use redis::Value;
 
 use crate::config::{self, Config};
 use crate::database::Database;
-use crate::delta;
-use crate::error::{Cause, Result};
-use crate::ffi::api::Api;
-use crate::ffi::sql::Memory;
-use crate::store::commit::LogMark;
-use crate::store::keys::{self, Keys};
-use crate::store::redis::{Read, read};
-use crate::store::{
-    Bid, Changes, CommitId, Fetched, Heard, Leased, LogEntry, PageNo, Piece, PiecesAsked, Snapshot, Store, Undo,
-    Version, protocol, server,
-};
-use crate::undo::{Deltas, PageList, UndoBuilder};
-use crate::vfs::Named;
-use crate::vtab::declare::{Definition, UTF8};
-use crate::vtab::keys::TYPES;
-use crate::vtab::value::Affinity;
-use crate::vtab::{omitted, row as rows};
+use crate::file::name::Named;
+use crate::model::delta;
+use crate::model::error::{Cause, Result};
+use crate::model::log_entry::{Changes, LogEntry, Piece, PiecesAsked, Undo};
+use crate::model::page::PageNo;
+use crate::model::undo::{Deltas, PageList, UndoBuilder};
+use crate::model::version::{CommitId, Snapshot, Version};
+use crate::sqlite::api::Api;
+use crate::sqlite::memory::Memory;
+use crate::sqlite::value::Affinity;
+use crate::store::redis::commit::LogMark;
+use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::{Read, read, replies};
+use crate::store::{Bid, Fetched, Heard, Leased, Store};
+use crate::vtab::declare::{Definition, UTF8, omitted_columns};
+use crate::vtab::layout::keys::TYPES;
+use crate::vtab::layout::row as rows;
+use crate::wire::server;
 
 /// One target: its name, which is also that of its corpus, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
@@ -113,7 +114,7 @@ pub fn pages(data: &[u8]) {
 /// Any reply to the `XRANGE` that reads undo data is understood or refused. What is understood is of the
 /// version that was asked for, and is applied to a page or refused.
 pub fn pieces(data: &[u8]) {
-    let Some(pieces) = reply(data).and_then(|reply| protocol::pieces(reply, PIECES_OF).ok()) else { return };
+    let Some(pieces) = reply(data).and_then(|reply| replies::pieces(reply, PIECES_OF).ok()) else { return };
     for (_, piece) in pieces {
         let Some(deltas) = Deltas::of(piece.deltas) else { continue };
         let mut page = vec![0; 512];
@@ -135,9 +136,9 @@ fn reply(data: &[u8]) -> Option<Value> {
 
 /// Any reply to `XRANGE` is understood or refused; what is understood leaves the cache usable.
 pub fn log(data: &[u8]) {
-    let Some(entries) = reply(data).and_then(|reply| protocol::log_entries(reply).ok()) else { return };
+    let Some(entries) = reply(data).and_then(|reply| replies::log_entries(reply).ok()) else { return };
     assert!(entries.iter().all(|entry| entry.version.next() > entry.version));
-    let cache = crate::cache::Cache::new(1 << 16);
+    let cache = crate::reading::cache::Cache::new(1 << 16);
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
     let before = Snapshot { version: Version(first.version.0.saturating_sub(1)), commit: first.base, ..SMALL };
     let after = Snapshot { version: last.version, commit: last.commit, ..SMALL };
@@ -171,7 +172,7 @@ impl Store for Scripted {
 
     /// The same for each question, whatever was asked.
     fn undo(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>> {
-        asked.iter().map(|asked| protocol::pieces(self.undo.clone(), asked.version)).collect()
+        asked.iter().map(|asked| replies::pieces(self.undo.clone(), asked.version)).collect()
     }
 
     fn listen(&self, _after: Version, _patience: Duration) -> Result<Heard> {
@@ -195,21 +196,21 @@ impl Store for Scripted {
 /// log explains, or an error. The data is the log, or an array of the log and the pieces of undo data.
 pub fn history(data: &[u8]) {
     let Some((log, undo)) = reply(data).map(with_undo) else { return };
-    let Ok(entries) = protocol::log_entries(log) else { return };
+    let Ok(entries) = replies::log_entries(log) else { return };
     let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return };
     let snapshot = Snapshot { version: Version(first.version.0.saturating_sub(1)), commit: first.base, ..SMALL };
     let now = Snapshot { version: last.version, commit: last.commit, ..SMALL };
     let page = |n: u8| Some(Arc::new(vec![n; 512]));
     let fetched = Fetched { at: now, pages: (1..=8).map(page).collect() };
-    let chained = crate::store::check_chain(&snapshot, &now, &entries).is_ok();
+    let chained = crate::model::log_entry::check_chain(&snapshot, &now, &entries).is_ok();
     let touched: Vec<PageNo> = entries.iter().flat_map(pages_of).collect();
     let grown = entries.iter().map(|entry| entry.page_count).min().unwrap_or(0);
     let database = Database::on(Arc::new(Scripted { now: fetched, entries, undo }), 1 << 16);
-    let crate::cache::Admission::Admitted(epoch) = database.cache.admit(&snapshot) else { return };
-    let mut reader = crate::reader::Reader::new(snapshot, epoch);
+    let crate::reading::cache::Admission::Admitted(epoch) = database.cache.admit(&snapshot) else { return };
+    let mut reader = crate::reading::reader::Reader::new(snapshot, epoch);
     for n in 1..=8 {
         let number = PageNo::new(n).expect("from 1 on");
-        let Ok(read) = reader.page(&database, number) else { continue };
+        let Ok(read) = reader.page(database.pages(), number) else { continue };
         assert!(chained || now.identity() == snapshot.identity(), "a page of another history");
         assert_eq!(read.len(), 512);
         if !touched.contains(&number) && n <= grown {
@@ -248,9 +249,9 @@ fn pages_of(entry: &LogEntry) -> Vec<PageNo> {
 /// understood has a shape that a database can have, and pages of that shape.
 pub fn metadata(data: &[u8]) {
     let Some(reply) = reply(data) else { return };
-    let _ = protocol::text(&reply);
+    let _ = crate::wire::reply::text(&reply);
     let _ = LogMark::parse(&reply);
-    let _ = protocol::bad_reply("HMGET", &reply).to_string();
+    let _ = crate::wire::reply::bad_reply("HMGET", &reply).to_string();
     if let Value::ServerError(error) = &reply {
         assert!(!server::server_cause(error).to_string().is_empty());
     }
@@ -302,7 +303,7 @@ pub fn settings(data: &[u8]) {
 /// Any name makes keys of one hash tag, from which it can be told again, or is refused.
 pub fn names(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    let named = crate::vfs::named(&text);
+    let named = crate::file::name::named(&text);
     let Ok(name) = keys::database_name(&text) else {
         if let Err(error) = keys::database_name(&text) {
             assert!(matches!(error.cause, Cause::BadName { .. }));
@@ -328,7 +329,7 @@ pub fn names(data: &[u8]) {
 pub fn virtual_table(data: &[u8]) {
     let text = String::from_utf8_lossy(data).replace('\0', " ");
     // As the text of an `INSERT`, it names columns or it does not.
-    let _ = omitted::listed(&text, "t");
+    let _ = omitted_columns::listed(&text, "t");
     let mut arguments = ["redis", "main", "t"].map(str::to_owned).to_vec();
     arguments.extend(text.split('\n').map(str::to_owned));
     let Ok((definition, _)) = Definition::parse(Api::linked(), UTF8, &arguments) else { return };
@@ -357,7 +358,7 @@ pub fn row(data: &[u8]) {
 
 /// Any bytes are the replies that the client library reads in them, or are refused.
 pub fn wire(data: &[u8]) {
-    for (bytes, value) in crate::store::wire::replies(data) {
+    for (bytes, value) in crate::wire::connection::replies(data) {
         match redis::parse_redis_value(bytes) {
             Ok(expected) => assert_eq!(value, expected),
             Err(error) => panic!("{value:?}: the library says {error}"),

@@ -14,71 +14,59 @@
 //!
 //! # Where to find what
 //!
-//! The modules in the order in which a page passes through them:
+//! Each module is a room. A room imports only rooms below it in this list.
 //!
-//! 1. `ffi`: SQLite's function table, the callbacks of VFS and files, the extension's entry points
-//! 2. `vfs`: which names are databases in Redis; `config`: every setting; `options`: the Rust API
-//! 3. `file`: SQLite's reads, locks, writes and syncs become a transaction; `journal`: what
-//!    SQLite takes for its rollback journal
-//! 4. `session`: which version a connection is to read, and from which server; `freshness`: how old
-//!    that is; `follower`: learns of commits without being asked
-//! 5. `txn`: one transaction as a state; `writes`: what it has written; `gathered`: what of it is
-//!    committed; `prepared`, `group`: commits of one and of several databases; `header`: what page 1 says
-//!    of the rest; `reader`: its snapshot; `history`: the commits since then
-//! 6. `cache`: the pages that this process knows; `undo`, `delta`: how pages are put back to what they were
-//! 7. `database`, `source` and `process`: what connections share; `lease`: the right to write;
-//!    `line`: waiting for it
-//! 8. `store`: the conversation with Redis; `fault`: where tests interfere with it; `admin`: whole databases
-//! 9. `vtab`: the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes
-//! 10. `error`: everything that can go wrong, and SQLite's code for it; `secret`: what no message may show; `sync`: locks that a fork leaves in order
+//! | Room | What is in it |
+//! | --- | --- |
+//! | `options` | the Rust API |
+//! | `ffi` | calls from SQLite: the VFS, its files, the virtual table, SQL functions, the extension's entry points |
+//! | `file` | one open database: reads, writes, locks and syncs become a transaction; rollback journals; pragmas |
+//! | `transaction` | one transaction: its states, its write set, its changed pages; commits of one and of several databases |
+//! | [`admin`] | whole databases: list, describe, remove, import |
+//! | `database` | what the connections of a process share, and which version each of them reads |
+//! | `reading` | pages of one version: the page cache, rolling back, following the log |
+//! | `vtab` | the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes |
+//! | `lease` | the write lease and its renewal |
+//! | `store` | pages and commits as Redis commands |
+//! | `wire` | the way to a server: addresses, connections, requests, replies |
+//! | `sqlite` | calls down into SQLite |
+//! | `process` | what a process has once, and a forked child anew |
+//! | `config` | every setting |
+//! | `model` | versions, pages, log entries, errors |
 
-mod ffi;
-mod vfs;
-mod config;
 mod options;
+mod ffi;
 mod file;
-mod journal;
-mod session;
-mod freshness;
-mod follower;
-mod txn;
-mod prepared;
-mod group;
-mod writes;
-mod gathered;
-mod header;
-mod reader;
-mod history;
-mod cache;
-mod undo;
-mod delta;
-mod database;
-mod source;
-mod replicas;
-mod process;
-mod lease;
-mod line;
-mod store;
-mod fault;
-mod sync;
-mod vtab;
+mod transaction;
 pub mod admin;
-mod error;
-mod secret;
+mod database;
+mod reading;
+mod vtab;
+mod lease;
+mod store;
+mod wire;
+mod sqlite;
+mod process;
+mod config;
+mod model;
 #[cfg(test)]
 mod docs;
+#[cfg(test)]
+mod rooms;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use config::{Consistency, PROCESS_SETTINGS, Range, SETTINGS, Setting};
-pub use error::{Cause, Error, Result};
-pub use ffi::connection::last_error;
-pub use ffi::{forget_last_failure, last_failure};
-pub use options::Options;
-pub use secret::hide_secrets;
-pub use store::server::Stats;
-pub use store::{CommitId, PageNo, Version};
+pub use rusqlite;
+
+pub use crate::config::{Consistency, PROCESS_SETTINGS, Range, SETTINGS, Setting};
+pub use crate::ffi::connection::last_error;
+pub use crate::ffi::{forget_last_failure, last_failure};
+pub use crate::model::error::{Cause, Error, Result};
+pub use crate::model::page::PageNo;
+pub use crate::model::secret::hide_secrets;
+pub use crate::model::version::{CommitId, Version};
+pub use crate::options::Options;
 
 /// Registers the VFS `redis` with the SQLite that is linked into this program, and what else
 /// every connection opened from now on gets. Doing it again changes nothing.
@@ -86,5 +74,5 @@ pub use store::{CommitId, PageNo, Version};
 /// # Errors
 /// SQLite refuses.
 pub fn register() -> Result<()> {
-    ffi::extension::register_linked()
+    crate::ffi::extension::register_linked()
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+use crate::admin::Admin;
 use crate::config::{self, Config, Consistency, Setting};
-use crate::error::{Cause, Error, Result};
+use crate::model::error::{Cause, Error, Result};
 
 /// How to open a database that lives in Redis.
 ///
@@ -193,7 +194,7 @@ impl Options {
         };
         // Two slashes would begin an authority; none of them is part of the name.
         let mut uri =
-            format!("file:{}?vfs={}&mode={mode}", escaped(self.name.trim_start_matches('/')), crate::vfs::NAME);
+            format!("file:{}?vfs={}&mode={mode}", escaped(self.name.trim_start_matches('/')), crate::file::name::NAME);
         for (name, value) in &self.parameters {
             uri.push_str(&format!("&{name}={}", escaped(value)));
         }
@@ -209,9 +210,9 @@ impl Options {
     /// # Errors
     /// The cause why it can't be opened, such as a server that is away or a wrong password.
     pub fn open(&self) -> Result<Connection> {
-        crate::register()?;
+        crate::ffi::extension::register_linked()?;
         // Checked here first, because a URI can't carry NUL and SQLite would not say why.
-        crate::store::keys::database_name(&self.name)?;
+        crate::store::redis::keys::database_name(&self.name)?;
         self.config()?;
         crate::ffi::forget_last_failure();
         let access = match (self.read_only, self.create) {
@@ -237,6 +238,16 @@ fn escaped(text: &str) -> String {
         }
     }
     escaped
+}
+
+impl Admin {
+    /// The server and prefix of these options; their database name does not matter.
+    ///
+    /// # Errors
+    /// A setting that makes no sense. The server is not asked yet.
+    pub fn connect(options: &Options) -> Result<Self> {
+        Ok(Admin::with(options.config()?))
+    }
 }
 
 #[cfg(test)]

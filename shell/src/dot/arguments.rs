@@ -1,8 +1,75 @@
-//! The words after a dot command: options and arguments.
+//! What a dot command is, and the words after it: options and arguments.
 
 use anyhow::{Result, anyhow};
 
-use super::Command;
+use crate::shell::{Flow, Shell};
+
+/// A dot command.
+pub struct Command {
+    /// Its name without the dot.
+    pub name: &'static str,
+    /// Its arguments, in the notation of `sqlite3`.
+    pub usage: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// What else there is to know, for `.help NAME`.
+    pub more: &'static str,
+    /// How many arguments it takes besides options.
+    pub arity: (usize, usize),
+    /// Which options it has.
+    pub options: Options,
+    /// What completion offers for its arguments.
+    pub completes: Completes,
+    /// Runs it.
+    pub run: fn(&mut Shell, &Arguments) -> Result<Flow>,
+}
+
+/// What can be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completes {
+    /// Names of files.
+    Files,
+    /// Tables and views.
+    Tables,
+    /// Result modes.
+    Modes,
+    /// On and off.
+    Switch,
+    /// Nothing.
+    Nothing,
+}
+
+/// A command without options.
+pub const fn command(
+    name: &'static str,
+    usage: &'static str,
+    about: &'static str,
+    arity: (usize, usize),
+    completes: Completes,
+    run: fn(&mut Shell, &Arguments) -> Result<Flow>,
+) -> Command {
+    Command { name, usage, about, more: "", arity, options: Options::Known(&[]), completes, run }
+}
+
+impl Command {
+    /// Adds to its help.
+    pub const fn more(mut self, more: &'static str) -> Self {
+        self.more = more;
+        self
+    }
+
+    /// Adds its options.
+    pub const fn options(mut self, options: &'static [Opt]) -> Self {
+        self.options = Options::Known(options);
+        self
+    }
+
+    /// Takes words that begin with `-` as they are.
+    pub const fn literal(mut self) -> Self {
+        self.options = Options::Words;
+        self
+    }
+}
 
 /// An option of a dot command.
 pub struct Opt {
@@ -55,7 +122,7 @@ impl Arguments {
                     let option = known.iter().find(|option| option.name == name);
                     let option = option.ok_or_else(|| unknown(command, known, word))?;
                     let value = if option.value { given.next().cloned() } else { Some(String::new()) };
-                    let value = value.ok_or_else(|| anyhow!("{word} needs a value; {}", super::usage(command)))?;
+                    let value = value.ok_or_else(|| anyhow!("{word} needs a value; {}", usage(command)))?;
                     arguments.options.push((option.name, value));
                 }
                 _ => arguments.words.push(word.clone()),
@@ -88,3 +155,20 @@ fn unknown(command: &Command, known: &[Opt], word: &str) -> anyhow::Error {
         names => anyhow!("unknown option: {word}; .{name} knows {}", names.join(", ")),
     }
 }
+
+/// The error that shows how a command is used.
+pub fn usage(command: &Command) -> anyhow::Error {
+    anyhow!("{}", format!("usage: .{} {}", command.name, command.usage).trim_end())
+}
+
+/// A command was used in another way than its usage says.
+#[derive(Debug)]
+pub struct Misuse;
+
+impl std::fmt::Display for Misuse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("misused")
+    }
+}
+
+impl std::error::Error for Misuse {}

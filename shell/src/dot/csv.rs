@@ -8,10 +8,10 @@ use csv::{ByteRecord, ReaderBuilder, Terminator};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params_from_iter};
 
-use super::{Arguments, misuse};
-use crate::input::Source;
+use crate::dot::arguments::{Arguments, Misuse};
 use crate::output::Mode;
-use crate::session::{AlreadyReported, Flow, Shell};
+use crate::shell::{AlreadyReported, Flow, Shell};
+use crate::source::Source;
 use crate::{database, dump, names, signals};
 
 struct Request {
@@ -43,12 +43,12 @@ pub fn import(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
 
 fn request(shell: &Shell, arguments: &Arguments) -> Result<Request> {
     let [file, table] = arguments.words.as_slice() else {
-        return Err(misuse("import"));
+        return Err(Misuse.into());
     };
     let skip = match arguments.value("skip").map(str::parse) {
         None => 0,
         Some(Ok(lines)) => lines,
-        Some(Err(_)) => return Err(misuse("import")),
+        Some(Err(_)) => return Err(Misuse.into()),
     };
     let ascii = arguments.has("ascii");
     let csv = arguments.has("csv") || shell.settings.mode == Mode::Csv;

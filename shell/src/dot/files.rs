@@ -1,21 +1,17 @@
 //! Dot commands that work on files.
 
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rusqlite::Connection;
 
-use super::Arguments;
 use crate::copy;
 use crate::database::Location;
-use crate::input::{Reader, Source};
+use crate::dot::arguments::Arguments;
 use crate::output::Sink;
-use crate::session::{AlreadyReported, Flow, Shell};
-
-/// How deep files may read files.
-const MAX_DEPTH: usize = 25;
+use crate::shell::{Flow, Shell};
 
 /// `.backup ?OPTIONS? ?DB? FILE`
 pub fn backup(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
@@ -81,20 +77,6 @@ fn redirect(shell: &mut Shell, arguments: &Arguments) -> Result<()> {
 }
 
 /// `.read FILE`
-pub fn read(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    if shell.depth >= MAX_DEPTH {
-        bail!("files read each other {MAX_DEPTH} deep");
-    }
-    let mut source = Source::open(&arguments.words[0])?;
-    // Messages are about lines of that file now.
-    let interactive = std::mem::replace(&mut shell.interactive, false);
-    shell.depth += 1;
-    let outcome = shell.run(&mut Reader::new(BufReader::new(&mut source)));
-    shell.depth -= 1;
-    shell.interactive = interactive;
-    match outcome.exit {
-        Some(code) => Ok(Flow::Exit(code)),
-        None if outcome.failed => Err(AlreadyReported.into()),
-        None => Ok(Flow::Continue),
-    }
+pub fn read(_shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    Ok(Flow::Read(arguments.words[0].clone()))
 }

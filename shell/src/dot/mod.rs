@@ -1,85 +1,20 @@
 //! Dot commands: one table that dispatch, `.help` and completion read.
 
-mod arguments;
+pub mod arguments;
 mod csv;
 mod files;
-mod help;
 mod indent;
 mod schema;
 mod settings;
 
+use std::io::Write;
+
 use anyhow::{Result, anyhow, bail};
 
-pub use arguments::Arguments;
-use arguments::{Options, flag, with_value};
+use crate::dot::arguments::{Arguments, Command, Misuse, command, flag, usage, with_value};
+use crate::shell::{Flow, Shell};
 
-use crate::session::{Flow, Shell};
-
-/// A dot command.
-pub struct Command {
-    /// Its name without the dot.
-    pub name: &'static str,
-    /// Its arguments, in the notation of `sqlite3`.
-    pub usage: &'static str,
-    /// What it does, in one line.
-    pub about: &'static str,
-    /// What else there is to know, for `.help NAME`.
-    pub more: &'static str,
-    /// How many arguments it takes besides options.
-    pub arity: (usize, usize),
-    /// Which options it has.
-    pub options: Options,
-    /// What completion offers for its arguments.
-    pub completes: Completes,
-    /// Runs it.
-    pub run: fn(&mut Shell, &Arguments) -> Result<Flow>,
-}
-
-/// What can be completed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Completes {
-    /// Names of files.
-    Files,
-    /// Tables and views.
-    Tables,
-    /// Result modes.
-    Modes,
-    /// On and off.
-    Switch,
-    /// Nothing.
-    Nothing,
-}
-
-use Completes::{Files, Modes, Nothing, Switch, Tables};
-
-const fn command(
-    name: &'static str,
-    usage: &'static str,
-    about: &'static str,
-    arity: (usize, usize),
-    completes: Completes,
-    run: fn(&mut Shell, &Arguments) -> Result<Flow>,
-) -> Command {
-    Command { name, usage, about, more: "", arity, options: Options::Known(&[]), completes, run }
-}
-
-impl Command {
-    const fn more(mut self, more: &'static str) -> Self {
-        self.more = more;
-        self
-    }
-
-    const fn options(mut self, options: &'static [arguments::Opt]) -> Self {
-        self.options = Options::Known(options);
-        self
-    }
-
-    /// Takes words that begin with `-` as they are.
-    const fn literal(mut self) -> Self {
-        self.options = Options::Words;
-        self
-    }
-}
+use crate::dot::arguments::Completes::{Files, Modes, Nothing, Switch, Tables};
 
 const MANY: usize = usize::MAX;
 
@@ -107,8 +42,7 @@ pub static COMMANDS: &[Command] = &[
     command("echo", "on|off", "Turn command echo on or off", (1, 1), Switch, settings::echo),
     command("exit", "?CODE?", "Exit this program with return-code CODE", (0, 1), Nothing, settings::exit).literal(),
     command("headers", "on|off", "Turn display of headers on or off", (1, 1), Switch, settings::headers),
-    command("help", "?--all? ?PATTERN?", "Show help text for PATTERN", (0, 1), Nothing, help::help)
-        .options(&[flag("all")]),
+    command("help", "?--all? ?PATTERN?", "Show help text for PATTERN", (0, 1), Nothing, help).options(&[flag("all")]),
     command("import", "?OPTIONS? FILE TABLE", "Import data from FILE into TABLE", (2, 2), Files, csv::import)
         .options(&[flag("ascii"), flag("csv"), with_value("schema"), with_value("skip")])
         .more(
@@ -207,17 +141,7 @@ pub fn run(shell: &mut Shell, line: &str) -> Result<Flow> {
     if arguments.words.len() < least || arguments.words.len() > most {
         return Err(usage(command));
     }
-    (command.run)(shell, &arguments)
-}
-
-/// The error that shows how a command is used.
-pub fn usage(command: &Command) -> anyhow::Error {
-    anyhow!("{}", format!("usage: .{} {}", command.name, command.usage).trim_end())
-}
-
-/// The usage error of the command with that name.
-fn misuse(name: &str) -> anyhow::Error {
-    find(name).map_or_else(|error| error, usage)
+    (command.run)(shell, &arguments).map_err(|error| if error.is::<Misuse>() { usage(command) } else { error })
 }
 
 /// The command of that name or abbreviation.
@@ -241,6 +165,33 @@ fn nearest(name: &str) -> Option<&'static str> {
     let far = |other: &str| strsim::damerau_levenshtein(name, other);
     let best = COMMANDS.iter().map(|command| command.name).min_by_key(|other| far(other))?;
     (far(best) <= (name.len() / 2).clamp(1, 3)).then_some(best)
+}
+
+/// `.help ?--all? ?PATTERN?`
+pub fn help(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
+    let all = arguments.has("all");
+    match arguments.first() {
+        None => {
+            for command in COMMANDS {
+                entry(shell, command, all)?;
+            }
+        }
+        Some(name) => entry(shell, find(name.trim_start_matches('.'))?, true)?,
+    }
+    Ok(Flow::Continue)
+}
+
+/// Writes the line of a command, and `in_full` what else there is to know.
+fn entry(shell: &mut Shell, command: &Command, in_full: bool) -> Result<()> {
+    writeln!(shell.out, "{}", line(command))?;
+    if in_full && !command.more.is_empty() {
+        writeln!(shell.out, "{}", command.more)?;
+    }
+    Ok(())
+}
+
+fn line(command: &Command) -> String {
+    format!("{:<24} {}", format!(".{} {}", command.name, command.usage).trim_end(), command.about)
 }
 
 /// Splits a line into words. Single quotes keep everything, double quotes

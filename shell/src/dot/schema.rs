@@ -5,11 +5,11 @@ use std::io::Write;
 use anyhow::Result;
 use rusqlite::{Connection, TransactionState};
 
-use super::Arguments;
-use super::indent::indented;
+use crate::dot::arguments::Arguments;
+use crate::dot::indent::indented;
 use crate::dump::{self, Content};
 use crate::names;
-use crate::session::{Flow, Shell};
+use crate::shell::{Flow, Shell};
 use crate::shown::{message, one_line};
 
 /// `.tables ?TABLE?`

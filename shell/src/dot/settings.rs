@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use sqlite_redis::hide_secrets;
 
-use super::{Arguments, misuse};
 use crate::args::parse_switch;
+use crate::dot::arguments::{Arguments, Misuse};
 use crate::output::Mode;
-use crate::session::{Flow, Shell};
+use crate::shell::{Flow, Shell};
 
 fn switch(text: &str) -> Result<bool> {
     match parse_switch(text) {
@@ -41,7 +41,7 @@ pub fn exit(_shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     match arguments.first().map(str::parse) {
         None => Ok(Flow::Exit(None)),
         Some(Ok(code)) => Ok(Flow::Exit(Some(code))),
-        Some(Err(_)) => Err(misuse("exit")),
+        Some(Err(_)) => Err(Misuse.into()),
     }
 }
 
@@ -67,7 +67,7 @@ pub fn mode(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let wrap = match arguments.value("wrap").map(str::parse) {
         None => None,
         Some(Ok(width)) => Some(width),
-        Some(Err(_)) => return Err(misuse("mode")),
+        Some(Err(_)) => return Err(Misuse.into()),
     };
     let table = arguments.words.get(1);
     let mode = match arguments.first() {
@@ -115,7 +115,7 @@ pub fn print(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
 /// `.timeout MS`
 pub fn timeout(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let Ok(milliseconds) = arguments.words[0].parse::<i32>() else {
-        return Err(misuse("timeout"));
+        return Err(Misuse.into());
     };
     // Less than nothing turns it off, as in sqlite3.
     shell.db.busy_timeout(Duration::from_millis(milliseconds.try_into().unwrap_or(0)))?;

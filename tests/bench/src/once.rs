@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sqlite_redis::Options;
-use sqlite_redis::admin::Admin;
+use sqlite_redis::admin::{Admin, ImportOptions};
 use sqlite_redis_tests::Server;
 
 use crate::data::{self, Sizes};
@@ -62,7 +62,7 @@ fn share(file: &Path, compress: bool) -> Result<f64> {
     let page_size = rusqlite::Connection::open(file)?.query_row("PRAGMA page_size", [], |row| row.get::<_, u32>(0))?;
     let pages: Vec<&[u8]> = content.chunks(page_size as usize).collect();
     let admin = Admin::connect(&Options::new("").server(server.url()).compress(compress))?;
-    let mut import = admin.import("stored", page_size, pages.len() as u32, false)?;
+    let mut import = admin.import("stored", ImportOptions::new(page_size, pages.len() as u32))?;
     pages.iter().try_for_each(|page| import.page(page.to_vec()))?;
     import.finish()?;
     let (mut redis, mut bytes) = (server.redis(), 0);

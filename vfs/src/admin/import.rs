@@ -4,22 +4,50 @@ use std::sync::Arc;
 
 use redis::{Value, cmd};
 
-use super::{Admin, count, snapshot_command};
-use crate::error::{Cause, Error, Result};
-use crate::store::commit::{AboutHistory, LogMark, metadata};
-use crate::store::keys::{self, Keys};
-use crate::store::protocol::{self, array, bad_reply};
-use crate::store::redis::RedisStore;
-use crate::store::request::Request;
-use crate::store::server::{Link, Server, checked};
-use crate::store::stage::Stage;
-use crate::store::undo::KeptUndo;
-use crate::store::writer::in_time::{self, Attempt, Attempts};
-use crate::store::writer::{answer, is_done, is_open_to, opened, unknown};
-use crate::store::{Commit, CommitId, FORMAT, PageNo, Snapshot, Undo};
+use crate::admin::{Admin, count, snapshot_command};
+use crate::model::error::{Cause, Error, Result};
+use crate::model::log_entry::{Commit, Undo};
+use crate::model::page::PageNo;
+use crate::model::version::{CommitId, FORMAT, Snapshot};
+use crate::store::redis::commit::{AboutHistory, LogMark, metadata};
+use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::stage::Stage;
+use crate::store::redis::undo_stream::KeptUndo;
+use crate::store::redis::writer::in_time::{self, Attempt, Attempts};
+use crate::store::redis::writer::{answer, is_done, is_open_to, opened, unknown};
+use crate::store::redis::{RedisStore, replies};
+use crate::wire::reply::{array, bad_reply};
+use crate::wire::request::Request;
+use crate::wire::server::{Link, Server, checked};
 
 /// Pages that an import gathers before it sends them.
 const BATCH: usize = 64;
+
+/// What is imported, and whether it may replace a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ImportOptions {
+    /// Bytes of a page: a power of two from 512 to 65,536.
+    pub page_size: u32,
+    /// How many pages will come.
+    pub page_count: u32,
+    /// Replace a database of this name.
+    pub overwrite: bool,
+}
+
+impl ImportOptions {
+    /// So many pages of so many bytes, for a new database.
+    pub fn new(page_size: u32, page_count: u32) -> Self {
+        ImportOptions { page_size, page_count, overwrite: false }
+    }
+
+    /// Whether to replace a database of this name.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = overwrite;
+        self
+    }
+}
 
 /// An import on its way. Dropped before [`Import::finish`], it leaves nothing behind.
 pub struct Import<'a> {
@@ -143,7 +171,7 @@ impl Publishing<'_> {
         opened(next())?;
         // A damaged database may be replaced too.
         let fields = array("HMGET", snapshot)?;
-        Ok(protocol::snapshot(&fields).map_or(Snapshot::EMPTY, |(at, _)| at))
+        Ok(replies::snapshot(&fields).map_or(Snapshot::EMPTY, |(at, _)| at))
     }
 
     /// One round trip: the pages become the database.

@@ -5,19 +5,21 @@ use std::time::Instant;
 
 use redis::{FromRedisValue, Value, cmd};
 
-use super::{Admin, Holder, holder, snapshot_command};
+use crate::admin::{Admin, Holder, holder, snapshot_command};
 use crate::config::Config;
-use crate::error::{Cause, Error, Result};
-use crate::process::Process;
-use crate::store::Snapshot;
-use crate::store::discovery::Replica;
-use crate::store::keys::{self, Keys, log};
-use crate::store::protocol::{self, array};
-use crate::store::request::Request;
-use crate::store::server::{Server, checked};
+use crate::model::error::{Cause, Error, Result};
+use crate::model::version::Snapshot;
+use crate::store::redis::keys::{self, Keys, log};
+use crate::store::redis::replies;
+use crate::wire::discovery::Replica;
+use crate::wire::reply::array;
+use crate::wire::request::Request;
+use crate::wire::server::{Server, checked};
+use crate::wire::servers;
 
 /// Where a database is.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Status {
     /// Its name.
     pub name: String,
@@ -35,6 +37,7 @@ pub struct Status {
 
 /// A replica, and how far it is.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ReplicaStatus {
     /// Host and port.
     pub server: String,
@@ -89,7 +92,7 @@ impl Admin {
         request.push(cmd("PTTL").arg(&keys.lock));
         let mut replies = server.ask(&request)?.into_iter().map(checked);
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let (now, _) = protocol::snapshot(&array("HMGET", next()?)?)?;
+        let (now, _) = replies::snapshot(&array("HMGET", next()?)?)?;
         if now == Snapshot::EMPTY {
             return Ok(None);
         }
@@ -117,9 +120,9 @@ impl Admin {
             return Err(Cause::Loading("it is getting its first copy".into()).into());
         }
         let config = Config { server: replica.address.clone(), ..self.config.clone() };
-        let server = Process::current().server(&config, &keys.hash);
+        let server = servers::server(&config, &keys.hash);
         let reply = server.ask(&Request::one(&snapshot_command(keys)))?.pop().unwrap_or_default();
-        match protocol::snapshot(&array("HMGET", checked(reply)?)?)? {
+        match replies::snapshot(&array("HMGET", checked(reply)?)?)? {
             (Snapshot::EMPTY, _) => Err(Cause::Missing.into()),
             (found, _) => Ok(found),
         }

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::address::MOST_HOSTS;
-use super::credentials::Credentials;
-use super::endpoint::TlsFiles;
-use super::{Address, CREDENTIALS, Replicas, Setting, TLS_CA, TLS_CERT, TLS_KEY, TLS_NAME, Value};
-use crate::error::Result;
+use crate::config::address::MOST_HOSTS;
+use crate::config::credentials::Credentials;
+use crate::config::endpoint::TlsFiles;
+use crate::config::{Address, CREDENTIALS, Replicas, Setting, TLS_CA, TLS_CERT, TLS_KEY, TLS_NAME, Value};
+use crate::model::error::Result;
 
 /// How servers are logged in to, and trusted: the same for the server and its replicas.
 pub(super) struct Access {

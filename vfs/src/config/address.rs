@@ -1,7 +1,7 @@
 //! Where a server is: the forms of its URL, and its name without user and password.
 
-use super::credentials::Credentials;
-use super::endpoint::{Endpoint, Password, TlsFiles, name, place, with_db};
+use crate::config::credentials::Credentials;
+use crate::config::endpoint::{Endpoint, Password, TlsFiles, name, place, with_db};
 
 /// Port of a Sentinel that is named without one.
 const SENTINEL_PORT: u16 = 26379;
@@ -237,8 +237,8 @@ fn cluster(scheme: &str, rest: &str) -> Result<Address, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::endpoint::elsewhere;
     use super::*;
+    use crate::config::endpoint::elsewhere;
 
     fn service(url: &str) -> Service {
         match Address::parse(url) {

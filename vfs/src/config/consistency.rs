@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Range;
+use crate::config::Range;
 
 /// A level of consistency, as the parameter `consistency` and `PRAGMA redis_consistency` spell it.
 /// One version for each read transaction is promised by all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Consistency {
     /// `strong`: the newest commit of the primary.
     #[default]

@@ -4,8 +4,8 @@ use std::fmt;
 use std::io::Read;
 use std::path::PathBuf;
 
-use crate::error::{Cause, Result};
-use crate::secret;
+use crate::model::error::{Cause, Result};
+use crate::model::secret;
 
 /// Bytes that a password may have.
 const LONGEST: u64 = 64 << 10;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-use super::credentials::Credentials;
-use crate::secret;
+use crate::config::credentials::Credentials;
+use crate::model::secret;
 
 /// See the [module](self).
 #[derive(Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Password {
     ///
     /// # Errors
     /// It is not there.
-    pub(crate) fn read(&self) -> crate::Result<Option<String>> {
+    pub(crate) fn read(&self) -> crate::model::error::Result<Option<String>> {
         match self {
             Password::None => Ok(None),
             Password::Given(password) => Ok(Some(password.clone())),
@@ -210,7 +210,9 @@ mod tests {
             let error = Endpoint::parse(url).unwrap_err();
             assert!(error.contains(words), "{url}: {error}");
         }
-        for url in ["redis://h?", "redis://u:p@h:1/3", "unix:///s?db=3&user=u&pass=p", "rediss://h#insecure"] {
+        for url in
+            ["redis://h?", "redis://u:Endpoint-7@h:1/3", "unix:///s?db=3&user=u&pass=Endpoint-7", "rediss://h#insecure"]
+        {
             assert!(Endpoint::parse(url).is_ok(), "{url}");
         }
     }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::Value;
-use crate::error::Result;
+use crate::config::Value;
+use crate::model::error::Result;
 
 /// A day, in milliseconds. Every wait in this library ends, so every setting of one does.
 const DAY: u64 = 24 * 60 * 60 * 1000;

@@ -5,8 +5,8 @@ use std::ptr;
 use rusqlite::Connection;
 use rusqlite::ffi::sqlite3_file_control;
 
-use super::file::{FCNTL_LAST_ERROR, LastError};
-use crate::error::Error;
+use crate::ffi::file::{FCNTL_LAST_ERROR, LastError};
+use crate::model::error::Error;
 
 /// The last failure of a connection's main database, if that is in Redis and there was one.
 pub fn last_error(connection: &Connection) -> Option<Error> {

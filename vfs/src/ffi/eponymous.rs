@@ -7,14 +7,14 @@ use rusqlite::ffi::{
     sqlite3_vtab_cursor,
 };
 
-use super::api::Api;
-use super::interrupt;
-use super::module::direct_only;
-use super::value::{answer, arguments, read};
-use super::{failures, guard, report_on};
-use crate::error::{Cause, During, Result, code};
-use crate::vtab::look::{Look, View};
-use crate::vtab::value::Value;
+use crate::ffi::module::direct_only;
+use crate::ffi::value::{answer, arguments, read};
+use crate::ffi::{failures, guard, report_on};
+use crate::model::error::{Cause, During, Result, code};
+use crate::sqlite::api::Api;
+use crate::sqlite::interrupt;
+use crate::sqlite::value::Value;
+use crate::vtab::browse::{Look, View};
 
 /// What the callbacks of one function on one connection share.
 struct Host {

@@ -4,10 +4,10 @@ use std::ffi::{c_char, c_int, c_void};
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 
-use super::api::{Api, Destructor};
-use super::interrupt::flag;
-use super::{failures, guard, vfs};
-use crate::error::{Cause, Error, Result, code};
+use crate::ffi::{failures, guard, vfs};
+use crate::model::error::{Cause, Error, Result, code};
+use crate::sqlite::api::{Api, Destructor};
+use crate::sqlite::interrupt::flag;
 
 /// What SQLite looks for first in a library that it loads. (The test program holds this crate
 /// twice, so there the names of the entry points differ.)
@@ -136,14 +136,14 @@ unsafe extern "C" fn connection_of_linked(
 /// `db` is an open connection of the SQLite that `api` belongs to.
 unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
     // SAFETY: by contract.
-    let session = unsafe { super::module::register(api, db)? };
+    let session = unsafe { crate::ffi::module::register(api, db)? };
     // The functions answer through the SQLite that came first. A second one in the same process
     // has the VFS, but must not be given them.
-    if !super::LOG.get().is_some_and(|first| std::ptr::eq(*first, api)) {
+    if !crate::ffi::LOG.get().is_some_and(|first| std::ptr::eq(*first, api)) {
         return Ok(());
     }
     // SAFETY: by contract.
-    unsafe { super::function::register(api, db, &session)? };
+    unsafe { crate::ffi::function::register(api, db, &session)? };
     let flags = ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY;
     // SAFETY: by contract.
     let created = unsafe {
@@ -171,7 +171,7 @@ unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
 /// opened, asked on another connection.
 unsafe extern "C" fn redis_last_error(context: *mut sqlite3_context, _count: c_int, _values: *mut *mut sqlite3_value) {
     guard(|| {
-        let Some(api) = super::LOG.get() else { return code::OK };
+        let Some(api) = crate::ffi::LOG.get() else { return code::OK };
         // SAFETY: the connection was registered with the function.
         let db = unsafe { (api.user_data)(context) }.cast::<sqlite3>();
         let Some(error) = failures::last(db) else { return code::OK };

@@ -11,15 +11,17 @@ use std::thread::ThreadId;
 
 use rusqlite::ffi::sqlite3;
 
-use crate::error::Error;
-use crate::process::Process;
-use crate::sync::Mutex;
+use crate::model::error::Error;
+use crate::process::PerProcess;
+use crate::process::sync::Mutex;
 
 thread_local! {
     static LAST_FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
     /// The last failure of a file was one of this VFS.
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
+
+static FAILURES: PerProcess<Failures> = PerProcess::new();
 
 /// See the [module](self).
 #[derive(Default)]
@@ -85,27 +87,27 @@ impl Failures {
 pub(super) fn note(db: *mut sqlite3, error: &Error) {
     IS_OURS.set(true);
     LAST_FAILURE.set(Some(error.clone()));
-    Process::current().failures.note(db as usize, error);
+    FAILURES.get().note(db as usize, error);
 }
 
 /// The connection begins to use a database in Redis or a virtual table.
 pub(super) fn goes_on(db: *mut sqlite3) {
-    Process::current().failures.goes_on(db as usize);
+    FAILURES.get().goes_on(db as usize);
 }
 
 /// The connection is closed.
 pub(super) fn closed(db: *mut sqlite3) {
-    Process::current().failures.closed(db as usize);
+    FAILURES.get().closed(db as usize);
 }
 
 /// A database was opened.
 pub(super) fn opened(place: &Arc<str>) {
-    Process::current().failures.opened(place);
+    FAILURES.get().opened(place);
 }
 
 /// What the application that asks on this connection has just seen fail.
 pub(super) fn last(db: *mut sqlite3) -> Option<Error> {
-    Process::current().failures.last(db as usize)
+    FAILURES.get().last(db as usize)
 }
 
 /// SQLite uses a file of another VFS.
@@ -132,7 +134,7 @@ pub fn forget_last_failure() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Cause;
+    use crate::model::error::Cause;
 
     fn failure(place: &str) -> Error {
         Error::from(Cause::NoReply).at(&place.into())

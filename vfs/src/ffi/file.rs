@@ -4,12 +4,12 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_stmt};
 
-use super::api::Api;
-use super::interrupt;
-use super::{failures, guard, report_on};
-use crate::error::{Cause, During, Error, Result, code};
+use crate::ffi::{failures, guard, report_on};
 use crate::file::{Answer, File, Level};
-use crate::journal::Journal;
+use crate::model::error::{Cause, During, Error, Result, code};
+use crate::sqlite::api::Api;
+use crate::sqlite::interrupt;
+use crate::transaction::journal::Journal;
 
 /// The file control that [`crate::last_error`] asks with; its argument is `*mut LastError`.
 /// SQLite leaves the numbers from 100 on to applications.
@@ -164,7 +164,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
             Kind::Journal(_) => Ok(()),
         };
         if let (Err(error), Kind::Database(file)) = (outcome, &open.kind) {
-            super::log(&error.at(file.place()).to_string());
+            crate::process::log::log(&error.at(file.place()).to_string());
         }
         code::OK
     })
@@ -328,7 +328,7 @@ unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
         {
             // The lease ends by itself; SQLite can do nothing about it. It is not the failure that
             // a user asks for either: that is the one before, which led to this.
-            super::log(&error.at(file.place()).to_string());
+            crate::process::log::log(&error.at(file.place()).to_string());
         }
         Ok(code::OK)
     };
@@ -396,7 +396,7 @@ unsafe fn control(file: &mut File, api: &Api, op: c_int, argument: *mut c_void) 
         }
         ffi::SQLITE_FCNTL_VFSNAME => {
             // SAFETY: by contract, a place for a string that SQLite will free.
-            unsafe { argument.cast::<*mut c_char>().write(api.allocated(crate::vfs::NAME)) };
+            unsafe { argument.cast::<*mut c_char>().write(api.allocated(crate::file::name::NAME)) };
             Ok(code::OK)
         }
         ffi::SQLITE_FCNTL_POWERSAFE_OVERWRITE => {

@@ -5,15 +5,15 @@ use std::rc::Rc;
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 
-use super::api::{Api, ScalarFunction};
-use super::guard;
-use super::interrupt;
-use super::module::{Host, drop_host};
-use super::value::{answer, arguments, fail, read};
-use crate::error::{Cause, During, Error, Result, code};
+use crate::ffi::guard;
+use crate::ffi::module::{Host, drop_host};
+use crate::ffi::value::{answer, arguments, fail, read};
+use crate::model::error::{Cause, During, Error, Result, code};
+use crate::sqlite::api::{Api, ScalarFunction};
+use crate::sqlite::interrupt;
+use crate::sqlite::value::Value;
+use crate::vtab::declare::token::quoted;
 use crate::vtab::table::{Session, Table};
-use crate::vtab::token::quoted;
-use crate::vtab::value::Value;
 
 pub(crate) const FUNCTIONS: [(&CStr, c_int, ScalarFunction); 3] = [
     (c"redis_create_index", 2, create_index),
@@ -81,7 +81,7 @@ unsafe fn run(
     work: impl FnOnce(&Table, &str) -> Result<i64>,
 ) {
     // The functions are only registered with this one, see `extension::add_functions`.
-    let Some(api) = super::LOG.get() else { return };
+    let Some(api) = crate::ffi::LOG.get() else { return };
     let ended = guard(|| {
         // SAFETY: what was registered is a `Host`.
         let host = unsafe { &*(api.user_data)(context).cast::<Host>() };
@@ -135,7 +135,7 @@ unsafe fn table_named(host: &Host, name: &str) -> Result<Rc<Table>> {
     // SQLite connects a table when it is first mentioned.
     let mention = |name: String| {
         // SAFETY: by contract; the statement is gone before this returns.
-        unsafe { super::sql::prepare(host.api, host.db, &format!("SELECT 1 FROM {name} LIMIT 0")) }.map(drop)
+        unsafe { crate::sqlite::memory::prepare(host.api, host.db, &format!("SELECT 1 FROM {name} LIMIT 0")) }.map(drop)
     };
     let mentioned = mention(quoted(name)).or_else(|error| match name.split_once('.') {
         Some((schema, table)) => mention(format!("{}.{}", quoted(schema), quoted(table))),

@@ -3,18 +3,14 @@
 //!
 //! Every callback runs inside [`guard`], which keeps panics on this side.
 
-pub(crate) mod api;
 pub(crate) mod connection;
 pub(crate) mod extension;
 pub(crate) mod failures;
 pub(crate) mod file;
 pub(crate) mod eponymous;
-pub(crate) mod fork;
 pub(crate) mod function;
-pub(crate) mod interrupt;
 pub(crate) mod module;
 pub(crate) mod query;
-pub(crate) mod sql;
 pub(crate) mod update;
 pub(crate) mod value;
 pub(crate) mod vfs;
@@ -23,12 +19,12 @@ use std::ffi::{CString, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
-use api::Api;
-pub use failures::{forget_last_failure, last_failure};
+pub use crate::ffi::failures::{forget_last_failure, last_failure};
+use crate::sqlite::api::Api;
 use rusqlite::ffi::sqlite3;
 
-use crate::error::{Cause, During, Error, code, sqlite_code};
-use crate::secret::hide_secrets;
+use crate::model::error::{Cause, During, Error, code, sqlite_code};
+use crate::process::log;
 
 /// The SQLite whose log gets the messages: the first one registered with.
 static LOG: OnceLock<&'static Api> = OnceLock::new();
@@ -56,21 +52,15 @@ pub(crate) fn report_on(db: *mut sqlite3, error: &Error, during: During) -> c_in
     failures::note(db, error);
     // That a lock is held, a constraint violated or the statement interrupted is an everyday answer, not news.
     if ![code::BUSY, code::INTERRUPT, code::CONSTRAINT, code::MISMATCH].contains(&(code & 0xff)) {
-        log_as(code, &error.to_string());
+        log::log_as(code, &error.to_string());
     }
     code
 }
 
-/// Writes to SQLite's error log (<https://sqlite.org/errlog.html>).
-pub(crate) fn log(message: &str) {
-    /// `SQLITE_WARNING`
-    const WARNING: c_int = 28;
-    log_as(WARNING, message);
-}
-
-fn log_as(code: c_int, message: &str) {
+/// Writes to SQLite's error log: the sink of [`crate::process::log`].
+pub(crate) fn log_as(code: c_int, message: &str) {
     let Some(api) = LOG.get() else { return };
-    let message = CString::new(hide_secrets(message).replace('\0', " ")).unwrap_or_default();
+    let message = CString::new(message.replace('\0', " ")).unwrap_or_default();
     // SAFETY: `sqlite3_log` takes a printf format and its arguments; both strings are
     // NUL-terminated and outlive the call.
     unsafe { (api.log)(code, c"sqlite-redis: %s".as_ptr(), message.as_ptr()) };

@@ -1,6 +1,6 @@
 //! `sqlite3_module`: the callbacks of the virtual table `redis`
 //! (<https://sqlite.org/vtab.html>). Each only passes on what SQLite gives to `vtab`; those of
-//! queries are in [`query`](super::query), that of writes in [`update`](mod@super::update).
+//! queries are in [`query`](crate::ffi::query), that of writes in [`update`](mod@crate::ffi::update).
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::rc::Rc;
@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_module, sqlite3_vtab};
 
-use super::api::Api;
-use super::interrupt;
-use super::query::{best_index, close, column, eof, filter, next, open, rowid};
-use super::update::update;
-use super::{failures, guard, report_on, sql};
-use crate::error::{Cause, During, Result, code};
+use crate::ffi::query::{best_index, close, column, eof, filter, next, open, rowid};
+use crate::ffi::update::update;
+use crate::ffi::{failures, guard, report_on};
+use crate::model::error::{Cause, During, Result, code};
+use crate::sqlite::api::Api;
+use crate::sqlite::value::Value;
+use crate::sqlite::{interrupt, memory};
+use crate::vtab::commit::{self, published};
 use crate::vtab::declare::Definition;
 use crate::vtab::table::{Session, Table};
-use crate::vtab::value::Value;
 use crate::vtab::write::Writes;
-use crate::vtab::{commit, published};
 
 /// What the callbacks of one connection share.
 pub(crate) struct Host {
@@ -64,7 +64,7 @@ impl Vtab {
     /// such as a `like()` that takes accents for nothing. `false` if SQLite does not say.
     pub(super) fn has_own_function(&self, name: &str) -> bool {
         // SAFETY: the connection is open; the statement is finalized before it closes.
-        let Ok(list) = (unsafe { sql::prepare(self.api, self.db, "PRAGMA function_list") }) else { return false };
+        let Ok(list) = (unsafe { memory::prepare(self.api, self.db, "PRAGMA function_list") }) else { return false };
         let mut found = false;
         loop {
             match list.step() {
@@ -130,7 +130,7 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<Rc<
         return Err(Cause::Host(format!("sqlite3_create_module_v2 answered {created}")).into());
     }
     // SAFETY: by contract.
-    unsafe { super::eponymous::register(api, db)? };
+    unsafe { crate::ffi::eponymous::register(api, db)? };
     Ok(session)
 }
 
@@ -141,7 +141,7 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3) -> Result<Rc<
 /// `db` is open, and SQLite is running a callback of it.
 unsafe fn busy_timeout(api: &'static Api, db: *mut sqlite3) -> Option<Duration> {
     // SAFETY: by contract; the statement ends with this function.
-    let statement = unsafe { super::sql::prepare(api, db, "PRAGMA busy_timeout") }.ok()?;
+    let statement = unsafe { crate::sqlite::memory::prepare(api, db, "PRAGMA busy_timeout") }.ok()?;
     match (statement.step().ok()?, statement.row().as_slice()) {
         (true, [Value::Integer(milliseconds)]) => u64::try_from(*milliseconds).ok().map(Duration::from_millis),
         _ => None,
@@ -257,7 +257,7 @@ unsafe fn make(
 /// The host's connection is open.
 unsafe fn encoding(host: &Host) -> Result<String> {
     // SAFETY: by contract; the statement is finalized before the connection closes.
-    let pragma = unsafe { sql::prepare(host.api, host.db, "PRAGMA encoding")? };
+    let pragma = unsafe { memory::prepare(host.api, host.db, "PRAGMA encoding")? };
     let row = if pragma.step()? { pragma.row() } else { Vec::new() };
     match row.first() {
         Some(Value::Text(encoding)) => Ok(String::from_utf8_lossy(encoding).into_owned()),

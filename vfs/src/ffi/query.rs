@@ -4,15 +4,15 @@ use std::ffi::{CStr, c_char, c_int};
 
 use rusqlite::ffi::{self, sqlite3_context, sqlite3_index_info, sqlite3_value, sqlite3_vtab, sqlite3_vtab_cursor};
 
-use super::api::Api;
-use super::module::{Vtab, outcome, vtab_of};
-use super::value::{answer, arguments, read};
-use super::{failures, guard};
-use crate::error::{Cause, During, Error, code};
-use crate::vtab::cursor::Cursor;
-use crate::vtab::plan::{self, Constraint, Op, Plan, Question};
-use crate::vtab::source::Argument;
-use crate::vtab::value::Value;
+use crate::ffi::module::{Vtab, outcome, vtab_of};
+use crate::ffi::value::{answer, arguments, read};
+use crate::ffi::{failures, guard};
+use crate::model::error::{Cause, During, Error, code};
+use crate::sqlite::api::Api;
+use crate::sqlite::value::Value;
+use crate::vtab::query::cursor::Cursor;
+use crate::vtab::query::plan::{self, Constraint, Op, Plan, Question};
+use crate::vtab::query::row_source::Argument;
 
 /// A cursor as SQLite knows it.
 #[repr(C)]

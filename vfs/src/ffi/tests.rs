@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_vfs};
 
-use super::api::Api;
-use super::file::{Kind, Open};
 use crate::database::Database;
-use crate::error::{Cause, code};
+use crate::ffi::file::{Kind, Open};
 use crate::file::File;
-use crate::journal::Journal;
+use crate::model::error::{Cause, code};
+use crate::sqlite::api::Api;
 use crate::store::memory::MemoryStore;
+use crate::transaction::journal::Journal;
 
 /// Memory for a file, as SQLite may hand it over: full of something else.
 struct Room {
@@ -146,7 +146,7 @@ fn a_failed_open_leaves_no_methods() {
         assert_eq!(open(&mut room, Some(name), flags).0, code::CANTOPEN, "{name}");
         // SAFETY: the room is still there.
         assert!(unsafe { (*room.file()).pMethods }.is_null(), "{name}");
-        assert!(super::last_failure().is_some());
+        assert!(crate::ffi::last_failure().is_some());
     }
 }
 
@@ -272,8 +272,8 @@ fn a_write_without_a_lock_is_an_error_and_not_a_crash() {
 
 #[test]
 fn a_panic_becomes_an_error_code() {
-    assert_eq!(super::guard(|| panic!("on purpose")), code::INTERNAL);
-    assert!(super::last_failure().unwrap().to_string().contains("on purpose"));
+    assert_eq!(crate::ffi::guard(|| panic!("on purpose")), code::INTERNAL);
+    assert!(crate::ffi::last_failure().unwrap().to_string().contains("on purpose"));
 }
 
 #[test]

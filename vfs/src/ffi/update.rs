@@ -4,14 +4,14 @@ use std::ffi::{CStr, c_int};
 
 use rusqlite::ffi::{self, sqlite3_value, sqlite3_vtab};
 
-use super::guard;
-use super::module::{Vtab, outcome, vtab_of};
-use super::value::{arguments, read};
-use crate::error::{Cause, During, Error, Result, code};
-use crate::vtab::change::Given;
+use crate::ffi::guard;
+use crate::ffi::module::{Vtab, outcome, vtab_of};
+use crate::ffi::value::{arguments, read};
+use crate::model::error::{Cause, During, Error, Result, code};
+use crate::sqlite::value::Value;
 use crate::vtab::declare::Conflict;
-use crate::vtab::omitted::{self, Listed};
-use crate::vtab::value::Value;
+use crate::vtab::declare::omitted_columns::{self, Listed};
+use crate::vtab::write::change::Given;
 
 pub(super) unsafe extern "C" fn update(
     vtab: *mut sqlite3_vtab,
@@ -157,7 +157,7 @@ unsafe fn listed(vtab: &Vtab) -> Option<Listed> {
             continue;
         }
         // SAFETY: SQLite answers NUL-terminated text.
-        let listed = omitted::listed(&unsafe { CStr::from_ptr(sql) }.to_string_lossy(), &name);
+        let listed = omitted_columns::listed(&unsafe { CStr::from_ptr(sql) }.to_string_lossy(), &name);
         match (listed, &found) {
             (Some(listed), None) => found = Some(listed),
             (Some(_), Some(_)) => return None,

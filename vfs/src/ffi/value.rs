@@ -4,9 +4,9 @@ use std::ffi::c_int;
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_context, sqlite3_value};
 
-use super::api::{Api, transient};
-use super::{During, Error, report_on};
-use crate::vtab::value::Value;
+use crate::ffi::{During, Error, report_on};
+use crate::sqlite::api::{Api, transient};
+use crate::sqlite::value::Value;
 
 /// The arguments that SQLite passes to a callback.
 ///

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use rusqlite::ffi::{self, sqlite3_file, sqlite3_int64, sqlite3_vfs};
 
-use super::api::Api;
-use super::file::{Kind, Open, OsFile};
-use super::{LOG, failures, fork, guard, report};
-use crate::error::{Cause, During, Error, Result, code};
-use crate::line;
-use crate::sync::Mutex;
-use crate::vfs::{self, Named};
+use crate::config::unknown_parameter;
+use crate::database::busy_sleep;
+use crate::ffi::file::{Kind, Open, OsFile};
+use crate::ffi::{LOG, failures, guard, report};
+use crate::file::name::{self, Named};
+use crate::model::error::{Cause, During, Error, Result, code};
+use crate::process::sync::Mutex;
+use crate::sqlite::api::Api;
+use crate::sqlite::fork;
 
 /// A registered VFS with what its callbacks need; `sqlite3_vfs.pAppData` points to it.
 struct Registered {
@@ -30,7 +32,8 @@ pub(crate) fn register(api: &'static Api, make_default: bool) -> Result<()> {
     let _one_at_a_time = REGISTERING.lock();
     fork::watch();
     LOG.get_or_init(|| api);
-    let name = CString::new(vfs::NAME).unwrap_or_default();
+    crate::process::log::set_sink(crate::ffi::log_as);
+    let name = CString::new(name::NAME).unwrap_or_default();
     // SAFETY: the name is NUL-terminated.
     let found = unsafe { (api.vfs_find)(name.as_ptr()) };
     let vfs = if found.is_null() { new_vfs(api, name)? } else { found };
@@ -58,7 +61,7 @@ fn new_vfs(api: &'static Api, name: CString) -> Result<*mut sqlite3_vfs> {
             // 2: with xCurrentTimeInt64.
             iVersion: 2,
             szOsFile: own_size.max(default_size),
-            mxPathname: vfs::MAX_PATH as c_int,
+            mxPathname: name::MAX_PATH as c_int,
             pNext: std::ptr::null_mut(),
             // Kept for as long as the VFS, which is for good.
             zName: name.into_raw(),
@@ -173,7 +176,7 @@ unsafe fn open_kind(
         // SAFETY: by contract, and it is a main database.
         let parameters = unsafe { uri_parameters(registered.api, name)? };
         let read_only = flags & ffi::SQLITE_OPEN_READONLY != 0;
-        let mut file = vfs::open(text, &parameters, read_only, create)?;
+        let mut file = name::open(text, &parameters, read_only, create)?;
         failures::opened(file.place());
         // SAFETY: by contract, and it is a main database.
         file.journal_is_named(unsafe { (registered.api.filename_journal)(name) } as usize);
@@ -184,15 +187,15 @@ unsafe fn open_kind(
         };
         return Ok(Some((Kind::Database(Box::new(file)), granted)));
     }
-    match vfs::named(text) {
+    match name::named(text) {
         Named::SuperJournal(text) if flags & ffi::SQLITE_OPEN_SUPER_JOURNAL != 0 => {
-            match vfs::open_super_journal(text, create) {
+            match name::open_super_journal(text, create) {
                 Some(journal) => Ok(Some((Kind::Journal(journal), flags))),
                 None => Err(Cause::Unsupported(format!("there is no super-journal {text}")).into()),
             }
         }
         Named::Journal if flags & ffi::SQLITE_OPEN_MAIN_JOURNAL != 0 => {
-            Ok(Some((Kind::Journal(vfs::open_journal(name as usize)), flags)))
+            Ok(Some((Kind::Journal(name::open_journal(name as usize)), flags)))
         }
         Named::Journal if flags & ffi::SQLITE_OPEN_WAL != 0 => {
             Err(Cause::Unsupported("a database in Redis has no WAL; snapshots already give what it gives".into())
@@ -226,7 +229,7 @@ unsafe fn uri_parameters(api: &Api, name: *const c_char) -> Result<Vec<(String, 
         next = unsafe { value.as_ptr().add(value.count_bytes() + 1) };
         match (key.to_str(), value.to_str()) {
             (Ok(key), Ok(value)) => parameters.push((key.to_owned(), value.to_owned())),
-            _ => return Err(Cause::UnknownParameters(key.to_string_lossy().into_owned()).into()),
+            _ => return Err(unknown_parameter(&key.to_string_lossy()).into()),
         }
     }
     Ok(parameters)
@@ -238,7 +241,7 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir
         let default = unsafe { registered(vfs) }.default;
         // SAFETY: SQLite passes a name.
         let named = match unsafe { name_of(name) } {
-            Ok(text) => vfs::named(text.unwrap_or_default()),
+            Ok(text) => name::named(text.unwrap_or_default()),
             Err(error) => return report(&error, During::Delete),
         };
         if named == Named::Default {
@@ -251,7 +254,7 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync_dir
             };
         }
         let during = if matches!(named, Named::SuperJournal(_)) { During::Commit } else { During::Delete };
-        outcome(vfs::delete(&named, sync_dir != 0).map(|()| code::OK), during)
+        outcome(name::delete(&named, sync_dir != 0).map(|()| code::OK), during)
     })
 }
 
@@ -261,7 +264,7 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
         let default = unsafe { registered(vfs) }.default;
         // SAFETY: SQLite passes a name.
         let named = match unsafe { name_of(name) } {
-            Ok(text) => vfs::named(text.unwrap_or_default()),
+            Ok(text) => name::named(text.unwrap_or_default()),
             Err(error) => return report(&error, During::Access),
         };
         if named == Named::Default {
@@ -273,7 +276,7 @@ unsafe extern "C" fn access(vfs: *mut sqlite3_vfs, name: *const c_char, flags: c
                 None => code::IOERR_ACCESS,
             };
         }
-        let exists = vfs::exists(&named).map(|exists| {
+        let exists = name::exists(&named).map(|exists| {
             // SAFETY: SQLite passes a place for the answer.
             unsafe { result.write(exists.into()) };
             code::OK
@@ -290,7 +293,7 @@ unsafe extern "C" fn full_pathname(
 ) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a name.
-        let full = unsafe { name_of(name) }.and_then(|text| vfs::full_name(text.unwrap_or_default()));
+        let full = unsafe { name_of(name) }.and_then(|text| name::full_name(text.unwrap_or_default()));
         let copied = full.and_then(|full| {
             if full.len() >= usize::try_from(size).unwrap_or(0) {
                 return Err(Error::from(Cause::BadName { name: full.to_owned(), reason: "it is too long" }));
@@ -349,7 +352,7 @@ unsafe extern "C" fn randomness(vfs: *mut sqlite3_vfs, size: c_int, out: *mut c_
 unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     let mut left = microseconds;
     guard(|| {
-        let time = line::sleep(Duration::from_micros(u64::try_from(microseconds).unwrap_or(0)));
+        let time = busy_sleep::sleep(Duration::from_micros(u64::try_from(microseconds).unwrap_or(0)));
         left = c_int::try_from(time.as_micros()).unwrap_or(microseconds);
         code::OK
     });

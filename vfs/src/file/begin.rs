@@ -2,15 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::patience::Patience;
-use super::{Address, File};
 use crate::config::Replicas;
-use crate::database::refuses_lease;
-use crate::error::{Cause, Error, Result};
-use crate::line;
-use crate::reader::Reader;
-use crate::store::Snapshot;
-use crate::txn::Txn;
+use crate::database::{busy_sleep, refuses_lease};
+use crate::file::patience::Patience;
+use crate::file::{Address, File};
+use crate::model::error::{Cause, Error, Result};
+use crate::model::version::Snapshot;
+use crate::reading::reader::Reader;
+use crate::transaction::Txn;
 
 /// A refusal of the lease that is not older is one of the same step of SQLite, which asks for the write lock right
 /// after it has read page 1.
@@ -72,7 +71,7 @@ impl File {
     fn refused(&mut self, holder: String, begun: Instant) {
         let now = Instant::now();
         self.patience.spend(now - begun, now);
-        line::refused(&self.database, self.owner, begun);
+        busy_sleep::refused(&self.database, self.owner, begun);
         self.refused = Some(Refusal { holder, begun, at: now });
     }
 
@@ -122,7 +121,7 @@ impl File {
         if let Some(Refusal { holder, begun, at }) = self.refused.take()
             && at.elapsed() < JUST_NOW
         {
-            line::refused(&self.database, self.owner, begun);
+            busy_sleep::refused(&self.database, self.owner, begun);
             return Err(Cause::Busy(holder).into());
         }
         self.is_held = false;

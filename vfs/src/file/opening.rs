@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use super::{Address, File};
 use crate::database::Database;
-use crate::error::{Cause, During, Error, Result, code, sqlite_code};
-use crate::process::Process;
-use crate::reader::Reader;
-use crate::store::Snapshot;
-use crate::txn::Txn;
+use crate::file::{Address, File};
+use crate::model::error::{Cause, During, Error, Result, code, sqlite_code};
+use crate::model::version::Snapshot;
+use crate::reading::reader::Reader;
+use crate::transaction::Txn;
 
 /// A database that was not looked at yet.
 pub(super) struct Unopened {
@@ -22,7 +21,7 @@ pub(super) struct Unopened {
 impl File {
     /// Opens a database; `create` allows that there is none.
     pub(crate) fn open(address: Address, read_only: bool, create: bool) -> Result<File> {
-        let database = Process::current().database(&address.config, &address.name);
+        let database = crate::database::open::database(&address.config, &address.name);
         let mut file = File::on(database, read_only || address.config.read_only);
         file.wait = address.config.wait;
         file.address = Some(address);
@@ -79,7 +78,7 @@ fn open(database: &mut Arc<Database>, address: &mut Address, read_only: bool) ->
     match database.open(read_only) {
         Err(error) if read_only && matches!(error.cause, Cause::IsReplica(_)) => {
             address.config = address.config.clone().with_any_role();
-            *database = Process::current().database(&address.config, &address.name);
+            *database = crate::database::open::database(&address.config, &address.name);
             database.open(read_only)
         }
         opened => opened,

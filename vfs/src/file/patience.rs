@@ -2,7 +2,7 @@
 //!
 //! The handler does not count that time: `PRAGMA busy_timeout` adds up its own sleeps, and an application may count
 //! calls. So it must be little, whatever the handler does: [`FIRST`] at the first try, and [`PART`] of the time
-//! between the tries. While the handler sleeps, the connection may stand in line too, see [`crate::line`].
+//! between the tries. While the handler sleeps, the connection may stand in line too, see [`crate::database::busy_sleep`].
 
 use std::time::{Duration, Instant};
 

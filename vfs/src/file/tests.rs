@@ -2,8 +2,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::*;
+use crate::model::log_entry::Changes;
+use crate::model::page::PageNo;
+use crate::store::Store;
 use crate::store::memory::MemoryStore;
-use crate::store::{Changes, PageNo, Store};
 
 mod exclusive;
 mod levels;
@@ -334,7 +336,7 @@ fn unchanged_pages_are_not_sent() {
     commit(&mut file, 2, &[2, 9]).unwrap();
     let log = stand.store.log();
     let Changes::Deltas(deltas) = &log[1].changes else { panic!("{log:?}") };
-    let pages: Vec<_> = crate::delta::parse_undo(deltas).unwrap().iter().map(|(page, _)| page.get()).collect();
+    let pages: Vec<_> = crate::model::delta::parse_undo(deltas).unwrap().iter().map(|(page, _)| page.get()).collect();
     assert_eq!(pages, [1, 3]);
 }
 

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::{Lease, Renewer};
-use crate::store::Snapshot;
-use crate::sync::Mutex;
+use crate::lease::{Lease, Renewer};
+use crate::model::version::Snapshot;
+use crate::process::sync::Mutex;
 
 /// How long it lingers when others wait: as long as a busy client takes to come back.
 const LINGER_IF_WANTED: Duration = Duration::from_millis(1);
@@ -129,15 +129,16 @@ fn release(over: Option<Unused>) {
     if let Some(Unused { lease, .. }) = over
         && let Err(error) = lease.release()
     {
-        crate::ffi::log(&format!("a write lease that was not used will end by itself: {error}"));
+        crate::process::log::log(&format!("a write lease that was not used will end by itself: {error}"));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::version::Version;
     use crate::store::memory::MemoryStore;
-    use crate::store::{Bid, Store, Version};
+    use crate::store::{Bid, Store};
 
     /// Keeps a lease that lives for a minute, and was given that so long ago; whether it can be used then.
     fn is_used(extended: Duration) -> bool {

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Cause, Result};
-use crate::store::stage::Stage;
-use crate::store::{
-    After, Ahead, Bid, Changes, Commit, CommitId, Ending, Fetched, Heard, Held, Leased, Lingers, LogEntry, Page,
-    PageNo, Piece, PiecesAsked, Snapshot, Store, Undo, Version, Writer,
-};
-use crate::sync::Mutex;
+use crate::model::error::{Cause, Result};
+use crate::model::log_entry::{Changes, Commit, LogEntry, Piece, PiecesAsked, Undo};
+use crate::model::page::{Page, PageNo};
+use crate::model::version::{CommitId, Snapshot, Version};
+use crate::process::sync::Mutex;
+use crate::store::redis::stage::Stage;
+use crate::store::{After, Ahead, Bid, Ending, Fetched, Heard, Held, Leased, Lingers, Store, Writer};
 
 #[derive(Default, Clone)]
 struct State {
@@ -89,7 +89,7 @@ impl MemoryStore {
     /// Replaces the last commit by another of the same number, as a failover does that lost it.
     pub(crate) fn replace_history(&self) {
         let mut state = self.state.lock();
-        let replaced = crate::store::CommitId(state.now.commit.0 ^ 1);
+        let replaced = crate::model::version::CommitId(state.now.commit.0 ^ 1);
         state.now.commit = replaced;
         if let Some(last) = state.log.last_mut() {
             last.commit = replaced;
@@ -102,7 +102,7 @@ impl MemoryStore {
         (state.now.page_size, state.now.page_count) = (page_size, page_count);
     }
 
-    fn enter(&self) -> Result<crate::sync::MutexGuard<'_, State>> {
+    fn enter(&self) -> Result<crate::process::sync::MutexGuard<'_, State>> {
         let mut state = self.state.lock();
         match state.fail_next.take() {
             Some(cause) => Err(cause.into()),

@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 
 use redis::{Cmd, cmd};
 
-use super::at_once::Watch;
-use super::hold::Lock;
-use super::index::{Part, Trace, trace, value_of};
-use super::keys::{Keys, refuse_ambiguous};
-use super::operand::Reach;
-use super::range::{self, Member, Window};
-use super::rivals::unique_key;
-use super::scripted::Sink;
-use super::source::members;
-use super::table::{Row, Table, bulk, count, names};
-use super::value::{Affinity, Value};
-use crate::error::{Cause, Result};
-use crate::store::protocol::array;
-use crate::store::request::Request;
-use crate::store::scan::Scan;
+use crate::model::error::{Cause, Result};
+use crate::sqlite::value::{Affinity, Value};
+use crate::vtab::commit::hold::Lock;
+use crate::vtab::commit::optimistic::Watch;
+use crate::vtab::commit::scripted::Sink;
+use crate::vtab::layout::index::{Part, Trace, trace, value_of};
+use crate::vtab::layout::keys::{Keys, refuse_ambiguous};
+use crate::vtab::query::operand::Reach;
+use crate::vtab::query::range::{self, Member, Window};
+use crate::vtab::query::row_source::members;
+use crate::vtab::table::{Row, Table, bulk, count, names};
+use crate::vtab::write::conflicts::unique_key;
+use crate::wire::reply::array;
+use crate::wire::request::Request;
+use crate::wire::scan::Scan;
 
 /// Rows indexed in one transaction or read in one request, keys removed by one command.
 const BATCH: usize = 500;
@@ -392,7 +392,7 @@ impl Table {
         self.refuse_inside_transaction("it can't be renamed")?;
         refuse_ambiguous(&self.definition.prefix, &self.definition.schema, name)?;
         self.rename_keys(&self.keys(), &Keys::new(&self.definition.prefix, &self.definition.schema, name))?;
-        super::commit::forget_mark(self);
+        crate::vtab::commit::forget_mark(self);
         self.set_name(name);
         Ok(())
     }

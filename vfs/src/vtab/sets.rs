@@ -3,12 +3,12 @@
 
 use redis::{Cmd, Value as Reply, cmd};
 
-use super::source::Keys;
-use super::table::{Table, rowids};
-use crate::error::Result;
-use crate::store::protocol::array;
-use crate::store::request::Request;
-use crate::store::scan::Scan;
+use crate::model::error::Result;
+use crate::vtab::query::row_source::Keys;
+use crate::vtab::table::{Table, rowids};
+use crate::wire::reply::array;
+use crate::wire::request::Request;
+use crate::wire::scan::Scan;
 
 /// Members in one piece. A smaller set takes one round trip.
 const PIECE: usize = 5000;

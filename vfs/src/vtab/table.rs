@@ -8,19 +8,21 @@ use std::time::{Duration, Instant};
 
 use redis::{Value as Reply, cmd};
 
-use super::declare::Definition;
-use super::judge::Judge;
-use super::keys::{Keys, TYPES, refuse_ambiguous, shown};
-use super::place::{Patience, Place, hash_tag};
-use super::row;
-use super::value::{FNV, Value};
-use super::write::Writes;
-use crate::error::{Cause, Error, Result};
-use crate::ffi::fork::{self, Generation};
-use crate::process::{Process, unique};
-use crate::store::protocol::{array, bad_reply, text};
-use crate::store::request::{Numbered, Request};
-use crate::sync::Mutex;
+use crate::config::Config;
+use crate::model::error::{Cause, Error, Result};
+use crate::model::unique;
+use crate::process::PerProcess;
+use crate::process::generation::{Generation, generation};
+use crate::process::sync::Mutex;
+use crate::sqlite::value::{FNV, Value};
+use crate::vtab::declare::Definition;
+use crate::vtab::declare::shadow_table::Judge;
+use crate::vtab::layout::keys::{Keys, TYPES, refuse_ambiguous, shown};
+use crate::vtab::layout::row;
+use crate::vtab::location::{Patience, Place, hash_tag};
+use crate::vtab::write::Writes;
+use crate::wire::reply::{array, bad_reply, text};
+use crate::wire::request::{Numbered, Request};
 
 /// The values of a row, one for each column.
 pub(crate) type Row = Vec<Value>;
@@ -60,7 +62,7 @@ impl Session {
 
     /// The last commit that was tried in this process; number 0 if none was. What a forked child finds is its parent's.
     pub(crate) fn last_commit(&self) -> Option<Mark> {
-        self.last_commit.get().filter(|mark| mark.generation == fork::generation())
+        self.last_commit.get().filter(|mark| mark.generation == generation())
     }
 
     /// What tells this connection's commits from those of others.
@@ -69,7 +71,7 @@ impl Session {
             return Ok(last.client);
         }
         let client = unique()?;
-        self.last_commit.set(Some(Mark { generation: fork::generation(), client, number: 0 }));
+        self.last_commit.set(Some(Mark { generation: generation(), client, number: 0 }));
         Ok(client)
     }
 
@@ -77,7 +79,7 @@ impl Session {
     pub(crate) fn next_commit(&self) -> Result<Mark> {
         let client = self.client()?;
         let number = self.last_commit().map_or(0, |last| last.number) + 1;
-        let next = Mark { generation: fork::generation(), client, number };
+        let next = Mark { generation: generation(), client, number };
         self.last_commit.set(Some(next));
         Ok(next)
     }
@@ -106,6 +108,25 @@ impl Session {
                 && schema.is_none_or(|schema| table.definition.schema.eq_ignore_ascii_case(schema))
         })
     }
+}
+
+/// Virtual tables that are remembered although no connection has them.
+const MOST_TABLES: usize = 1024;
+
+/// What this process knows about virtual tables, by server and keys.
+#[derive(Default)]
+struct KnownTables(Mutex<HashMap<String, Arc<Mutex<Known>>>>);
+
+static KNOWN: PerProcess<KnownTables> = PerProcess::new();
+
+/// What is known about the virtual table with these keys.
+fn known(config: &Config, keys: &Keys) -> Arc<Mutex<Known>> {
+    let ours = KNOWN.get();
+    let mut known = ours.0.lock();
+    if known.len() >= MOST_TABLES {
+        known.retain(|_, table| Arc::strong_count(table) > 1);
+    }
+    known.entry(format!("{} {}", config.server_key(), keys.base())).or_default().clone()
 }
 
 /// What a process last heard about a table: for the planner, and to guess the next rowid.
@@ -147,7 +168,7 @@ impl Table {
         let place = Place::of_table(definition.server.clone(), keys.base(), session.patience.clone());
         let table = Rc::new(Table {
             name: RefCell::new(definition.table.clone()),
-            known: RefCell::new(Process::current().known(&definition.server, &keys)),
+            known: RefCell::new(known(&definition.server, &keys)),
             keys: RefCell::new(keys),
             definition,
             judge,
@@ -177,7 +198,7 @@ impl Table {
     /// Gives the table another name, and so other keys.
     pub(crate) fn set_name(&self, name: &str) {
         let keys = Keys::new(&self.definition.prefix, &self.definition.schema, name);
-        *self.known.borrow_mut() = Process::current().known(&self.definition.server, &keys);
+        *self.known.borrow_mut() = known(&self.definition.server, &keys);
         *self.keys.borrow_mut() = keys;
         *self.name.borrow_mut() = name.to_owned();
     }
@@ -188,7 +209,7 @@ impl Table {
         if !self.is_used()
             && let Err(error) = self.refresh()
         {
-            crate::ffi::log(&self.at(error).to_string());
+            crate::process::log::log(&self.at(error).to_string());
         }
         self.known.borrow().lock().clone()
     }

@@ -1,7 +1,7 @@
 //! `locking_mode=EXCLUSIVE`: SQLite keeps its lock and its page cache, and does not look for changes.
 
 use super::*;
-use crate::error::{During, code, sqlite_code};
+use crate::model::error::{During, code, sqlite_code};
 
 fn exclusive(stand: &Stand) -> File {
     let mut file = stand.file();

@@ -6,7 +6,8 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
-use crate::source::Source;
+use crate::reading::follower::Listener;
+use crate::reading::read_server::Source;
 
 /// A primary, replicas, and what each version held.
 struct Servers {

@@ -1,7 +1,7 @@
 //! Readers of an older version after commits whose undo data is in pieces.
 
 use super::*;
-use crate::store::{CommitId, Version};
+use crate::model::version::{CommitId, Version};
 
 /// Enough pages for several pieces of undo data.
 const PAGES: u32 = 400;
@@ -63,7 +63,7 @@ fn pieces_are_fetched_when_they_are_needed_and_once() {
 
 #[test]
 fn a_page_whose_undo_data_is_gone_or_wrong_is_refused() {
-    type Change = fn(&(Version, PageNo), &mut (CommitId, crate::store::Piece)) -> bool;
+    type Change = fn(&(Version, PageNo), &mut (CommitId, crate::model::log_entry::Piece)) -> bool;
     let changes: [(&str, Change); 6] = [
         ("gone", |_, _| false),
         ("another commit's", |_, (commit, _)| {
@@ -75,7 +75,7 @@ fn a_page_whose_undo_data_is_gone_or_wrong_is_refused() {
             true
         }),
         ("without its last page", |_, (_, piece)| {
-            let pages = crate::delta::parse_undo(&piece.deltas).unwrap();
+            let pages = crate::model::delta::parse_undo(&piece.deltas).unwrap();
             let last = pages.last().unwrap().1.as_ptr() as usize - piece.deltas.as_ptr() as usize;
             piece.deltas.truncate(last - 4);
             true

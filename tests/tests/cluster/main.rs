@@ -1,0 +1,4 @@
+//! Redis Cluster.
+
+mod cluster;
+mod virtual_table;

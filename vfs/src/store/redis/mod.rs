@@ -1,0 +1,484 @@
+//! The store that is a Redis server: one hash, one stream, one lock for each database.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+
+use crate::config::Config;
+use crate::model::error::{Cause, Result};
+use crate::model::log_entry::{LogEntry, Piece, PiecesAsked};
+use crate::model::page::{Page, PageNo};
+use crate::model::version::{CommitId, Snapshot, Version};
+use crate::store::redis::keys::Keys;
+use crate::store::redis::lease_queue::HANDOVER;
+use crate::store::redis::log_batch::{ENTRY, EntrySize, REPLY, most_log, size};
+use crate::store::redis::stage::Stage;
+use crate::store::redis::writer::RedisWriter;
+use crate::store::{Ahead, Bid, Fetched, Heard, Held, Leased, News, Store};
+use crate::wire::pace::Pace;
+use crate::wire::reply::{array, bad_reply, text};
+use crate::wire::request::Request;
+use crate::wire::server::{Kept, Server, checked};
+
+pub(crate) mod commit;
+mod full;
+pub(crate) mod keys;
+mod lease_by_watch;
+pub(crate) mod lease_queue;
+mod log_batch;
+pub(crate) mod replies;
+pub(crate) mod stage;
+pub(crate) mod together;
+pub(crate) mod undo_stream;
+pub(crate) mod wait;
+pub(crate) mod writer;
+
+/// Entries in one `XREAD`. Mostly there is one, the commit that was waited for.
+const NEWS: usize = 16;
+
+static RENEW: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/renew.lua")));
+
+/// Lua without comment lines and indentation, which nobody reads on the wire.
+pub(crate) fn script(source: &str) -> String {
+    let lines = source.lines().map(str::trim_start).filter(|line| !line.starts_with("--") && !line.is_empty());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What is asked again and again.
+pub(super) struct Packed {
+    /// The metadata.
+    pub(super) metadata: Request,
+    /// See [`writer::watching`].
+    pub(super) watching: Request,
+}
+
+/// The pages of one database on one server.
+#[derive(Clone)]
+pub(crate) struct RedisStore {
+    pub(super) server: Arc<Server>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) packed: Arc<Packed>,
+    /// How long it is looked for what became of a commit whose reply was lost.
+    pub(super) patience: Duration,
+    /// Time for one reply.
+    reply_time: Duration,
+    pub(super) log_commits: u64,
+    pub(super) log_bytes: u64,
+    pub(super) compress: bool,
+    /// Life of a lease that is handed over: as long as any, since the next holder can't renew it before it has
+    /// read what comes with it.
+    pub(super) handover: Duration,
+    /// The size of log entries.
+    pub(super) entry_size: Arc<EntrySize>,
+    /// Another held the lease when it was last asked for.
+    pub(super) contended: Arc<AtomicBool>,
+    /// The server does not let clients stand in line for the lease: it refuses `BLPOP`.
+    pub(super) lacks_line: Arc<AtomicBool>,
+    /// Pages were staged when it was last looked at, so both places are read at once.
+    staged: Arc<AtomicBool>,
+}
+
+/// What opening has found.
+pub(crate) struct Opened {
+    pub(crate) fetched: Fetched,
+    /// The pages that are likely to be needed.
+    pub(crate) others: Option<Fetched>,
+    /// When the server removes the database, if somebody has set that.
+    pub(crate) expires: Option<Duration>,
+}
+
+impl RedisStore {
+    pub(crate) fn new(server: Arc<Server>, config: &Config, name: &str) -> Self {
+        let keys = Keys::new(&config.prefix, name);
+        let metadata = Request::one(&hmget(&keys.hash, &[]));
+        let watching = writer::watching(&keys.hash, None);
+        RedisStore {
+            server,
+            keys: Arc::new(keys),
+            packed: Arc::new(Packed { metadata, watching }),
+            patience: config.patience(),
+            reply_time: config.timeout,
+            log_commits: config.log_commits,
+            log_bytes: config.log_bytes,
+            compress: config.compress,
+            handover: config.lease.max(HANDOVER),
+            entry_size: Arc::default(),
+            contended: Arc::default(),
+            lacks_line: Arc::default(),
+            staged: Arc::default(),
+        }
+    }
+
+    /// Refuses servers and keys that can't serve; fetches pages like [`Store::fetch`]. Others that are
+    /// `likely` to be needed come in the same trip, if nothing is wrong with them.
+    pub(crate) fn open(&self, pages: &[PageNo], likely: &[PageNo]) -> Result<Opened> {
+        let mut request = Request::default();
+        request.push(cmd("TYPE").arg(&self.keys.hash));
+        request.push(cmd("TYPE").arg(&self.keys.log));
+        request.push(cmd("TYPE").arg(&self.keys.undo));
+        request.push(cmd("PTTL").arg(&self.keys.hash));
+        request.push(&self.hmget(pages));
+        if !likely.is_empty() {
+            request.push(&self.hmget(likely));
+        }
+        let mut replies = self.server.ask_checked(&request)?.into_iter();
+        for (key, expected) in [(&self.keys.hash, "hash"), (&self.keys.log, "stream"), (&self.keys.undo, "stream")] {
+            let reply = checked(replies.next().unwrap_or_default())?;
+            match text(&reply) {
+                Some(found) if found == expected || found == "none" => {}
+                Some(found) => return Err(Cause::ForeignKey { key: key.clone(), found, expected }.into()),
+                None => return Err(bad_reply("TYPE", &reply).into()),
+            }
+        }
+        // Where access rules forbid to ask, it is taken to have none, as it should.
+        let expires = match replies.next() {
+            Some(Value::Int(left)) => u64::try_from(left).ok().map(Duration::from_millis),
+            _ => None,
+        };
+        let fetched = self.whole(read(replies.next().unwrap_or_default(), pages)?, pages)?;
+        let others = match replies.next().map(|reply| read(reply, likely)) {
+            Some(Ok(Read::Whole(others))) => Some(others),
+            Some(Ok(Read::Staged(..)) | Err(_)) | None => None,
+        };
+        Ok(Opened { fetched, others, expires })
+    }
+
+    /// Takes the time to live away from the database.
+    pub(crate) fn persist(&self) -> Result<()> {
+        let mut replies = self.server.ask(&Request::one(cmd("PERSIST").arg(&self.keys.hash)))?;
+        checked(replies.pop().unwrap_or_default()).map(|_| ())
+    }
+
+    /// Pages where some may be staged: both places in one trip. The staged ones are asked for
+    /// first, so a page that moves in between is found in one place or in both; and if the hash is
+    /// at the commit that the staged ones belong to, it was when they were read.
+    fn fetch_staged(&self, pages: &[PageNo]) -> Result<Fetched> {
+        let mut staged = cmd("HMGET");
+        staged.arg(&self.keys.staged).arg(keys::COMMIT);
+        for &page in pages {
+            staged.arg(keys::page(page));
+        }
+        let mut request = Request::one(&staged);
+        request.push(&self.hmget(pages));
+        let mut tries = 3;
+        loop {
+            let mut replies = self.server.ask(&request)?.into_iter();
+            let staged = array("HMGET", checked(replies.next().unwrap_or_default())?)?;
+            let (at, mut values) = match read(replies.next().unwrap_or_default(), pages)? {
+                Read::Whole(fetched) => {
+                    self.staged.store(false, Relaxed);
+                    return Ok(fetched);
+                }
+                Read::Staged(at, values) => (at, values),
+            };
+            self.staged.store(true, Relaxed);
+            if stage::overlay(&at, &mut values, staged)? {
+                return contents(at, pages, values);
+            }
+            tries -= 1;
+            if tries == 0 {
+                return Err(stage::missing(&at));
+            }
+        }
+    }
+
+    /// With the pages that are staged.
+    fn whole(&self, hash: Read, pages: &[PageNo]) -> Result<Fetched> {
+        match hash {
+            Read::Whole(fetched) => Ok(fetched),
+            Read::Staged(at, _) if pages.is_empty() => Ok(Fetched { at, pages: Vec::new() }),
+            Read::Staged(..) => self.fetch_staged(pages),
+        }
+    }
+
+    pub(super) fn hmget(&self, pages: &[PageNo]) -> Cmd {
+        hmget(&self.keys.hash, pages)
+    }
+
+    /// Asks for the log's entries from one version to another, at most `count`.
+    pub(super) fn xrange(&self, first: Version, last: Version, count: usize) -> Cmd {
+        let mut command = cmd("XRANGE");
+        command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(count);
+        command
+    }
+}
+
+fn hmget(hash: &str, pages: &[PageNo]) -> Cmd {
+    let mut command = cmd("HMGET");
+    command.arg(hash).arg(&keys::SNAPSHOT);
+    for &page in pages {
+        command.arg(keys::page(page));
+    }
+    command
+}
+
+/// What an `HMGET` of the hash has brought.
+pub(crate) enum Read {
+    Whole(Fetched),
+    /// Some pages are staged elsewhere; these are the values of the hash.
+    Staged(Snapshot, Vec<Value>),
+}
+
+/// The snapshot out of the reply to an `HMGET` without pages, and whether pages are staged.
+pub(super) fn snapshot(reply: Value) -> Result<(Snapshot, bool)> {
+    match read(reply, &[])? {
+        Read::Whole(fetched) => Ok((fetched.at, false)),
+        Read::Staged(at, _) => Ok((at, true)),
+    }
+}
+
+/// Snapshot and pages out of the reply to an `HMGET`.
+pub(crate) fn read(reply: Value, pages: &[PageNo]) -> Result<Read> {
+    let mut values = array("HMGET", checked(reply)?)?;
+    if values.len() != keys::SNAPSHOT.len() + pages.len() {
+        return Err(Cause::BadReply(format!("HMGET was answered with {} values", values.len())).into());
+    }
+    let found = values.split_off(keys::SNAPSHOT.len());
+    let (at, staged) = replies::snapshot(&values)?;
+    if staged { Ok(Read::Staged(at, found)) } else { contents(at, pages, found).map(Read::Whole) }
+}
+
+fn contents(at: Snapshot, pages: &[PageNo], values: Vec<Value>) -> Result<Fetched> {
+    let pages = pages
+        .iter()
+        .zip(values)
+        .map(|(&page, value)| Ok(replies::page(page, value, &at)?.map(Page::new)))
+        .collect::<Result<_>>()?;
+    Ok(Fetched { at, pages })
+}
+
+/// Whether `ROLE` says that the server is a primary. Where that may not be asked, it is taken for what
+/// it was named as.
+fn is_primary(role: Value) -> Result<bool> {
+    match checked(role) {
+        Ok(Value::Array(role)) => Ok(role.first().and_then(text).is_some_and(|role| role == "master")),
+        Ok(other) => Err(bad_reply("ROLE", &other).into()),
+        Err(error) if error.cause.is_refusal() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl Store for RedisStore {
+    fn fetch(&self, pages: &[PageNo]) -> Result<Fetched> {
+        if self.staged.load(Relaxed) && !pages.is_empty() {
+            return self.fetch_staged(pages);
+        }
+        let mut replies = match pages {
+            [] => self.server.ask(&self.packed.metadata)?,
+            _ => self.server.ask(&Request::one(&self.hmget(pages)))?,
+        };
+        self.whole(read(replies.pop().unwrap_or_default(), pages)?, pages)
+    }
+
+    /// `ROLE` comes after `HMGET`: what was a replica then was one when it answered that.
+    fn fetch_as_replica(&self, pages: &[PageNo]) -> Result<Option<Fetched>> {
+        let mut request = Request::one(&self.hmget(pages));
+        request.push(&cmd("ROLE"));
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let (hash, role) = (read(next(), pages)?, next());
+        if is_primary(role)? {
+            return Ok(None);
+        }
+        self.whole(hash, pages).map(Some)
+    }
+
+    fn ahead(&self) -> Result<Option<Box<dyn Ahead>>> {
+        let kept = self.server.link()?.detach();
+        Ok(Some(Box::new(RedisAhead { store: self.clone(), kept, asked: VecDeque::new() })))
+    }
+
+    fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>> {
+        Ok(self.news(after, through, &[])?.entries)
+    }
+
+    /// What comes of the pages is seen when they are needed.
+    fn news(&self, after: Version, through: Version, pages: &[PageNo]) -> Result<News> {
+        let mut entries: Vec<LogEntry> = Vec::new();
+        let mut fetched = None;
+        let (most_entries, most_bytes) = most_log(self.log_commits, self.log_bytes);
+        if through.0.saturating_sub(after.0) > most_entries {
+            // No log has them all.
+            return Ok(News::default());
+        }
+        let mut pace = Pace::new(self.reply_time);
+        let mut first = after.next();
+        while first <= through {
+            let mut request = Request::one(&self.xrange(first, through, self.entry_size.count(REPLY)));
+            let with_pages = entries.is_empty() && !pages.is_empty();
+            if with_pages {
+                request.push(&self.hmget(pages));
+            }
+            let mut replies = self.server.ask(&request).inspect_err(|error| self.entry_size.learn_from(error))?;
+            if with_pages && let Some(Ok(Read::Whole(whole))) = replies.pop().map(|reply| read(reply, pages)) {
+                fetched = Some(whole);
+            }
+            let reply = checked(replies.pop().unwrap_or_default())?;
+            self.entry_size.learn(&reply);
+            let bytes = pace.came(size(&reply))?;
+            let batch = replies::log_entries(reply)?;
+            let Some(last) = batch.last() else { break };
+            if last.version < first {
+                return Err(Cause::BadReply("XRANGE answered with entries that were not asked for".into()).into());
+            }
+            first = last.version.next();
+            entries.extend(batch);
+            if bytes + entries.len() * ENTRY > most_bytes {
+                let reason = format!("the log has more than {most_bytes} bytes between versions {after} and {through}");
+                return Err(Cause::BadReply(reason).into());
+            }
+        }
+        Ok(News { entries, fetched })
+    }
+
+    fn undo(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>> {
+        self.fetch_pieces(asked)
+    }
+
+    /// `XREAD` holds up what follows it on the connection, so the metadata in the same trip is of
+    /// the moment when the wait ended. It is what counts: after a failover, the log may be one
+    /// that never gets to where this one was.
+    fn listen(&self, after: Version, patience: Duration) -> Result<Heard> {
+        // A reply must have come before the connection is given up.
+        let block = patience.min(self.reply_time / 2).as_millis().max(1) as u64;
+        let mut xread = cmd("XREAD");
+        xread
+            .arg("COUNT")
+            .arg(self.entry_size.count(REPLY).min(NEWS))
+            .arg("BLOCK")
+            .arg(block)
+            .arg("STREAMS")
+            .arg(&self.keys.log)
+            .arg(format!("{after}-0"));
+        let mut request = Request::one(&xread);
+        request.append(&self.packed.metadata);
+        request.push(&cmd("ROLE"));
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let mut next = || replies.next().unwrap_or_default();
+        let entries = replies::news(checked(next())?)?;
+        Ok(Heard { entries, at: snapshot(next())?.0, as_primary: is_primary(next())? })
+    }
+
+    fn check_complete(&self, at: &Snapshot) -> Result<()> {
+        let mut request = Request::one(cmd("HLEN").arg(&self.keys.hash));
+        request.append(&self.packed.metadata);
+        let mut replies = self.server.ask(&request)?.into_iter();
+        let fields = checked(replies.next().unwrap_or_default())?;
+        let Value::Int(fields) = fields else { return Err(bad_reply("HLEN", &fields).into()) };
+        let now = snapshot(replies.next().unwrap_or_default())?.0;
+        if now.identity() != at.identity() {
+            return Err(Cause::Stale { snapshot: at.version, found: now.version }.into());
+        }
+        at.check_stored(u64::try_from(fields).unwrap_or(0))
+    }
+
+    fn stage(&self) -> Result<Option<Stage>> {
+        // A script moves staged pages to their place.
+        if !self.calls_scripts()? {
+            return Ok(None);
+        }
+        Stage::new(self.server.clone(), &self.keys, self.compress).map(Some)
+    }
+
+    fn lease(&self, bid: Bid<'_>) -> Result<Leased> {
+        // A reply that takes longer than `timeout` would count as lost.
+        let patience = bid.patience.min(self.reply_time / 2);
+        let mut writer = RedisWriter::new(self, Bid { patience, ..bid });
+        let begun = writer.begin();
+        if let Err(error) = &begun
+            && matches!(error.cause, Cause::Interrupted)
+        {
+            writer.abandon();
+            return Err(error.clone());
+        }
+        match begun? {
+            Ok(snapshot) => {
+                let (token, news) = (writer.token.clone(), writer.news.take());
+                let life = if writer.passed { HANDOVER } else { bid.life };
+                Ok(Leased::Held(Held { writer: Box::new(writer), snapshot, token, life, news }))
+            }
+            Err(holder) => Ok(Leased::ByAnother(holder)),
+        }
+    }
+
+    fn renew(&self, token: &str, life: Duration) -> Result<bool> {
+        let mut command = cmd("EVAL");
+        command.arg(RENEW.as_str()).arg(1).arg(&self.keys.lock).arg(token).arg(life.as_millis() as u64);
+        let by_watch = || {
+            let mut pexpire = cmd("PEXPIRE");
+            self.if_held(token, pexpire.arg(&self.keys.lock).arg(life.as_millis() as u64))
+        };
+        if self.server.scripts().are_refused() {
+            return by_watch();
+        }
+        let mut replies = self.server.ask(&Request::one(&command))?;
+        match checked(replies.pop().unwrap_or_default()) {
+            Ok(Value::Int(renewed)) => Ok(renewed == 1),
+            Ok(other) => Err(bad_reply("EVAL", &other).into()),
+            Err(error) if self.server.scripts().are_refused_by(&error.cause) => by_watch(),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn leased(&self) -> Result<bool> {
+        let mut replies = self.server.ask(&Request::one(cmd("EXISTS").arg(&self.keys.lock)))?;
+        match checked(replies.pop().unwrap_or_default())? {
+            Value::Int(found) => Ok(found > 0),
+            other => Err(bad_reply("EXISTS", &other).into()),
+        }
+    }
+}
+
+/// Questions on one connection, whose answers come in order.
+struct RedisAhead {
+    store: RedisStore,
+    /// `None` when it failed.
+    kept: Option<Kept>,
+    asked: VecDeque<Vec<PageNo>>,
+}
+
+impl Ahead for RedisAhead {
+    fn ask(&mut self, pages: &[PageNo]) -> Result<()> {
+        let Some(kept) = self.kept.take() else { return Err(Cause::ConnectionLost("it is closed".into()).into()) };
+        let mut link = self.store.server.attach(kept);
+        link.send(&Request::one(&self.store.hmget(pages)))?;
+        self.kept = link.detach();
+        self.asked.push_back(pages.to_vec());
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Option<Fetched> {
+        let pages = self.asked.pop_front()?;
+        let mut link = self.store.server.attach(self.kept.take()?);
+        let reply = link.receive(1).ok()?.pop()?;
+        self.kept = link.detach();
+        match read(reply, &pages) {
+            Ok(Read::Whole(fetched)) => Some(fetched),
+            // Whoever asks in the ordinary way is told of failures.
+            Ok(Read::Staged(..)) | Err(_) => None,
+        }
+    }
+}
+
+impl Drop for RedisAhead {
+    fn drop(&mut self) {
+        // A connection with answers to come is not for others.
+        if let Some(kept) = self.kept.take().filter(|_| self.asked.is_empty()) {
+            drop(self.store.server.attach(kept));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_travel_without_their_comments() {
+        assert!(RENEW.starts_with("if redis.call('GET'") && !RENEW.contains("--"));
+        assert!(RENEW.contains("PEXPIRE"));
+    }
+}

@@ -1,0 +1,16 @@
+//! One way to every server: addresses become connections, commands go out, replies come in.
+
+pub(crate) mod scan;
+pub(crate) mod pace;
+pub(crate) mod connection;
+mod dial;
+pub(crate) mod discovery;
+pub(crate) mod pool;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod route;
+pub(crate) mod script;
+pub(crate) mod server;
+pub(crate) mod servers;
+mod socket;
+mod tls;

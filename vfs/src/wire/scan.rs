@@ -1,0 +1,103 @@
+//! The end of a listing in many calls, such as a `SCAN` (<https://redis.io/docs/latest/commands/scan/>), also where the
+//! server always says that there is more.
+
+use redis::Value;
+
+use crate::model::error::{Cause, Error, Result};
+use crate::wire::reply::text;
+
+/// Calls after which the server is asked how much there is.
+const FEW: u64 = 1000;
+/// Calls that a listing may take beside one for ten items: a table that has shrunk is mostly empty.
+const MOST: u64 = 20_000;
+
+/// How far a listing has come.
+#[derive(Default)]
+pub(crate) struct Scan {
+    calls: u64,
+    /// Calls that it may take, once that is known.
+    most: Option<u64>,
+    /// A cursor that was answered: the scan goes in a circle when it comes again.
+    marked: String,
+}
+
+impl Scan {
+    /// Where to go on after a reply with this cursor; `None` at the end. `items` tells how many items there are.
+    ///
+    /// # Errors
+    /// [`Cause::BadReply`] if the scan has no end.
+    pub(crate) fn after(
+        &mut self,
+        cursor: Option<&Value>,
+        items: impl FnOnce() -> Option<u64>,
+    ) -> Result<Option<String>> {
+        let Some(cursor) = cursor.and_then(text).filter(|cursor| !cursor.is_empty()) else {
+            return Err(Cause::BadReply("SCAN without a cursor".into()).into());
+        };
+        if cursor == "0" {
+            return Ok(None);
+        }
+        self.called(items)?;
+        if cursor == self.marked {
+            return Err(self.has_no_end());
+        }
+        // So any circle is noticed before it was gone round three times.
+        if self.calls.is_power_of_two() {
+            self.marked.clone_from(&cursor);
+        }
+        Ok(Some(cursor))
+    }
+
+    /// Notes a call after which there is more.
+    ///
+    /// # Errors
+    /// As for [`Scan::after`].
+    pub(crate) fn called(&mut self, items: impl FnOnce() -> Option<u64>) -> Result<()> {
+        self.calls += 1;
+        if self.calls == FEW {
+            self.most = items().map(|items| MOST + items / 10);
+        }
+        if self.most.is_some_and(|most| self.calls > most) {
+            return Err(self.has_no_end());
+        }
+        Ok(())
+    }
+
+    fn has_no_end(&self) -> Error {
+        Cause::BadReply(format!("a listing has not come to its end after {} calls", self.calls)).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(cursor: u64) -> Value {
+        Value::BulkString(cursor.to_string().into_bytes())
+    }
+
+    /// Calls until the end, or until it is given up.
+    fn calls(items: u64, cursor: impl Fn(u64) -> u64) -> (u64, bool) {
+        let mut scan = Scan::default();
+        for call in 1.. {
+            match scan.after(Some(&bulk(cursor(call))), || Some(items)) {
+                Ok(None) => return (call, true),
+                Ok(Some(next)) => assert_eq!(next, cursor(call).to_string()),
+                Err(_) => return (call, false),
+            }
+        }
+        unreachable!()
+    }
+
+    #[test]
+    fn a_scan_without_end_is_given_up() {
+        assert_eq!(calls(0, |call| if call < 15_000 { call } else { 0 }), (15_000, true));
+        assert_eq!(calls(1_000_000, |call| if call < 100_000 { call } else { 0 }), (100_000, true));
+        assert_eq!(calls(0, |_| 7), (2, false));
+        assert!(matches!(calls(0, |call| 1 + call % 5), (..=20, false)));
+        assert_eq!(calls(50, |call| call), (MOST + 6, false));
+        for bad in [None, Some(&Value::Nil), Some(&Value::Int(1)), Some(&Value::BulkString(Vec::new()))] {
+            assert!(Scan::default().after(bad, || None).is_err());
+        }
+    }
+}
