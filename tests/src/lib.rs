@@ -348,7 +348,7 @@ impl Server {
         let _ = fs::remove_file(self.socket());
     }
 
-    /// Cuts half a transaction off the end of the append-only file, as `docs/failures.md` says one
+    /// Cuts half a transaction off the end of the append-only file, as `docs/durability.md` says one
     /// must after a crash: Redis only cuts off half a command, and leaves its `MULTI` there.
     fn repair_append_only_file(&self) {
         // Redis 6.2 has one file, later versions a manifest that names several.

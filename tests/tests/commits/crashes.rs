@@ -30,7 +30,7 @@ fn length(path: &Path) -> u64 {
     File::open(path).unwrap().metadata().unwrap().len()
 }
 
-/// `docs/failures.md` tells to repair the file before the server starts, which the support library does.
+/// `docs/durability.md` tells to repair the file before the server starts, which the support library does.
 #[test]
 fn a_server_that_crashed_while_it_wrote_a_commit_has_all_of_it_or_nothing_also_after_the_next_crash() {
     let mut server = Server::with(["--appendonly", "yes", "--appendfsync", "always"]).start();

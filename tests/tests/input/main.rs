@@ -7,5 +7,4 @@ mod connections;
 mod endless;
 mod hostile;
 mod interrupt;
-mod last_errors;
 mod tls;

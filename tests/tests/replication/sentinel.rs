@@ -70,7 +70,7 @@ fn replicas_are_those_of_the_present_primary() {
     check_integrity(&reader);
 }
 
-/// `FAILOVERS=20 SEED=7 cargo test -p sqlite-redis-tests --test sentinel nothing -- --nocapture` runs more of them.
+/// `FAILOVERS=20 SEED=7 cargo test -p sqlite-redis-tests --test replication sentinel::nothing -- --nocapture` runs more of them.
 #[test]
 fn nothing_acknowledged_is_lost_in_failovers_and_clients_write_again() {
     let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());

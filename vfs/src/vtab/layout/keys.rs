@@ -1,4 +1,4 @@
-//! The keys of one table, each spelled once. `docs/virtual-table.md` describes them.
+//! The keys of one table, each spelled once. `docs/virtual-table-format.md` describes them.
 
 use crate::model::error::{Cause, Result};
 

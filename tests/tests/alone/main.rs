@@ -1,16 +1,17 @@
-//! What work takes of the client's memory, counted by the allocator of this program.
+//! Tests of what belongs to the whole process: its memory, counted by the allocator of this program, and its last error.
 
 use std::sync::{Mutex, MutexGuard};
 
 use sqlite_redis_tests::allocated::Counting;
 
-mod database;
-mod virtual_table;
+mod last_errors;
+mod memory;
+mod memory_of_virtual_tables;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time, since all memory of the process is counted.
+/// One test at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(|failed| failed.into_inner())

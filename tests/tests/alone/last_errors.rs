@@ -14,6 +14,7 @@ fn last(connection: &Connection) -> Option<String> {
 /// The tests of this file share the failures of a process, so they are one.
 #[test]
 fn the_last_error_is_that_of_what_has_just_failed() {
+    let _alone = crate::alone();
     let mut server = Server::start();
     let asking = connect();
     assert_eq!(last(&asking), None);
