@@ -176,6 +176,7 @@ fn incremental_vacuum_gives_back_what_it_is_asked_for() {
 #[test]
 fn a_reader_keeps_its_snapshot_over_a_vacuum_or_is_told_that_it_is_gone() {
     const BUSY_SNAPSHOT: i32 = 517;
+    const INTERRUPT: i32 = 9;
     let server = Server::start();
     let writer = server.open("shop");
     writer.execute_batch("PRAGMA page_size=1024").unwrap();
@@ -197,6 +198,27 @@ fn a_reader_keeps_its_snapshot_over_a_vacuum_or_is_told_that_it_is_gone() {
     match mixed {
         Ok(same) => assert_eq!(same.to_string(), sum, "all of it was cached"),
         Err(_) => assert_eq!(code(mixed), BUSY_SNAPSHOT),
+    }
+    // That is no damage either.
+    writer
+        .execute_batch(
+            "CREATE TABLE big AS WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 2000)
+             SELECT n, hex(zeroblob(300)) AS pad FROM n",
+        )
+        .unwrap();
+    let checks = ["PRAGMA integrity_check", "PRAGMA quick_check", "SELECT * FROM pragma_integrity_check()"];
+    for (n, check) in (20..).zip(checks) {
+        let reader = server.open_apart("shop", n);
+        reader.execute_batch("PRAGMA cache_size=3; BEGIN; SELECT count(*) FROM sqlite_schema").unwrap();
+        for size in [2048, 4096] {
+            writer.execute_batch(&format!("PRAGMA page_size={size}; VACUUM")).unwrap();
+        }
+        let checked = reader.query_row(check, [], |row| row.get::<_, String>(0));
+        assert_eq!(code(checked), INTERRUPT, "{check}");
+        let why = sqlite_redis::last_error(&reader).unwrap().to_string();
+        assert!(why.contains("can't be read any more"), "{why}");
+        reader.execute_batch("ROLLBACK").unwrap();
+        check_integrity(&reader);
     }
     readers[0].execute_batch("ROLLBACK").unwrap();
     assert_eq!(rows(&readers[0], "SELECT * FROM t"), rows(&late, "SELECT * FROM t"));

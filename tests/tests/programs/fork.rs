@@ -318,7 +318,11 @@ def marks():
 vt.execute(\"INSERT INTO v VALUES ('parent')\")
 mine = marks()
 assert len(mine) == 1
-join(child(lambda: vt.execute(\"INSERT INTO v VALUES ('child')\")))
+def body():
+    assert vt.execute('SELECT a FROM v').fetchall() == [('parent',)]
+    vt.execute(\"INSERT INTO v VALUES ('child')\")
+    assert vt.execute('SELECT count(*) FROM v').fetchone()[0] == 2
+join(child(body))
 both = marks()
 assert mine < both and len(both) == 2, both
 join(child(lambda: vt.close()))

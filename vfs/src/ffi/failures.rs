@@ -11,7 +11,7 @@ use std::thread::ThreadId;
 
 use rusqlite::ffi::sqlite3;
 
-use crate::model::error::Error;
+use crate::model::error::{Cause, Error};
 use crate::process::PerProcess;
 use crate::process::sync::Mutex;
 
@@ -86,6 +86,10 @@ impl Failures {
 /// Takes note of a failure; of no connection, if that is null.
 pub(super) fn note(db: *mut sqlite3, error: &Error) {
     IS_OURS.set(true);
+    // The application knows, or is to be told what went before.
+    if matches!(error.cause, Cause::Interrupted) {
+        return;
+    }
     LAST_FAILURE.set(Some(error.clone()));
     FAILURES.get().note(db as usize, error);
 }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_stmt};
 
+use crate::ffi::integrity::end_check;
 use crate::ffi::{failures, guard, report_on};
 use crate::file::{Answer, File, Level};
 use crate::model::error::{Cause, During, Error, Result, code};
@@ -104,6 +105,10 @@ impl Open {
             }
             Kind::Journal(journal) => journal.failed(error),
         };
+        if during == During::Read && matches!(self.kind, Kind::Database(_)) {
+            // SAFETY: SQLite is reading for the connection, so that is in use by this thread.
+            unsafe { end_check(self.api, self.db(), running(self.api, self.connection), &error) };
+        }
         report_on(self.db(), &error, during)
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod failures;
 pub(crate) mod file;
 pub(crate) mod eponymous;
 pub(crate) mod function;
+mod integrity;
 pub(crate) mod module;
 pub(crate) mod query;
 pub(crate) mod update;

@@ -200,7 +200,9 @@ impl File {
     pub(crate) fn failed(&mut self, error: &Error) {
         self.journal.take_failure();
         self.session.want_newest();
-        self.last_error = Some(error.clone());
+        if !matches!(error.cause, Cause::Interrupted) {
+            self.last_error = Some(error.clone());
+        }
     }
 
     /// Fills `buffer`; bytes past the end are zero. Returns whether all of it was there.
