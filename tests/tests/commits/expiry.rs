@@ -48,9 +48,9 @@ fn who_may_not_remove_it_opens_all_the_same() {
     drop(filled(&server));
     expire(&server);
     for forbidden in ["-persist", "-pttl"] {
-        let acl = ["ACL", "SETUSER", "some", "reset", "on", ">word", "~*", "+@all", forbidden];
+        let acl = ["ACL", "SETUSER", "some", "reset", "on", ">Word-of-some", "~*", "+@all", forbidden];
         assert_eq!(server.redis_cli(&acl), "OK");
-        let url = format!("{}?user=some&pass=word", server.url());
+        let url = format!("{}?user=some&pass=Word-of-some", server.url());
         let db = sqlite_redis::Options::new("shop").server(url).open().unwrap();
         assert_eq!(number(&db, "SELECT count(*) FROM t"), 1);
         assert!(is_to_end(&server), "{forbidden}");

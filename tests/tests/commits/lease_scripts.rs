@@ -72,9 +72,9 @@ fn a_server_that_has_forgotten_the_script_is_given_it_in_a_trip_more() {
 #[test]
 fn who_may_not_call_a_script_by_its_digest_calls_it_by_its_text() {
     let server = Server::start();
-    let rules = ["SETUSER", "some", "on", ">x", "~*", "+@all", "-evalsha"];
+    let rules = ["SETUSER", "some", "on", ">Secret-9", "~*", "+@all", "-evalsha"];
     cmd("ACL").arg(&rules).exec(&mut server.redis()).unwrap();
-    let url = format!("{}?user=some&pass=x", server.url());
+    let url = format!("{}?user=some&pass=Secret-9", server.url());
     let connection = table(&server, Options::new("shop").server(&url));
     for _ in 0..5 {
         insert(&connection);

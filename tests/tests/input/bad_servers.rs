@@ -134,7 +134,7 @@ fn a_wrong_password_is_named_as_the_cause_but_not_shown() {
 }
 
 fn set_user(server: &Server, rules: &[&str]) {
-    let mut arguments = vec!["ACL", "SETUSER", "ann", "reset", "on", ">pw", "~*", "&*"];
+    let mut arguments = vec!["ACL", "SETUSER", "ann", "reset", "on", ">Word-of-ann", "~*", "&*"];
     arguments.extend(rules);
     assert_eq!(server.redis_cli(&arguments), "OK");
 }
@@ -144,7 +144,7 @@ fn a_user_who_may_only_read_reads_and_is_told_so_when_writing() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@read", "+@connection", "+info", "+type"]);
-    let connection = with_user(&server, "ann", "pw").open().unwrap();
+    let connection = with_user(&server, "ann", "Word-of-ann").open().unwrap();
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 1);
     connection.execute_batch("CREATE TEMP TABLE elsewhere AS SELECT * FROM t").unwrap();
     assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::PERM, "access rules forbid this");
@@ -157,7 +157,7 @@ fn a_user_without_scripts_writes_and_gives_the_lease_back() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@all", "-@scripting"]);
-    let connection = with_user(&server, "ann", "pw").lease(Duration::from_secs(600)).open().unwrap();
+    let connection = with_user(&server, "ann", "Word-of-ann").lease(Duration::from_secs(600)).open().unwrap();
     connection.busy_timeout(Duration::ZERO).unwrap();
     let is_free = || assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0");
     for x in 2..5 {
@@ -174,7 +174,7 @@ fn a_user_without_info_opens_all_the_same() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@all", "-info"]);
-    assert_usable(&with_user(&server, "ann", "pw").open().unwrap(), 1);
+    assert_usable(&with_user(&server, "ann", "Word-of-ann").open().unwrap(), 1);
 }
 
 #[test]
@@ -183,11 +183,11 @@ fn a_user_without_a_command_that_is_needed_is_told_which() {
     table(&server);
     for command in ["hmget", "type"] {
         set_user(&server, &["+@all", &format!("-{command}")]);
-        assert_failure(open_failure(&with_user(&server, "ann", "pw")), code::PERM, command);
+        assert_failure(open_failure(&with_user(&server, "ann", "Word-of-ann")), code::PERM, command);
     }
     for command in ["set", "watch", "multi", "hset", "xadd"] {
         set_user(&server, &["+@all", &format!("-{command}")]);
-        let connection = with_user(&server, "ann", "pw").open().unwrap();
+        let connection = with_user(&server, "ann", "Word-of-ann").open().unwrap();
         connection.busy_timeout(Duration::from_secs(30)).unwrap();
         assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::PERM, command);
         set_user(&server, &["+@all"]);
@@ -200,7 +200,7 @@ fn a_user_who_may_not_discard_leaves_nothing_open_behind() {
     let server = Server::start();
     let holder = table(&server);
     set_user(&server, &["+@all", "-discard"]);
-    let connection = with_user(&server, "ann", "pw").open().unwrap();
+    let connection = with_user(&server, "ann", "Word-of-ann").open().unwrap();
     connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (2); ROLLBACK").unwrap();
     assert_usable(&connection, 1);
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -215,8 +215,8 @@ fn a_user_without_these_keys_is_told_so() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@all", "resetkeys", "~other:*"]);
-    assert_failure(open_failure(&with_user(&server, "ann", "pw")), code::PERM, "access rules forbid this");
-    let elsewhere = with_user(&server, "ann", "pw").prefix("other").open().unwrap();
+    assert_failure(open_failure(&with_user(&server, "ann", "Word-of-ann")), code::PERM, "access rules forbid this");
+    let elsewhere = with_user(&server, "ann", "Word-of-ann").prefix("other").open().unwrap();
     elsewhere.execute_batch("CREATE TABLE t (x)").unwrap();
     assert_usable(&elsewhere, 0);
 }

@@ -195,9 +195,9 @@ fn a_log_without_its_database_does_not_make_a_follower_spin() {
 #[test]
 fn a_follower_that_is_not_allowed_costs_nothing_but_questions() {
     let (server, writer) = server();
-    let user = ["ACL", "SETUSER", "deaf", "on", ">pass", "~*", "+@all", "-xread", "-role", "-info"];
+    let user = ["ACL", "SETUSER", "deaf", "on", ">Pass-of-deaf", "~*", "+@all", "-xread", "-role", "-info"];
     assert_eq!(server.redis_cli(&user), "OK");
-    let options = Options::new("shop").server(format!("{}?user=deaf&pass=pass", server.url()));
+    let options = Options::new("shop").server(format!("{}?user=deaf&pass=Pass-of-deaf", server.url()));
     for level in [Consistency::Session, Consistency::Bounded(Duration::from_millis(1))] {
         let connection = reader(options.clone().replica(server.url()).consistency(level));
         for _ in 0..5 {

@@ -225,9 +225,19 @@ fn each_right_that_is_missing_is_named_and_nothing_written_in_part() {
         "set",
     ] {
         let owner = filled(&server, 5);
-        server.redis_cli(&["ACL", "SETUSER", "some", "reset", "on", ">x", "~*", "+@all", &format!("-{command}")]);
+        server.redis_cli(&[
+            "ACL",
+            "SETUSER",
+            "some",
+            "reset",
+            "on",
+            ">Secret-9",
+            "~*",
+            "+@all",
+            &format!("-{command}"),
+        ]);
         // A connection that has its rights already keeps none of the one before.
-        let url = format!("{}?user=some&pass=x&db=0", server.url());
+        let url = format!("{}?user=some&pass=Secret-9&db=0", server.url());
         let one = connect();
         let mut done = 0;
         match create(&one, &url, "t", COLUMNS) {

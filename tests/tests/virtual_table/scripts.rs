@@ -147,10 +147,10 @@ fn a_node_that_gets_the_slot_is_given_the_script() {
 #[test]
 fn who_may_not_call_a_script_by_its_digest_calls_it_by_its_text() {
     let server = Server::start();
-    let rules = ["ACL", "SETUSER", "some", "on", ">x", "~*", "+@all", "-evalsha"];
+    let rules = ["ACL", "SETUSER", "some", "on", ">Secret-9", "~*", "+@all", "-evalsha"];
     cmd(rules[0]).arg(&rules[1..]).exec(&mut server.redis()).unwrap();
     let one = connect();
-    create(&one, &format!("{}?user=some&pass=x", server.url()), "t", COLUMNS).unwrap();
+    create(&one, &format!("{}?user=some&pass=Secret-9", server.url()), "t", COLUMNS).unwrap();
     let before = calls(&server);
     for (sql, expected) in WORK {
         one.execute_batch(sql).unwrap();

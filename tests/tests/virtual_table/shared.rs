@@ -208,7 +208,7 @@ fn rights_that_are_missing_are_named() {
     server.redis_cli(&["ACL", "SETUSER", "reader", "on", "nopass", "~*", "+@all", "-exec", "-zadd"]);
     open(&server, "a INT").execute_batch("INSERT INTO t VALUES (1)").unwrap();
     let one = connect();
-    try_create(&one, &format!("{}?user=reader&pass=x", server.url()), "t", "a INT").unwrap();
+    try_create(&one, &format!("{}?user=reader&pass=Secret-9", server.url()), "t", "a INT").unwrap();
     assert_eq!(number(&one, "SELECT a FROM t"), 1);
     let refused = one.execute_batch("INSERT INTO t VALUES (2)");
     assert!(refused.as_ref().unwrap_err().to_string().contains("access rules"), "{refused:?}");
