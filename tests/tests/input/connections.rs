@@ -162,7 +162,7 @@ fn a_primary_that_is_made_a_replica_without_a_word_is_left() {
 
 #[test]
 fn a_replica_without_its_first_copy_is_busy_and_not_empty() {
-    let replica = Server::with(["--replicaof", "127.0.0.1 1"]).start();
+    let replica = Server::with(["--replicaof", "127.0.0.1", "1"]).start();
     for read_only in [false, true] {
         let db = replica.options("shop").read_only(read_only).open().unwrap();
         db.busy_timeout(Duration::ZERO).unwrap();
