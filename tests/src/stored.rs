@@ -27,6 +27,19 @@ impl Stored {
         self.text(field).parse().unwrap_or_else(|_| panic!("{field} is {}", self.text(field)))
     }
 
+    /// The same with the pages that a large commit has left staged, which go before those of the hash.
+    ///
+    /// # Panics
+    /// When the pages are not those of the commit.
+    pub fn with_staged(mut self, staged: BTreeMap<String, Vec<u8>>) -> Stored {
+        if self.fields.get("format").is_some_and(|format| format == b"2") {
+            assert_eq!(staged.get("commit"), self.fields.get("commit"), "the staged pages are of another commit");
+            let pages = staged.into_iter().filter(|(field, _)| field.starts_with("page") && field != "page_count");
+            self.fields.extend(pages);
+        }
+        self
+    }
+
     fn text(&self, field: &str) -> String {
         let value = self.fields.get(field).unwrap_or_else(|| panic!("{field} is missing"));
         String::from_utf8(value.clone()).expect("text")

@@ -163,7 +163,7 @@ fn image(server: &Server, before: Option<&str>) -> Result<Image> {
     let mut pipe = redis::pipe();
     pipe.atomic();
     for name in &databases {
-        pipe.hgetall(format!("sqlite:{{{name}}}"));
+        pipe.hgetall(format!("sqlite:{{{name}}}")).hgetall(format!("sqlite:{{{name}}}:staged"));
     }
     rows::ask(&mut pipe);
     if let Some(command) = before {
@@ -171,8 +171,9 @@ fn image(server: &Server, before: Option<&str>) -> Result<Image> {
     }
     let mut replies = pipe.query::<Vec<Value>>(&mut server.redis()).context("the databases")?.into_iter();
     let mut stored = BTreeMap::new();
-    for (name, hash) in databases.into_iter().zip(replies.by_ref()) {
-        stored.insert(name, Stored { fields: redis::from_redis_value(hash)? });
+    for name in databases {
+        let mut fields = || redis::from_redis_value(replies.next().unwrap_or_default());
+        stored.insert(name, Stored { fields: fields()? }.with_staged(fields()?));
     }
     Ok(Image { stored, rows: rows::answer(replies.next().unwrap_or_default())? })
 }
