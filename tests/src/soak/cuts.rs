@@ -99,7 +99,7 @@ impl Stage {
         let mut kept = kept.map(|kept| self.look_at_all(kept)).transpose()?.unwrap_or_default();
         for place in Workload::ALL.into_iter().flat_map(Workload::places) {
             let (left, kept) = (left.remove(place).unwrap_or_default(), kept.remove(place).unwrap_or_default());
-            self.eras.entry(place).or_default().cut(Cut { ends, begins, left, kept, failover });
+            self.eras_of(place).cut(Cut { ends, begins, left, kept, failover });
         }
         Ok(())
     }

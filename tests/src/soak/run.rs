@@ -123,7 +123,7 @@ fn judge(stage: &mut Stage, verdict: &mut Verdict) -> Result<()> {
             Workload::Bank | Workload::Append | Workload::Set | Workload::Churn => {}
         }
         for (place, lists) in held {
-            let eras = stage.eras.entry(place).or_default();
+            let eras = stage.eras_of(place);
             eras.end(lists);
             verdict.violations.extend(eras.check_presence(place, &operations));
             verdict.violations.extend(append::check(eras, &operations));

@@ -13,10 +13,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 
-use super::Workload;
 use super::eras::Eras;
 use super::run::Plan;
 use super::worker::Role;
+use super::{Workload, rows};
 use crate::Server;
 use crate::proxy::Proxy;
 
@@ -55,7 +55,7 @@ pub struct Stage {
     /// Life of a write lease.
     pub lease: Duration,
     /// What has become of each place so far, see [`Workload::places`].
-    pub eras: HashMap<&'static str, Eras>,
+    eras: HashMap<&'static str, Eras>,
     /// What must not be.
     pub violations: Vec<String>,
     directory: TempDir,
@@ -110,6 +110,13 @@ impl Stage {
             }
         }
         Ok(stage)
+    }
+
+    /// The eras of a place.
+    pub fn eras_of(&mut self, place: &'static str) -> &mut Eras {
+        let eras = self.eras.entry(place).or_default();
+        eras.takes_back = place == rows::TABLE;
+        eras
     }
 
     /// Makes the tables of all workloads.
