@@ -8,13 +8,16 @@ use crate::config::Config;
 use crate::database;
 use crate::model::error::{Cause, Error, Result};
 use crate::model::version::{Snapshot, check_shape};
-use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::keys;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::replies;
 use crate::store::redis::stage::Stage;
+use crate::wire::link::Link;
+use crate::wire::reply::checked;
 use crate::wire::reply::{array, text};
 use crate::wire::request::Request;
 use crate::wire::scan::Scan;
-use crate::wire::server::{Link, Server, checked};
+use crate::wire::server::Server;
 use crate::wire::servers;
 
 mod import;

@@ -10,7 +10,8 @@ use crate::model::error::{Cause, During, code, sqlite_code};
 use crate::model::page::PageNo;
 use crate::model::undo::UndoBuilder;
 use crate::model::version::{CommitId, Version};
-use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::keys;
+use crate::store::redis::keys::Keys;
 use crate::{Consistency, PROCESS_SETTINGS, SETTINGS};
 
 fn read(name: &str) -> String {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use crate::config::{self, Config};
+use crate::config;
+use crate::config::Config;
 use crate::database::Database;
 use crate::file::name::Named;
 use crate::model::delta;
@@ -21,13 +22,13 @@ use crate::sqlite::api::Api;
 use crate::sqlite::memory::Memory;
 use crate::sqlite::value::Affinity;
 use crate::store::redis::commit::LogMark;
-use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::keys;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::{Read, read, replies};
 use crate::store::{Bid, Fetched, Heard, Leased, Store};
 use crate::vtab::declare::{Definition, UTF8, omitted_columns};
 use crate::vtab::layout::keys::TYPES;
 use crate::vtab::layout::row as rows;
-use crate::wire::server;
 
 /// One target: its name, which is also that of its corpus, and what it runs.
 pub type Target = (&'static str, fn(&[u8]));
@@ -253,7 +254,7 @@ pub fn metadata(data: &[u8]) {
     let _ = LogMark::parse(&reply);
     let _ = crate::wire::reply::bad_reply("HMGET", &reply).to_string();
     if let Value::ServerError(error) = &reply {
-        assert!(!server::server_cause(error).to_string().is_empty());
+        assert!(!crate::wire::reply::server_cause(error).to_string().is_empty());
     }
     let wanted = [PageNo::FIRST, PageNo::new(3).expect("from 1 on")];
     let (at, pages) = match read(reply, &wanted) {

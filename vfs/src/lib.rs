@@ -34,7 +34,11 @@
 //! | `config` | every setting |
 //! | `model` | versions, pages, log entries, errors |
 
+// Unsafe code is only where SQLite calls (`ffi`) and is called (`sqlite`).
+#![deny(unsafe_code)]
+
 mod options;
+#[allow(unsafe_code)]
 mod ffi;
 mod file;
 mod transaction;
@@ -45,6 +49,7 @@ mod vtab;
 mod lease;
 mod store;
 mod wire;
+#[allow(unsafe_code)]
 mod sqlite;
 mod process;
 mod config;

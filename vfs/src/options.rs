@@ -5,7 +5,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::admin::Admin;
-use crate::config::{self, Config, Consistency, Setting};
+use crate::config;
+use crate::config::{Config, Consistency, Setting};
 use crate::model::error::{Cause, Error, Result};
 
 /// How to open a database that lives in Redis.

@@ -93,11 +93,8 @@ fn reading_from_a_server_that_hangs_ends_and_can_be_done_again() {
     assert_eq!(number(&other, "SELECT count(*) FROM t"), 2001);
 }
 
-#[test]
-fn a_commit_is_not_interrupted() {
-    let server = Server::start();
-    let connection = patient(&server);
-    connection.execute_batch("CREATE TABLE t (x); BEGIN; INSERT INTO t VALUES (1)").unwrap();
+/// Commits on a server that hangs, while others interrupt the connection.
+fn commit_while_interrupted(server: &Server, connection: &Connection) {
     let handle = connection.get_interrupt_handle();
     server.signal("STOP");
     std::thread::scope(|scope| {
@@ -110,6 +107,14 @@ fn a_commit_is_not_interrupted() {
         });
         connection.execute_batch("COMMIT").unwrap();
     });
+}
+
+#[test]
+fn a_commit_is_not_interrupted() {
+    let server = Server::start();
+    let connection = patient(&server);
+    connection.execute_batch("CREATE TABLE t (x); BEGIN; INSERT INTO t VALUES (1)").unwrap();
+    commit_while_interrupted(&server, &connection);
     assert_eq!(number(&server.open_apart("shop", 1), "SELECT x FROM t"), 1);
 }
 
@@ -118,18 +123,7 @@ fn a_commit_of_a_virtual_table_is_not_interrupted() {
     let server = Server::start();
     let connection = table(&server, "n INTEGER");
     connection.execute_batch("BEGIN; INSERT INTO t VALUES (1)").unwrap();
-    let handle = connection.get_interrupt_handle();
-    server.signal("STOP");
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for _ in 0..5 {
-                std::thread::sleep(Duration::from_millis(100));
-                handle.interrupt();
-            }
-            server.signal("CONT");
-        });
-        connection.execute_batch("COMMIT").unwrap();
-    });
+    commit_while_interrupted(&server, &connection);
     assert_eq!(number(&connection, "SELECT n FROM t"), 1);
 }
 

@@ -10,15 +10,19 @@ use crate::model::log_entry::{Commit, Undo};
 use crate::model::page::PageNo;
 use crate::model::version::{CommitId, FORMAT, Snapshot};
 use crate::store::redis::commit::{AboutHistory, LogMark, metadata};
-use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::keys;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::stage::Stage;
 use crate::store::redis::undo_stream::KeptUndo;
-use crate::store::redis::writer::in_time::{self, Attempt, Attempts};
+use crate::store::redis::writer::in_time;
+use crate::store::redis::writer::in_time::{Attempt, Attempts};
 use crate::store::redis::writer::{answer, is_done, is_open_to, opened, unknown};
 use crate::store::redis::{RedisStore, replies};
+use crate::wire::link::Link;
+use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply};
 use crate::wire::request::Request;
-use crate::wire::server::{Link, Server, checked};
+use crate::wire::server::Server;
 
 /// Pages that an import gathers before it sends them.
 const BATCH: usize = 64;

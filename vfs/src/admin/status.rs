@@ -9,12 +9,14 @@ use crate::admin::{Admin, Holder, holder, snapshot_command};
 use crate::config::Config;
 use crate::model::error::{Cause, Error, Result};
 use crate::model::version::Snapshot;
-use crate::store::redis::keys::{self, Keys, log};
+use crate::store::redis::keys;
+use crate::store::redis::keys::{Keys, log};
 use crate::store::redis::replies;
 use crate::wire::discovery::Replica;
 use crate::wire::reply::array;
+use crate::wire::reply::checked;
 use crate::wire::request::Request;
-use crate::wire::server::{Server, checked};
+use crate::wire::server::Server;
 use crate::wire::servers;
 
 /// Where a database is.

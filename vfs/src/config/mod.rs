@@ -1,6 +1,4 @@
-//! Every setting, once: its URI parameter, its environment variable, its default, its meaning.
-//!
-//! `docs/configuration.md` shows this table; a test compares the two.
+//! Settings: from URI parameters, the environment and defaults to one [`Config`].
 
 use std::time::Duration;
 
@@ -13,109 +11,14 @@ mod consistency;
 pub(crate) mod credentials;
 pub(crate) mod endpoint;
 mod range;
+mod settings;
 
 use crate::config::access::Access;
 pub(crate) use crate::config::address::Address;
 pub use crate::config::consistency::Consistency;
 pub use crate::config::range::Range;
-
-/// One setting as users see it.
-#[derive(Debug, Clone, Copy)]
-#[non_exhaustive]
-pub struct Setting {
-    /// URI parameter, as in `file:shop?vfs=redis&lease_ms=2000`.
-    pub parameter: &'static str,
-    /// Environment variable that gives the default.
-    pub environment: &'static str,
-    /// Value when neither is there.
-    pub default: &'static str,
-    /// The numbers that it may be; `None` if it is no number.
-    pub range: Option<Range>,
-    /// What it means.
-    pub meaning: &'static str,
-}
-
-macro_rules! settings {
-    ($($name:ident = $parameter:literal, $environment:literal, $default:literal $(in $range:expr)?, $meaning:literal;)*) => {
-        $(pub(crate) const $name: Setting = Setting {
-            parameter: $parameter,
-            environment: $environment,
-            default: $default,
-            range: settings!(@range $($range)?),
-            meaning: $meaning,
-        };)*
-        /// Every setting that a URI parameter or an environment variable can give.
-        pub const SETTINGS: &[Setting] = &[$($name),*];
-    };
-    (@range) => { None };
-    (@range $range:expr) => { Some($range) };
-}
-
-settings! {
-    SERVER = "redis", "SQLITE_REDIS_URL", "redis://127.0.0.1:6379",
-        "server: `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `unix:///path[?db=N&user=U&pass=P]`, \
-         `sentinel://[user:password@]service@host:port,host:port[/db]`, `redis+cluster://[user:password@]host:port,host:port`";
-    REPLICA = "replica", "SQLITE_REDIS_REPLICA", "none",
-        "a replica of that server for reads, as a URL; repeat it for more (several in the variable: with spaces between); `auto`: all that the primary has";
-    CREDENTIALS = "credentials", "SQLITE_REDIS_CREDENTIALS", "none",
-        "where the password is, for servers whose address has none: `file:/path` or `env:NAME`; it is read for each connection, so it can be changed while a process runs";
-    TLS_CERT = "tls_cert", "SQLITE_REDIS_TLS_CERT", "none",
-        "with TLS: file with the client's certificate, and those of its authorities (PEM); see [TLS](#tls)";
-    TLS_KEY = "tls_key", "SQLITE_REDIS_TLS_KEY", "none",
-        "with TLS: file with the key of `tls_cert` (PEM)";
-    TLS_CA = "tls_ca", "SQLITE_REDIS_TLS_CA", "none",
-        "with TLS: file with the certificates of the authorities that are trusted, in place of the system's (PEM)";
-    TLS_NAME = "tls_name", "SQLITE_REDIS_TLS_NAME", "none",
-        "with TLS: the name that the server's certificate must have, in place of the host in the address";
-    CONSISTENCY = "consistency", "SQLITE_REDIS_CONSISTENCY", "strong",
-        "how new what is read must be: `strong`, `session`, `bounded=<milliseconds>`, `snapshot`; see [replication](replication.md)";
-    CATCH_UP = "catch_up_ms", "SQLITE_REDIS_CATCH_UP_MS", "1000" in Range::milliseconds_from(1),
-        "how long a replica that lags is waited for in `session`, and by `PRAGMA redis_wait_version`, milliseconds";
-    PREFIX = "prefix", "SQLITE_REDIS_PREFIX", "sqlite",
-        "start of every key of the database";
-    CACHE_SIZE = "cache_size", "SQLITE_REDIS_CACHE_SIZE", "64M" in Range::BYTES,
-        "page cache of this process for this database, bytes (k, M, G)";
-    LEASE = "lease_ms", "SQLITE_REDIS_LEASE_MS", "5000" in Range::milliseconds_from(100),
-        "life of the write lease without renewal, milliseconds: how long a writer that died blocks others";
-    LINGER = "linger_ms", "SQLITE_REDIS_LINGER_MS", "0" in Range::milliseconds_from(0),
-        "how long the write lease is kept for the next transaction where one follows the other, milliseconds; 0: it is given back with each commit";
-    CONNECT_TIMEOUT = "connect_ms", "SQLITE_REDIS_CONNECT_MS", "5000" in Range::milliseconds_from(1),
-        "time for making a connection, milliseconds";
-    TIMEOUT = "timeout_ms", "SQLITE_REDIS_TIMEOUT_MS", "10000" in Range::milliseconds_from(1),
-        "time for one reply, and for finding out what became of a commit whose reply was lost, milliseconds";
-    FAILOVER = "failover_ms", "SQLITE_REDIS_FAILOVER_MS", "15000" in Range::milliseconds_from(1),
-        "with `sentinel://` and `redis+cluster://`: how long the next primary is waited for, milliseconds";
-    LOG_COMMITS = "log_commits", "SQLITE_REDIS_LOG_COMMITS", "10000" in Range::up_to(1_000_000_000),
-        "commits kept in the log: how far behind a reader may stay";
-    LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M" in Range::BYTES,
-        "reverse deltas kept in the log, bytes (k, M, G); the older half is dropped when they are more";
-    STAGE_BYTES = "stage_bytes", "SQLITE_REDIS_STAGE_BYTES", "32M" in Range::BYTES,
-        "a commit of more bytes goes to a key of its own first, so that other clients of the server don't wait for it; what an open transaction has written beyond that is kept in a temporary file (k, M, G)";
-    WAIT = "wait", "SQLITE_REDIS_WAIT", "0" in REPLICAS,
-        "replicas that must have a commit before it is reported as done";
-    WAIT_TIME = "wait_ms", "SQLITE_REDIS_WAIT_MS", "1000" in Range::milliseconds_from(1),
-        "time that `wait` and `wait_disk` give the servers, milliseconds, less than `timeout_ms`";
-    WAIT_DISK = "wait_disk", "SQLITE_REDIS_WAIT_DISK", "0",
-        "1: the primary, and as many replicas as `wait` says, must have a commit on disk before it is reported as done (Redis 7.2 with `appendonly yes`)";
-    COMPRESS = "compress", "SQLITE_REDIS_COMPRESS", "0",
-        "1 stores pages that are written compressed (Zstandard) where that is shorter; with 0 only their longest run of zeros is left out; what is stored is read with any setting";
-    READ_ONLY = "readonly", "SQLITE_REDIS_READONLY", "0",
-        "1 opens without the right to write, as `mode=ro` does";
-    ALLOW_EVICTION = "allow_eviction", "SQLITE_REDIS_ALLOW_EVICTION", "0",
-        "1 opens also where the server's maxmemory-policy may drop pages";
-}
-
-/// Settings of the process, which no URI can give.
-pub const PROCESS_SETTINGS: &[Setting] = &[DEFAULT_VFS];
-
-/// Makes `redis` the default VFS when the extension is loaded.
-pub(crate) const DEFAULT_VFS: Setting = Setting {
-    parameter: "",
-    environment: "SQLITE_REDIS_DEFAULT_VFS",
-    default: "0",
-    range: None,
-    meaning: "1 makes `redis` the default VFS when the extension is loaded, for hosts without URI file names",
-};
+pub(crate) use crate::config::settings::*;
+pub use crate::config::settings::{PROCESS_SETTINGS, SETTINGS, Setting};
 
 /// URI parameters that belong to SQLite itself, which hands them over all the same.
 const SQLITE_PARAMETERS: &[&str] = &["vfs", "mode", "cache", "psow", "modeof"];
@@ -130,9 +33,6 @@ pub(crate) fn unknown_parameter(parameter: &str) -> Cause {
     let names: Vec<_> = SETTINGS.iter().map(|setting| setting.parameter).collect();
     Cause::UnknownParameter { parameter: parameter.to_owned(), known: names.join(", ") }
 }
-
-/// Replicas that a commit may wait for, in the URI and the pragma.
-pub(crate) const REPLICAS: Range = Range::up_to(1000);
 
 /// What a commit waits for before it is reported as done (`WAIT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -390,123 +290,4 @@ pub(crate) fn default_vfs_wanted() -> Result<bool> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(parameters: &[(&str, &str)]) -> Result<Config> {
-        Config::from_parameters(parameters.iter().copied())
-    }
-
-    #[test]
-    fn defaults_are_valid() {
-        let config = config(&[("vfs", "redis"), ("mode", "rwc")]).unwrap();
-        assert_eq!(config.prefix, "sqlite");
-        assert_eq!(config.cache_size, 64 << 20);
-        assert_eq!(config.lease, Duration::from_secs(5));
-    }
-
-    #[test]
-    fn defaults_are_within_their_ranges() {
-        for setting in SETTINGS {
-            assert!(setting.range.is_none_or(|range| range.parse(setting.default).is_some()), "{}", setting.parameter);
-        }
-    }
-
-    #[test]
-    fn an_unknown_parameter_is_named() {
-        let error = config(&[("cashe_size", "1")]).unwrap_err().to_string();
-        assert!(error.contains("cashe_size") && error.contains("cache_size"), "{error}");
-    }
-
-    #[test]
-    fn parameters_of_drivers_are_left_to_them() {
-        assert!(config(&[("_busy_timeout", "5000"), ("_pragma", "foreign_keys(1)")]).is_ok());
-    }
-
-    #[test]
-    fn parameters_that_would_break_sharing_are_refused() {
-        assert!(config(&[("nolock", "1")]).is_err());
-        assert!(config(&[("immutable", "1")]).is_err());
-    }
-
-    #[test]
-    fn bad_values_are_refused() {
-        for (name, value) in [
-            ("cache_size", "many"),
-            ("cache_size", "1048576G"),
-            ("cache_size", "17179869183G"),
-            ("lease_ms", "0"),
-            ("lease_ms", "-5"),
-            ("timeout_ms", ""),
-            ("log_commits", "1.5"),
-            ("wait", "-1"),
-            ("wait", "all"),
-            ("readonly", "maybe"),
-            ("replica", "localhost:6379"),
-            ("replica", ""),
-            ("replica", "sentinel://shop@a:1"),
-            ("consistency", "eventual"),
-            ("consistency", "bounded"),
-            ("catch_up_ms", "0"),
-            ("prefix", "a{b"),
-            ("prefix", ""),
-            ("redis", "localhost:6379"),
-            ("redis", "http://localhost"),
-            ("redis", "redis://host:notaport"),
-        ] {
-            assert!(config(&[(name, value)]).is_err(), "{name}={value}");
-        }
-    }
-
-    #[test]
-    fn replicas_are_those_that_were_given() {
-        let replicas = |parameters: &[(&str, &str)]| match config(parameters).unwrap().replicas {
-            Replicas::Named(named) => named.iter().map(Address::name).collect::<Vec<_>>(),
-            Replicas::Auto => vec!["auto".to_owned()],
-        };
-        assert!(replicas(&[]).is_empty());
-        assert_eq!(
-            replicas(&[("replica", "redis://a:1"), ("lease_ms", "100"), ("replica", "unix:///b?db=2")]),
-            ["redis://a:1", "unix:///b?db=2"]
-        );
-        assert_eq!(replicas(&[("replica", "auto")]), ["auto"]);
-        let error = config(&[("replica", "redis://u:secret@a"); 65]).unwrap_err().to_string();
-        assert!(error.contains("64 at most") && !error.contains("secret"), "{error}");
-    }
-
-    #[test]
-    fn the_wait_for_replicas_ends_before_the_wait_for_the_reply() {
-        assert!(config(&[("wait", "1"), ("wait_ms", "500"), ("timeout_ms", "501")]).is_ok());
-        assert!(config(&[("wait", "1"), ("wait_ms", "500"), ("timeout_ms", "500")]).is_err());
-        assert!(config(&[("wait_disk", "1"), ("timeout_ms", "500")]).is_err());
-        assert!(config(&[("wait", "0"), ("timeout_ms", "500")]).is_ok());
-    }
-
-    #[test]
-    fn no_message_shows_a_password() {
-        for url in [
-            "redis://me:secret@host:notaport",
-            "me:secret@host:6379",
-            "redis:/me:secret@host",
-            "http://a@host?pass=secret",
-            "http://me:secret@host//x",
-            "me:secret//x@host",
-            "redis://h?protocol=me:secret@x",
-            "me:secret@host redis://x",
-            "unix:///path?db=x&pass=a@secret",
-            "sentinel://me:secret@a b@host:1",
-            "sentinel://shop@host:1/x?sentinel_password=secret",
-            "sentinel://shop@host:1/x?sentinel_password=a@secret",
-            "redis+cluster://me:secret@host:1/2",
-        ] {
-            let error = config(&[("redis", url)]).unwrap_err().to_string();
-            assert!(!error.contains("secret"), "{error}");
-        }
-        let config = config(&[("redis", "redis://me:secret@host:7000/3")]).unwrap();
-        assert_eq!(config.server_name(), "redis://host:7000/3");
-        let url = "sentinel://me:secret@shop@host:1/3?sentinel_password=secret";
-        let config = Config::from_parameters([("redis", url)]).unwrap();
-        assert_eq!(config.server_name(), "sentinel://shop@host:1/3");
-        assert_eq!(config.server.passwords(), ["secret", "secret"]);
-    }
-}
+mod tests;

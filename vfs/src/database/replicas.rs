@@ -8,15 +8,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Config};
+use crate::config;
+use crate::config::Config;
 use crate::database::Database;
 use crate::model::error::{Cause, Result};
 use crate::process::sync::Mutex;
 use crate::reading::read_server::Source;
 use crate::store::redis::RedisStore;
 use crate::store::redis::keys::Keys;
+use crate::wire::info::{info, info_field};
 use crate::wire::request::Request;
-use crate::wire::server::{Server, info, info_field};
+use crate::wire::server::Server;
 use crate::wire::servers;
 
 /// How long it is remembered which replicas the primary has.

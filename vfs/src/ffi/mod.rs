@@ -1,5 +1,5 @@
-//! The border to C, and the only unsafe code: SQLite's functions, the VFS's callbacks, the entry
-//! points of the extension.
+//! Calls from SQLite: the callbacks of the VFS and of the virtual table, SQL functions, the entry points of the extension.
+//! Unsafe code is here and in [`sqlite`](crate::sqlite), and nowhere else.
 //!
 //! Every callback runs inside [`guard`], which keeps panics on this side.
 

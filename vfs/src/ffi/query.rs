@@ -11,7 +11,8 @@ use crate::model::error::{Cause, During, Error, code};
 use crate::sqlite::api::Api;
 use crate::sqlite::value::Value;
 use crate::vtab::query::cursor::Cursor;
-use crate::vtab::query::plan::{self, Constraint, Op, Plan, Question};
+use crate::vtab::query::plan;
+use crate::vtab::query::plan::{Constraint, Op, Plan, Question};
 use crate::vtab::query::row_source::Argument;
 
 /// A cursor as SQLite knows it.

@@ -10,7 +10,8 @@ use crate::ffi::value::{arguments, read};
 use crate::model::error::{Cause, During, Error, Result, code};
 use crate::sqlite::value::Value;
 use crate::vtab::declare::Conflict;
-use crate::vtab::declare::omitted_columns::{self, Listed};
+use crate::vtab::declare::omitted_columns;
+use crate::vtab::declare::omitted_columns::Listed;
 use crate::vtab::write::change::Given;
 
 pub(super) unsafe extern "C" fn update(

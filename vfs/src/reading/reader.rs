@@ -1,4 +1,4 @@
-//! Reading one version of a from, whatever the server has by then.
+//! Reads the pages of one version, also after others have committed newer ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Calls down into SQLite: its functions, its values, a fork in the middle of them.
+//! Calls down into SQLite: its functions, its values, its mutexes at a fork, its interrupts. Besides `ffi`, the only unsafe code.
 
 pub(crate) mod interrupt;
 pub(crate) mod api;

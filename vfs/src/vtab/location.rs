@@ -10,9 +10,10 @@ use crate::config::{Address, Config};
 use crate::model::error::{Cause, During, Error, Result, code, sqlite_code};
 use crate::sqlite::interrupt;
 use crate::vtab::layout::keys::shown;
+use crate::wire::reply::checked;
 use crate::wire::reply::text;
 use crate::wire::request::Request;
-use crate::wire::server::{Asked, Server, checked};
+use crate::wire::server::{Asked, Server};
 use crate::wire::servers;
 
 /// See the [module](self).

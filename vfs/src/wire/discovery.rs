@@ -5,9 +5,11 @@ use redis::cmd;
 use crate::config::Address;
 use crate::config::endpoint::{elsewhere, host_and_port};
 use crate::model::error::Result;
+use crate::wire::info::info_field;
+use crate::wire::reply::checked;
 use crate::wire::reply::{bad_reply, text};
 use crate::wire::request::Request;
-use crate::wire::server::{Server, checked, info_field};
+use crate::wire::server::Server;
 
 /// Replicas that are looked at; a primary that has more gives reads to these.
 const MOST: usize = 64;

@@ -5,6 +5,8 @@ pub(crate) mod pace;
 pub(crate) mod connection;
 mod dial;
 pub(crate) mod discovery;
+pub(crate) mod info;
+pub(crate) mod link;
 pub(crate) mod pool;
 pub(crate) mod reply;
 pub(crate) mod request;

@@ -11,7 +11,7 @@ use redis::{Cmd, Value, cmd};
 
 use crate::model::error::Cause;
 use crate::process::sync::Mutex;
-use crate::wire::server::server_cause;
+use crate::wire::reply::server_cause;
 
 /// The text of a script, and its digest.
 pub(crate) struct Script {

@@ -3,33 +3,27 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use redis::{RedisError, ServerError, Value, cmd};
+use redis::{Value, cmd};
 
 use crate::config::Config;
-use crate::model::error::{Cause, Error, Result};
-use crate::model::secret::hide_secrets;
+use crate::model::error::{Cause, Result};
 use crate::process::sync::Mutex;
 use crate::sqlite::interrupt;
-use crate::wire::connection::Wire;
-use crate::wire::pool::{Idle, Pool};
-use crate::wire::reply::{bad_reply, text};
+use crate::wire::info::{check_policy, check_version, info};
+use crate::wire::link::{Kept, Link};
+use crate::wire::pool::Pool;
 use crate::wire::request::Request;
 use crate::wire::route::Route;
 use crate::wire::script::Scripts;
 
-/// A connection that was silent for longer may have been forgotten on its way, without a word to either side.
-const SURELY_OPEN: Duration = Duration::from_secs(1);
-/// How long a primary at a fixed address is trusted to be one still.
-const ROLE_KNOWN: Duration = Duration::from_secs(10);
-
 /// What has gone over the wire, counted since the process began to use the database.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
-    round_trips: AtomicU64,
-    commands: AtomicU64,
-    bytes_sent: AtomicU64,
+    pub(super) round_trips: AtomicU64,
+    pub(super) commands: AtomicU64,
+    pub(super) bytes_sent: AtomicU64,
 }
 
 /// Counts of what has gone over the wire to the server of one database.
@@ -53,10 +47,6 @@ impl Traffic {
     }
 }
 
-/// How late a server may be with the end of a wait before it is nudged, and how often that is done.
-const NUDGE: Duration = Duration::from_millis(2);
-const NUDGES: u32 = 5;
-
 /// Times that one exchange is repeated elsewhere: servers change over one after the other.
 const REPETITIONS: u32 = 5;
 /// Between the first of them; the others have longer pauses.
@@ -65,24 +55,16 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A server, shared by all databases of the process that live there. In a Cluster, the node that
 /// has a slot, shared by those of the slot.
 pub(crate) struct Server {
-    route: Route,
+    pub(super) route: Route,
     /// Which server it is.
     place: String,
     allow_eviction: bool,
     /// Of the whole process.
-    pool: Arc<Pool>,
-    traffic: Traffic,
+    pub(super) pool: Arc<Pool>,
+    pub(super) traffic: Traffic,
     scripts: Scripts,
     /// Generation of the route that was found to be fit.
     checked: Mutex<Option<u64>>,
-}
-
-/// A connection that was taken out of a link, the generation of the route that it was made by, and what stands
-/// in the pool for its server.
-pub(crate) struct Kept {
-    idle: Idle,
-    generation: u64,
-    pooled: Arc<str>,
 }
 
 impl Server {
@@ -273,48 +255,10 @@ impl Server {
 }
 
 /// Kind and place of a redirection, as in `-MOVED 3999 127.0.0.1:6381`.
-fn redirection(reply: &Value) -> Option<(&'static str, &str)> {
+pub(super) fn redirection(reply: &Value) -> Option<(&'static str, &str)> {
     let Value::ServerError(error) = reply else { return None };
     let kind = ["MOVED", "ASK"].into_iter().find(|kind| *kind == error.code())?;
     Some((kind, error.details()?.split(' ').nth(1)?))
-}
-
-/// The text that `INFO` answered; nothing where that may not be asked.
-pub(crate) fn info(reply: Option<Value>) -> Result<Option<String>> {
-    match reply.map(checked) {
-        Some(Ok(value)) => Ok(text(&value)),
-        Some(Err(error)) if error.cause.is_refusal() => Ok(None),
-        Some(Err(error)) => Err(error),
-        None => Ok(None),
-    }
-}
-
-/// One field of what `INFO` answered.
-pub(crate) fn info_field<'a>(info: Option<&'a str>, field: &str) -> Option<&'a str> {
-    info?.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
-}
-
-fn check_version(info: Option<&str>) -> Result<()> {
-    let Some(version) = info_field(info, "redis_version") else { return Ok(()) };
-    if version_of(version) < (6, 2) {
-        return Err(Cause::ServerTooOld(version.to_owned()).into());
-    }
-    Ok(())
-}
-
-/// The first two numbers of a version.
-pub(crate) fn version_of(text: &str) -> (u32, u32) {
-    let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-}
-
-/// Policies `allkeys-*` may drop any key. The `volatile-*` ones only drop keys with a time to
-/// live: of ours that is the lease, whose loss the commit notices.
-fn check_policy(info: Option<&str>) -> Result<()> {
-    match info_field(info, "maxmemory_policy") {
-        Some(policy) if policy.starts_with("allkeys") => Err(Cause::Eviction(policy.to_owned()).into()),
-        _ => Ok(()),
-    }
 }
 
 /// Commands that were sent, on the connection that the replies will come from, if there is one. It
@@ -328,378 +272,5 @@ impl Asked {
     /// As if it had not been sent.
     pub(crate) fn unsent(self) -> Self {
         Asked { kept: None, ..self }
-    }
-}
-
-/// Bytes of a piece of [`Sending`].
-const PIECE: usize = 1 << 20;
-
-/// Commands on their way: sent in pieces while they are put together, so that a large transaction
-/// is not in memory twice and the server works on the first while the last is made.
-pub(crate) struct Sending<'link, 'server> {
-    link: &'link mut Link<'server>,
-    piece: Request,
-    sent: Result<()>,
-    commands: usize,
-}
-
-impl Sending<'_, '_> {
-    /// Where the next command goes.
-    pub(crate) fn piece(&mut self) -> &mut Request {
-        if self.piece.bytes.len() >= PIECE {
-            self.flush();
-        }
-        &mut self.piece
-    }
-
-    /// Commands so far.
-    pub(crate) fn count(&self) -> usize {
-        self.commands + self.piece.ends.len()
-    }
-
-    fn flush(&mut self) {
-        if self.sent.is_ok() {
-            self.sent = self.link.send(&self.piece);
-        }
-        self.commands += self.piece.ends.len();
-        self.piece.clear();
-    }
-
-    /// The replies to all of them, also those that say that this is not the server any more.
-    pub(crate) fn finish(mut self) -> Result<Vec<Value>, Unanswered> {
-        let may_be_done = self.sent.is_ok();
-        self.flush();
-        let replies = self.sent.and_then(|()| {
-            if let Some(kept) = &mut self.link.kept {
-                kept.idle.room = self.piece.emptied();
-            }
-            self.link.receive_all(self.commands)
-        });
-        let replies = replies.map_err(|error| Unanswered { error, may_be_done })?;
-        // What it says is among the replies, and the caller knows better what comes of it.
-        let _ = self.link.heed(&replies);
-        Ok(replies)
-    }
-}
-
-impl Sending<'_, '_> {
-    /// Sends the rest of a transaction, and checks that the server has queued all of it. A proxy may refuse a command
-    /// that the server then does not miss at `EXEC`.
-    pub(crate) fn queue(self) -> Result<()> {
-        for reply in self.finish().map_err(|unanswered| unanswered.error)? {
-            match checked(reply)? {
-                Value::SimpleString(queued) if queued == "QUEUED" => {}
-                other => return Err(bad_reply("a command of a transaction", &other).into()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Why there are no replies to what was sent.
-pub(crate) struct Unanswered {
-    pub error: Error,
-    /// The last piece, and with it the last command, may have reached the server.
-    pub may_be_done: bool,
-}
-
-/// A connection in somebody's hands. It goes back to the idle ones when dropped, unless an
-/// exchange on it failed or it watches a key.
-pub(crate) struct Link<'a> {
-    server: &'a Server,
-    kept: Option<Kept>,
-    fresh: bool,
-    /// When something last came, where that is so long ago that it may have been forgotten.
-    silent_since: Option<Instant>,
-}
-
-impl<'server> Link<'server> {
-    fn of(server: &'server Server, idle: Idle, pooled: Arc<str>) -> Self {
-        Link::from(server, Some(Kept { idle, generation: server.route.generation(), pooled }))
-    }
-
-    fn from(server: &'server Server, kept: Option<Kept>) -> Self {
-        let fresh = kept.as_ref().is_some_and(|kept| !kept.idle.wire.is_used);
-        let heard = kept.as_ref().map(|kept| kept.idle.wire.heard());
-        let silent_since = heard.filter(|heard| heard.elapsed() > SURELY_OPEN);
-        Link { server, kept, fresh, silent_since }
-    }
-
-    /// The same as [`Link::exchange`]. From time to time it asks for the server's role in the same trip, and gives
-    /// the connection up if that is no primary any more.
-    fn ask(&mut self, request: &Request) -> Result<Vec<Value>> {
-        let asked = self.kept.as_ref().map(|kept| kept.idle.wire.role_asked);
-        if !self.server.route.must_be_primary() || asked.is_none_or(|asked| asked.elapsed() < ROLE_KNOWN) {
-            return self.exchange(request);
-        }
-        let mut longer = request.clone();
-        longer.push(&cmd("ROLE"));
-        let mut replies = self.exchange(&longer)?;
-        // Where access rules forbid to ask, it is taken for what it was named as.
-        if let Some(Value::Array(role)) = replies.pop()
-            && role.first().and_then(text).is_some_and(|role| role == "slave")
-        {
-            self.give_up();
-            return Err(Cause::ConnectionLost("the server has been made a replica".into()).into());
-        }
-        if let Some(kept) = &mut self.kept {
-            kept.idle.wire.role_asked = Instant::now();
-        }
-        Ok(replies)
-    }
-
-    /// Sends commands and returns their replies, errors of the server among them. Any failure of
-    /// the connection ends it.
-    pub(crate) fn exchange(&mut self, request: &Request) -> Result<Vec<Value>> {
-        self.send(request)?;
-        self.receive(request.ends.len())
-    }
-
-    /// Begins to send commands that are too many to be put together first.
-    pub(crate) fn sending(&mut self) -> Sending<'_, 'server> {
-        let piece = self.kept.as_mut().map(|kept| std::mem::take(&mut kept.idle.room)).unwrap_or_default();
-        Sending { link: self, piece, sent: Ok(()), commands: 0 }
-    }
-
-    /// Sends commands, whose replies are still to be received.
-    pub(crate) fn send(&mut self, request: &Request) -> Result<()> {
-        if let Err(interrupted) = interrupt::check() {
-            // Replies to what was sent before may be still to come.
-            self.close();
-            return Err(interrupted);
-        }
-        let bytes = request.bytes.as_slice();
-        self.server.traffic.bytes_sent.fetch_add(bytes.len() as u64, Relaxed);
-        self.converse(|connection| connection.send(bytes))
-    }
-
-    /// The replies to commands that were sent.
-    pub(crate) fn receive(&mut self, commands: usize) -> Result<Vec<Value>> {
-        let replies = self.receive_all(commands)?;
-        self.heed(&replies)?;
-        Ok(replies)
-    }
-
-    /// The same. The server is to hold up all but the `first` for no longer than `time`; if it does, it is
-    /// nudged a few times.
-    pub(crate) fn receive_held_up(
-        &mut self,
-        commands: usize,
-        first: usize,
-        time: Duration,
-        nudge: impl Fn(),
-    ) -> Result<Vec<Value>> {
-        let mut replies = self.converse(|connection| receive(connection, first))?;
-        let mut waited = time + NUDGE;
-        for _ in 0..NUDGES {
-            if self.converse(|connection| connection.comes_within(waited))? {
-                break;
-            }
-            nudge();
-            waited = NUDGE;
-        }
-        self.count(commands);
-        replies.extend(self.converse(|connection| receive(connection, commands - first))?);
-        self.heed(&replies)?;
-        Ok(replies)
-    }
-
-    fn receive_all(&mut self, commands: usize) -> Result<Vec<Value>> {
-        self.count(commands);
-        self.converse(|connection| receive(connection, commands))
-    }
-
-    /// A round trip.
-    fn count(&self, commands: usize) {
-        let traffic = &self.server.traffic;
-        traffic.round_trips.fetch_add(1, Relaxed);
-        traffic.commands.fetch_add(commands as u64, Relaxed);
-    }
-
-    fn converse<T>(&mut self, part: impl FnOnce(&mut Wire) -> Result<T, RedisError>) -> Result<T> {
-        let Some(kept) = &mut self.kept else {
-            return Err(Cause::ConnectionLost("it is closed".into()).into());
-        };
-        let (outcome, heard) = (part(&mut kept.idle.wire), kept.idle.wire.heard());
-        outcome.map_err(|error| {
-            if let Err(interrupted) = interrupt::check() {
-                // Its reply is still to come. Nothing is wrong with the server.
-                self.close();
-                return interrupted;
-            }
-            self.give_up();
-            match self.silent_since {
-                // Another connection may work at once.
-                Some(since) if error.is_timeout() && since == heard => {
-                    Cause::ConnectionLost("no reply came on a connection that had been idle".into()).into()
-                }
-                _ if error.is_timeout() => Cause::NoReply.into(),
-                _ => Cause::ConnectionLost(hide_secrets(&error.to_string())).into(),
-            }
-        })
-    }
-
-    /// Closes the connection, and those that most likely broke with it.
-    fn give_up(&mut self) {
-        let kept = self.kept.take();
-        let follows = self.server.route.follows();
-        if let Some(kept) = kept.filter(|_| !self.fresh || follows) {
-            self.server.pool.clear(&kept.pooled);
-        }
-        if follows {
-            self.server.route.lose();
-        }
-        self.server.route.doubt();
-    }
-
-    /// Notices replies that say that this is not the server any more.
-    fn heed(&mut self, replies: &[Value]) -> Result<()> {
-        for reply in replies {
-            let Value::ServerError(error) = reply else { continue };
-            match error.code() {
-                // A primary that was made a replica, or a name that leads elsewhere now.
-                "READONLY" if !self.fresh || self.server.route.follows() => {
-                    self.give_up();
-                    return Err(Cause::ConnectionLost("the server has been made a replica".into()).into());
-                }
-                "MOVED" if self.server.route.is_fixed() => {
-                    return Err(Cause::Unsupported(format!(
-                        "this node of a Cluster does not have it ({}); name the Cluster, as redis+cluster://host:port",
-                        message(error)
-                    ))
-                    .into());
-                }
-                "MOVED" => {
-                    if let Some((_, place)) = redirection(reply) {
-                        self.server.route.redirected(place);
-                    }
-                    self.give_up();
-                }
-                "CLUSTERDOWN" | "MASTERDOWN" | "LOADING" | "NOREPLICAS" => self.give_up(),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether its server has been replaced by another since the connection was made.
-    pub(crate) fn is_replaced(&self) -> bool {
-        self.kept.is_none()
-    }
-
-    /// Closes the connection instead of keeping it.
-    pub(crate) fn close(&mut self) {
-        self.kept = None;
-    }
-
-    /// Takes the connection out, to be kept for longer than the server is borrowed.
-    pub(crate) fn detach(mut self) -> Option<Kept> {
-        self.kept.take()
-    }
-}
-
-fn receive(connection: &mut Wire, commands: usize) -> Result<Vec<Value>, RedisError> {
-    (0..commands).map(|_| connection.receive()).collect()
-}
-
-impl Server {
-    /// The opposite of [`Link::detach`]. A connection to a server that has been replaced meanwhile
-    /// is closed.
-    pub(crate) fn attach(&self, kept: Kept) -> Link<'_> {
-        self.route.confirm();
-        let mut link = Link::from(self, Some(kept).filter(|kept| kept.generation == self.route.generation()));
-        link.fresh = false;
-        link
-    }
-}
-
-impl Drop for Link<'_> {
-    fn drop(&mut self) {
-        if let Some(kept) = self.kept.take()
-            && kept.generation == self.server.route.generation()
-        {
-            self.server.pool.put(&kept.pooled, kept.idle);
-        }
-    }
-}
-
-/// An error among the replies, as a failure.
-pub(crate) fn checked(reply: Value) -> Result<Value> {
-    match reply {
-        Value::ServerError(error) => Err(server_cause(&error).into()),
-        value => Ok(value),
-    }
-}
-
-fn message(error: &ServerError) -> String {
-    match error.details() {
-        Some(details) => hide_secrets(&format!("{} {details}", error.code())),
-        None => error.code().to_owned(),
-    }
-}
-
-/// What servers say when a script does what its user may not, for which there is no code.
-const IN_SCRIPTS: [&str; 2] = ["user executing the script can't run", "ACL failure in script"];
-
-/// What an error reply of the server means.
-pub(crate) fn server_cause(error: &ServerError) -> Cause {
-    let message = message(error);
-    // `EXECABORT Transaction discarded because of: READONLY ...`
-    let aborted = message.split_once("because of: ").filter(|_| error.code() == "EXECABORT");
-    let code = aborted.and_then(|(_, why)| why.split(' ').next()).unwrap_or(error.code());
-    match code {
-        "LOADING" | "MASTERDOWN" | "BUSY" => Cause::Loading(message),
-        "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" => Cause::Moving(message),
-        "NOREPLICAS" => Cause::TooFewReplicas(message),
-        "READONLY" => Cause::ReadOnlyServer(message),
-        "NOPERM" => Cause::Permission(message),
-        "OOM" => Cause::ServerFull(message),
-        "NOAUTH" | "WRONGPASS" => Cause::Authentication(message),
-        "WRONGTYPE" => Cause::Damaged(format!("its key holds something else ({message})")),
-        _ if IN_SCRIPTS.iter().any(|said| message.contains(said)) => Cause::Permission(message),
-        _ if error.details().is_some_and(is_unknown_command) => Cause::MissingCommand(message),
-        _ => Cause::Server(message),
-    }
-}
-
-/// Whether servers and proxies say this of a command that they don't have.
-fn is_unknown_command(details: &str) -> bool {
-    let details = details.to_ascii_lowercase();
-    ["unknown command", "unsupported command"].iter().any(|said| details.starts_with(said))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn policies_that_can_drop_pages_are_refused() {
-        for policy in ["allkeys-lru", "allkeys-lfu", "allkeys-random"] {
-            assert!(check_policy(Some(&format!("x:1\r\nmaxmemory_policy:{policy}\r\n"))).is_err());
-        }
-        for policy in ["noeviction", "volatile-lru", "volatile-ttl"] {
-            assert!(check_policy(Some(&format!("maxmemory_policy:{policy}\r\n"))).is_ok());
-        }
-        assert!(check_policy(None).is_ok(), "not allowed to ask");
-    }
-
-    #[test]
-    fn what_a_script_may_not_do_is_a_matter_of_access_rules_on_every_server() {
-        for said in [
-            // Redis 7.0; Valkey 8.0, also when the script passes it on.
-            "-ERR The user executing the script can't run this command or subcommand\r\n",
-            "-NOPERM ACL failure in script: User some has no permissions to run the 'sdiff' command\r\n",
-            "-ERR ACL failure in script: User some has no permissions to run the 'sdiff' command\r\n",
-        ] {
-            let error = checked(redis::parse_redis_value(said.as_bytes()).unwrap()).unwrap_err();
-            assert!(matches!(error.cause, Cause::Permission(_)), "{said}");
-        }
-    }
-
-    #[test]
-    fn old_servers_are_refused() {
-        for (version, ok) in [("6.0.16", false), ("5.0.0", false), ("6.2.0", true), ("7.0.15", true), ("8.4", true)] {
-            assert_eq!(check_version(Some(&format!("redis_version:{version}\r\n"))).is_ok(), ok, "{version}");
-        }
     }
 }

@@ -9,12 +9,14 @@ use crate::model::log_entry::Commit;
 use crate::model::page_encoding::pack;
 use crate::model::version::{FORMAT, STAGED_FORMAT, Snapshot, Version};
 use crate::store::redis::RedisStore;
-use crate::store::redis::keys::{self, Keys};
+use crate::store::redis::keys;
+use crate::store::redis::keys::Keys;
 use crate::store::redis::stage::Stage;
 use crate::store::redis::undo_stream::KeptUndo;
+use crate::wire::link::Sending;
+use crate::wire::reply::checked;
 use crate::wire::reply::text;
 use crate::wire::request::Request;
-use crate::wire::server::{Sending, checked};
 
 /// Pages in one `HSET` or `HDEL`.
 const BATCH: usize = 256;

@@ -18,9 +18,9 @@ use crate::store::redis::writer::RedisWriter;
 use crate::store::redis::writer::attempt::Done;
 use crate::store::redis::writer::in_time::Attempt;
 use crate::store::redis::{keys, script, wait};
+use crate::wire::reply::checked;
 use crate::wire::reply::{bad_reply, text};
 use crate::wire::request::Request;
-use crate::wire::server::checked;
 
 static TAKE: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/full_take.lua")));
 static COMMIT: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/full_commit.lua")));

@@ -8,9 +8,10 @@ use redis::{Cmd, Value, cmd};
 use crate::model::error::Result;
 use crate::store::redis::RedisStore;
 use crate::store::redis::writer::opened;
+use crate::wire::link::Link;
+use crate::wire::reply::checked;
 use crate::wire::reply::{bad_reply, text};
 use crate::wire::request::Request;
-use crate::wire::server::{Link, checked};
 
 impl RedisStore {
     /// Whether the server calls scripts. One round trip where that is not known yet.

@@ -15,15 +15,17 @@ use redis::{Cmd, Value, cmd};
 use crate::model::error::{Cause, Result};
 use crate::model::unique;
 use crate::model::version::{Snapshot, Version};
-use crate::process::fault::{self, Point};
+use crate::process::fault;
+use crate::process::fault::Point;
 use crate::store::redis::log_batch::REPLY_WITH_LEASE;
 use crate::store::redis::writer::RedisWriter;
 use crate::store::redis::{Read, RedisStore, read, replies, script};
 use crate::store::{News, token};
+use crate::wire::link::Kept;
 use crate::wire::reply::{bad_reply, text};
+use crate::wire::reply::{checked, server_cause};
 use crate::wire::request::Request;
 use crate::wire::script::{By, Script};
-use crate::wire::server::{Kept, checked, server_cause};
 
 /// Life of a lease that lingers, and the least of one that is handed over: its holder proves within a third
 /// of it, by a renewal, that it is alive.

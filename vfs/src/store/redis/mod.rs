@@ -18,10 +18,12 @@ use crate::store::redis::log_batch::{ENTRY, EntrySize, REPLY, most_log, size};
 use crate::store::redis::stage::Stage;
 use crate::store::redis::writer::RedisWriter;
 use crate::store::{Ahead, Bid, Fetched, Heard, Held, Leased, News, Store};
+use crate::wire::link::Kept;
 use crate::wire::pace::Pace;
+use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply, text};
 use crate::wire::request::Request;
-use crate::wire::server::{Kept, Server, checked};
+use crate::wire::server::Server;
 
 pub(crate) mod commit;
 mod full;

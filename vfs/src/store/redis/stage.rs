@@ -19,9 +19,10 @@ use crate::model::page::PageNo;
 use crate::model::page_encoding::pack;
 use crate::model::version::Snapshot;
 use crate::store::redis::{RedisStore, keys, script};
+use crate::wire::reply::checked;
 use crate::wire::reply::{bad_reply, text};
 use crate::wire::request::Request;
-use crate::wire::server::{Server, checked};
+use crate::wire::server::Server;
 
 /// Pages in one `HSET`, and in one round trip.
 pub(crate) const BATCH: usize = 64;

@@ -15,16 +15,21 @@ use redis::{Value, cmd};
 use crate::config::Wait;
 use crate::model::error::{Cause, Error, Result};
 use crate::model::log_entry::Commit;
-use crate::process::fault::{self, Point};
+use crate::process::fault;
+use crate::process::fault::Point;
 use crate::store::redis::commit::{AboutHistory, LogMark};
 use crate::store::redis::stage::Stage;
-use crate::store::redis::writer::in_time::{self, Attempt, Attempts};
-use crate::store::redis::writer::{self, RedisWriter};
+use crate::store::redis::writer;
+use crate::store::redis::writer::RedisWriter;
+use crate::store::redis::writer::in_time;
+use crate::store::redis::writer::in_time::{Attempt, Attempts};
 use crate::store::redis::{replies, wait};
 use crate::store::{After, Ending, Writer};
+use crate::wire::link::{Kept, Sending};
+use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply};
 use crate::wire::request::Request;
-use crate::wire::server::{Kept, Sending, Server, checked};
+use crate::wire::server::Server;
 
 /// The commit of one database.
 pub(crate) struct Part<'a> {

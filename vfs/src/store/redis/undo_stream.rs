@@ -9,8 +9,9 @@ use crate::model::error::Result;
 use crate::model::log_entry::{Commit, Piece, PiecesAsked, Undo};
 use crate::model::version::CommitId;
 use crate::store::redis::{RedisStore, keys, replies};
+use crate::wire::link::Sending;
+use crate::wire::reply::checked;
 use crate::wire::request::Request;
-use crate::wire::server::{Sending, checked};
 
 /// What a commit keeps of its undo data.
 #[derive(Clone, Copy)]

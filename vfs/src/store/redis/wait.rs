@@ -6,9 +6,10 @@ use redis::{Cmd, Value, cmd};
 use crate::config::{WAIT_DISK, Wait};
 use crate::model::error::{Cause, Result};
 use crate::model::version::Version;
+use crate::wire::info::{info, info_field, version_of};
 use crate::wire::reply::answered_with;
 use crate::wire::request::Request;
-use crate::wire::server::{Server, info, info_field, version_of};
+use crate::wire::server::Server;
 
 /// The first version of Redis that has `WAITAOF`.
 const HAS_WAITAOF: (u32, u32) = (7, 2);

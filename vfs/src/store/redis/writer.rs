@@ -11,18 +11,22 @@ use crate::model::error::{Cause, Result};
 use crate::model::log_entry::Commit;
 use crate::model::page::PageNo;
 use crate::model::version::{CommitId, Snapshot, Version};
-use crate::process::fault::{self, Point};
+use crate::process::fault;
+use crate::process::fault::Point;
 use crate::sqlite::interrupt;
 use crate::store::redis::commit::LogMark;
 use crate::store::redis::full::is_full;
 use crate::store::redis::lease_queue::RELEASE;
-use crate::store::redis::stage::{self, Stage};
+use crate::store::redis::stage;
+use crate::store::redis::stage::Stage;
 use crate::store::redis::{RedisStore, keys, replies};
 use crate::store::{After, Bid, Ending, Lingers, News, Store, Writer};
+use crate::wire::link::{Kept, Link};
+use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply, text};
 use crate::wire::request::Request;
 use crate::wire::script::By;
-use crate::wire::server::{Kept, Link, Server, checked};
+use crate::wire::server::Server;
 
 pub(crate) use crate::store::redis::writer::resolve::{answer, is_done, is_open_to, unknown};
 

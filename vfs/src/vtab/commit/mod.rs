@@ -34,10 +34,12 @@ use crate::vtab::layout::keys::{Keys, shown};
 use crate::vtab::location::checked_reply;
 use crate::vtab::table::{Mark, Session, Table};
 use crate::vtab::write::{Armed, Base};
+use crate::wire::link::Kept;
 use crate::wire::reply::bad_reply;
+use crate::wire::reply::checked;
 use crate::wire::request::Request;
 use crate::wire::script::By;
-use crate::wire::server::{Kept, Server, checked};
+use crate::wire::server::Server;
 
 pub(crate) mod slices;
 pub(crate) mod large;

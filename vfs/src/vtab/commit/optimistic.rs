@@ -7,14 +7,16 @@ use crate::model::error::{Cause, Result};
 use crate::sqlite::interrupt;
 use crate::vtab::commit::CHUNK;
 use crate::vtab::commit::hold::{Hold, Lock, Staging};
-use crate::vtab::commit::scripted::{self, Scripted, Sink, words};
+use crate::vtab::commit::scripted;
+use crate::vtab::commit::scripted::{Scripted, Sink, words};
 use crate::vtab::layout::keys::Keys;
 use crate::vtab::location::checked_reply;
 use crate::vtab::table::Table;
+use crate::wire::link::Link;
 use crate::wire::reply::bad_reply;
+use crate::wire::reply::checked;
 use crate::wire::request::Request;
 use crate::wire::script::By;
-use crate::wire::server::{Link, checked};
 
 /// How often it is tried. From the second time on, the table is locked.
 const ATTEMPTS: u32 = 10;

@@ -176,7 +176,7 @@ fn is_as_left(table: &Table, rowid: i64, pending: &Pending, reply: Reply) -> Res
     if matches!(&reply, Reply::ServerError(error) if error.code() == "WRONGTYPE") {
         return Ok(false);
     }
-    let now = hash(crate::wire::server::checked(reply)?)?;
+    let now = hash(crate::wire::reply::checked(reply)?)?;
     Ok(match pending.base {
         Base::Absent => now.is_empty(),
         Base::Read(then) => !now.is_empty() && digest(&table.row_of_fields(rowid, &now)) == then,

@@ -23,10 +23,10 @@ use crate::store::redis::script;
 use crate::vtab::layout::keys::Keys;
 use crate::vtab::location::{Place, wrong_type};
 use crate::vtab::table::bulk;
+use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply, text};
 use crate::wire::request::Request;
 use crate::wire::script::{By, Script};
-use crate::wire::server::checked;
 
 static FUNCTIONS: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/functions.lua")));
 static CALL: LazyLock<String> =

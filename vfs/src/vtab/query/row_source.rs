@@ -12,7 +12,8 @@ use crate::vtab::layout::index::Part;
 use crate::vtab::query::cursor::Cursor;
 use crate::vtab::query::operand::{Compared, Comparison, Equal, Reach};
 use crate::vtab::query::plan::{Access, Op, Wanted};
-use crate::vtab::query::range::{self, Member, Window};
+use crate::vtab::query::range;
+use crate::vtab::query::range::{Member, Window};
 use crate::vtab::table::bulk;
 use crate::wire::reply::array;
 

@@ -9,7 +9,7 @@ use crate::vtab::commit::check::{Checked, Hash};
 use crate::vtab::commit::published::Published;
 use crate::vtab::table::{Row, Table, digest};
 use crate::vtab::write::conflicts::{Existing, unique_values};
-use crate::wire::server::Kept;
+use crate::wire::link::Kept;
 
 pub(crate) mod change;
 pub(crate) mod conflicts;

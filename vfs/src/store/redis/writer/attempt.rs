@@ -4,14 +4,15 @@ use redis::{Value, cmd};
 
 use crate::model::error::{Cause, Result};
 use crate::model::log_entry::Commit;
-use crate::process::fault::{self, Point};
+use crate::process::fault;
+use crate::process::fault::Point;
 use crate::store::redis::lease_queue::{KEEP, RELEASE};
 use crate::store::redis::wait;
 use crate::store::redis::writer::RedisWriter;
 use crate::store::redis::writer::in_time::Attempt;
 use crate::store::{After, Ending, Lingers, Store};
 use crate::wire::reply::bad_reply;
-use crate::wire::server::checked;
+use crate::wire::reply::checked;
 
 /// What the replies to a commit tell beyond that it is done.
 pub(crate) struct Done {

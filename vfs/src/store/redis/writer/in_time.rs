@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use crate::model::error::{Cause, Error, Result};
-use crate::wire::server::{Unanswered, checked};
+use crate::wire::link::Unanswered;
+use crate::wire::reply::checked;
 
 /// Between two attempts: first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);

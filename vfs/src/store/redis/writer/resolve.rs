@@ -6,12 +6,13 @@ use crate::config::Wait;
 use crate::model::error::{Cause, Result};
 use crate::model::log_entry::{Commit, LogEntry};
 use crate::model::version::{Snapshot, Version};
-use crate::process::fault::{self, Point};
+use crate::process::fault;
+use crate::process::fault::Point;
 use crate::store::Writer;
 use crate::store::redis::writer::RedisWriter;
 use crate::store::redis::{RedisStore, replies, snapshot, wait};
+use crate::wire::reply::checked;
 use crate::wire::request::Request;
-use crate::wire::server::checked;
 
 impl RedisWriter {
     /// Finds out what became of a commit whose reply was lost: `true` it is there, `false` it is
