@@ -10,6 +10,7 @@
 //! between two looks.
 
 use std::cell::Cell;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value as Reply, cmd};
@@ -310,6 +311,26 @@ impl Staging<'_> {
         let Some(change) = self.finish()? else { return Ok(()) };
         // Whether it was made must be told.
         interrupt::never(|| lock.make(&change))
+    }
+}
+
+impl Table {
+    /// Waits until no other client has the table's lock, or until the deadline.
+    ///
+    /// It reads the key before anybody watches it: Redis 6.2 refuses an `EXEC` if a watched key had expired
+    /// before `WATCH` and was removed after it.
+    pub(super) fn wait_while_locked(&self, deadline: Instant) -> Result<()> {
+        let look = Request::one(cmd("GET").arg(self.keys().hold()));
+        let mut pause = Duration::from_millis(1);
+        while Instant::now() < deadline {
+            sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+            let replies = self.place.ask(&look)?;
+            if !replies.first().is_some_and(|reply| matches!(Hold::of(reply), Hold::Locked(_))) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -358,7 +358,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
         }
     }
     let mut assumed: Vec<Vec<String>> = group.iter().map(|table| table.known().indices).collect();
-    let (deadline, mut pause) = (Instant::now() + PATIENCE, Duration::from_millis(1));
+    let deadline = Instant::now() + PATIENCE;
     let mut singly = false;
     // Twice, as a rule: the second time, the indexes are known.
     while Instant::now() < deadline {
@@ -396,8 +396,7 @@ fn prepared(mark: Mark, group: &[Rc<Table>]) -> Result<(Vec<Part<'_>>, Kept, Arc
             if let Hold::Decided(decided) = &part.checked.hold {
                 part.table.settle(decided)?;
             } else {
-                sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(100));
+                part.table.wait_while_locked(deadline)?;
             }
         } else if restore_indexes(&parts)? {
             // They are read anew.
