@@ -1,7 +1,7 @@
-//! A connection to a server, below everything else: bytes out, replies in.
+//! One connection to a server: sends bytes, parses replies.
 //!
-//! The client library's own parser, which can stop at any byte, takes longer for a reply than the server does,
-//! and scans of small rows are little else. What error replies mean is left to the library.
+//! The client library's parser is incremental, and takes longer for a reply than the server does. A scan of small
+//! rows spends most of its time in the parser, so this is our own. Error replies are still parsed by the library.
 
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
@@ -14,20 +14,20 @@ use crate::wire::dial::{dial, left};
 use crate::wire::pace::time_for;
 use crate::wire::socket::Socket;
 
-/// Bytes read at once.
+/// Bytes requested from the socket by one read.
 const BUFFER: usize = 64 << 10;
-/// The longest line that is no value: an error with its reason.
+/// The longest line without a length prefix, such as an error with its reason.
 const LONGEST_LINE: usize = 1 << 20;
-/// Memory taken on the word of a server; more when as much has come.
+/// Memory allocated because a reply announces a length. More is allocated only as bytes arrive.
 const ON_TRUST: usize = 1 << 20;
-/// Arrays within arrays.
+/// The deepest nesting of arrays.
 const DEEPEST: usize = 100;
-/// Memory that one reply may take, values and items.
+/// The most memory that one reply may take: its bytes and its values.
 const LARGEST: usize = 2 << 30;
-/// The same before a server has let the connection in.
+/// The same limit before the login has succeeded.
 const LARGEST_AT_LOGIN: usize = 16 << 20;
 
-/// A stream, and what has come over it and was not looked at yet.
+/// A socket, and the bytes received over it that are not parsed yet.
 pub(crate) struct Wire {
     socket: Socket,
     buffer: Vec<u8>,
@@ -35,42 +35,42 @@ pub(crate) struct Wire {
     end: usize,
     db: i64,
     open: bool,
-    /// How long to wait for the first byte of a reply, and for each further one.
+    /// Timeout for the first byte of a reply, and for each further one.
     patience: Duration,
-    /// Memory that one reply may take.
+    /// The most memory that one reply may take, in bytes.
     largest: usize,
     reply: Progress,
-    /// When the connection is to be made and logged in.
+    /// Deadline for connecting and logging in.
     deadline: Option<Instant>,
-    /// When something last came.
+    /// When the last bytes arrived.
     heard: Instant,
-    /// It was idle since it was made.
+    /// The connection has been in the pool.
     pub(crate) is_used: bool,
-    /// When the server was last asked for its role.
+    /// When the server was last asked for its role (`ROLE`).
     pub(crate) role_asked: Instant,
 }
 
-/// What a login sends beside user, password and database number.
+/// Commands that a login adds to `AUTH` and `SELECT`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Hello {
-    /// Ask the server for its role.
+    /// Ask for the server's role.
     pub(crate) role: bool,
-    /// Read from a replica in a Cluster.
+    /// Send `READONLY`, which lets a replica in a Cluster answer reads.
     pub(crate) readonly: bool,
 }
 
-/// How far a reply has come.
+/// Progress of the reply that is being received.
 #[derive(Default)]
 struct Progress {
-    /// When it was first waited for.
+    /// When the first read for it began.
     since: Option<Instant>,
     bytes: usize,
     items: usize,
 }
 
 impl Wire {
-    /// Connects and logs in before the deadline. A reply will be waited for as long as `reply`. With the
-    /// connection comes the role that the server says it has, if it was asked and may be.
+    /// Connects and logs in before the deadline. Later replies time out after `reply`. Also returns the server's
+    /// role, if it was asked for and access rules allow `ROLE`.
     pub(crate) fn connect(
         endpoint: &Endpoint,
         password: Option<&str>,
@@ -105,18 +105,18 @@ impl Wire {
         }
     }
 
-    /// One that is logged in already, for tests.
+    /// A connection that needs no login, for tests.
     #[cfg(test)]
     pub(crate) fn over(socket: Socket) -> Wire {
         Wire::new(socket, Duration::from_secs(60), LARGEST)
     }
 
-    /// When something last came.
+    /// When the last bytes arrived.
     pub(crate) fn heard(&self) -> Instant {
         self.heard
     }
 
-    /// What the library's own connections say first, in one round trip.
+    /// Logs in with the commands that the client library would send, in one round trip.
     fn log_in(&mut self, endpoint: &Endpoint, password: Option<&str>, hello: Hello) -> RedisResult<Option<Role>> {
         let mut commands = Vec::new();
         if let Some(password) = password {
@@ -134,7 +134,7 @@ impl Wire {
         let mut next = || replies.next().unwrap_or_default();
         if password.is_some() {
             next().extract_error().map_err(|error| {
-                // A server that does not know the command repeats what it was given.
+                // A server that does not know `AUTH` repeats its arguments, the password among them.
                 let kind = redis::ErrorKind::AuthenticationFailed;
                 RedisError::from((kind, "Password authentication failed", hide_secrets(&error.to_string())))
             })?;
@@ -146,12 +146,13 @@ impl Wire {
         if hello.readonly {
             next().extract_error()?;
         }
-        // Servers before 7.2 don't know what is left, and users may not be allowed to.
+        // The remaining replies are to `CLIENT SETINFO`. Servers before 7.2 do not have it, and access rules may
+        // forbid it.
         if hello.role { role(next()) } else { Ok(None) }
     }
 
-    /// Sends commands and returns their replies. A server that refuses the connection says why in one reply
-    /// that nobody has asked for, and closes it.
+    /// Sends commands and returns their replies. A server that refuses the connection sends one error reply that
+    /// answers no command, and closes the connection.
     fn converse(&mut self, commands: &[redis::Cmd]) -> RedisResult<Vec<Value>> {
         let mut packed = Vec::new();
         commands.iter().for_each(|command| command.write_packed_command(&mut packed));
@@ -167,12 +168,12 @@ impl Wire {
         Ok(replies)
     }
 
-    /// Why it was in vain, where a server that speaks TLS was spoken to without.
+    /// Adds a hint to an error if the server probably speaks TLS and this connection does not.
     fn explained(&self, endpoint: &Endpoint, error: RedisError) -> RedisError {
         let hint = "the server may speak TLS there: then the address begins with rediss://";
         let is_tcp = endpoint.tls.is_none() && matches!(endpoint.place, Place::Tcp { .. });
         match &self.buffer[self.at..self.end] {
-            // The beginning of an alert.
+            // The first bytes of a TLS alert record.
             [0x15, 0x03, ..] => RedisError::from(io::Error::other(format!("the answer is TLS; {hint}"))),
             [] if is_tcp && self.reply.bytes == 0 && !error.is_timeout() && error.is_io_error() => RedisError::from(
                 io::Error::other(format!("the server closed the connection at once ({error}); {hint}")),
@@ -181,7 +182,7 @@ impl Wire {
         }
     }
 
-    /// How long to wait for the server to take or give some bytes.
+    /// Sets the timeout for sending and receiving.
     pub(crate) fn set_timeout(&mut self, time: Duration) -> RedisResult<()> {
         self.patience = time;
         Ok(self.socket.set_timeout(time)?)
@@ -193,7 +194,7 @@ impl Wire {
         Ok(sent?)
     }
 
-    /// Whether the next reply begins to come within this time.
+    /// Waits this long for the next reply to begin. Returns whether it did.
     pub(crate) fn comes_within(&mut self, time: Duration) -> RedisResult<bool> {
         if self.at < self.end {
             return Ok(true);
@@ -211,7 +212,7 @@ impl Wire {
         }
     }
 
-    /// The next reply.
+    /// Receives one reply.
     pub(crate) fn receive(&mut self) -> RedisResult<Value> {
         self.reply = Progress::default();
         let reply = self.value(0);
@@ -253,7 +254,7 @@ impl Wire {
         }
     }
 
-    /// The next line, without its end.
+    /// The next line, without its line end.
     fn line(&mut self) -> RedisResult<&[u8]> {
         let mut searched = 0;
         loop {
@@ -271,7 +272,7 @@ impl Wire {
         }
     }
 
-    /// The bytes of a value, behind which a line ends.
+    /// A value of `length` bytes and the line end behind it.
     fn bytes(&mut self, length: i64) -> RedisResult<Vec<u8>> {
         let length = usize::try_from(length).map_err(|_| garbled("a negative length"))?;
         let mut come = length.min(self.end - self.at);
@@ -294,7 +295,7 @@ impl Wire {
         Ok(bytes)
     }
 
-    /// Waits for more than there is.
+    /// Reads more bytes into the buffer.
     fn read_more(&mut self) -> RedisResult<()> {
         self.buffer.copy_within(self.at..self.end, 0);
         (self.at, self.end) = (0, self.end - self.at);
@@ -308,7 +309,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Waits for some bytes. A reply that comes too slowly counts as none, and so does one without end.
+    /// Reads some bytes, at least one. Times out if the whole reply arrives too slowly, and fails if it takes too
+    /// much memory.
     fn read(&mut self, buffer: &mut [u8]) -> RedisResult<usize> {
         let since = *self.reply.since.get_or_insert_with(Instant::now);
         if let Some(deadline) = self.deadline {
@@ -331,7 +333,7 @@ impl Wire {
 }
 
 fn number(digits: &[u8]) -> RedisResult<i64> {
-    // Most are lengths.
+    // Fast path: most numbers are lengths of a few digits.
     if (1..=9).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) {
         return Ok(digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')));
     }
@@ -343,7 +345,7 @@ fn garbled(what: &str) -> RedisError {
     RedisError::from((redis::ErrorKind::Parse, "the reply makes no sense", what.to_owned()))
 }
 
-/// What `ROLE` was answered. Where it is forbidden or not there, nothing is known.
+/// Parses the reply to `ROLE`. Returns `None` where the command is forbidden or missing.
 fn role(reply: Value) -> RedisResult<Option<Role>> {
     match reply {
         Value::ServerError(error) if error.code() == "NOPERM" || error.code() == "ERR" => Ok(None),
@@ -351,7 +353,7 @@ fn role(reply: Value) -> RedisResult<Option<Role>> {
     }
 }
 
-/// So that a command can be asked with `query`.
+/// Lets `Cmd::query` run on this connection.
 impl ConnectionLike for Wire {
     fn req_packed_command(&mut self, command: &[u8]) -> RedisResult<Value> {
         self.send(command)?;
@@ -379,7 +381,7 @@ impl ConnectionLike for Wire {
     }
 }
 
-/// For the fuzz target: the replies in some bytes, each with the bytes that it was read from.
+/// For the fuzz target: all replies in `data`, each with the bytes it was parsed from.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn replies(data: &[u8]) -> Vec<(&[u8], Value)> {
     let recorded = Socket::of(io::Cursor::new(data.to_vec()));

@@ -1,5 +1,5 @@
-//! Makes a stream to a server, before a deadline: the name is looked up, each address gets its share of the
-//! time, and a silent TLS server can't hold the caller.
+//! Opens a socket to a server, before a deadline. Resolves the name, gives each address its share of the time, and
+//! bounds the TLS handshake.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -17,23 +17,24 @@ use crate::sqlite::interrupt;
 use crate::wire::socket::Socket;
 use crate::wire::tls;
 
-/// A silent TCP connection is probed after this time, and again after each [`PROBE_PAUSE`]. Load balancers and
-/// firewalls forget connections that are silent for longer, most of them after some minutes.
+/// Idle time after which TCP sends a keep-alive probe; further probes follow every [`PROBE_PAUSE`]. Load balancers
+/// and firewalls drop connections that are idle for longer, most of them after some minutes.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
-/// Unanswered probes after which the connection counts as lost.
+/// Unanswered probes after which the connection is closed.
 const PROBES: u32 = 3;
-/// The least time without an acknowledgement of what was sent after which the connection counts as lost.
+/// The shortest time that sent data may stay unacknowledged before the connection is closed (`TCP_USER_TIMEOUT`).
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// Connects, with TLS if the endpoint has it. A reply will be waited for as long as `reply`.
+/// Connects, with TLS if the endpoint asks for it. `reply` is the timeout of a reply: it sets how long sent data may
+/// stay unacknowledged.
 pub(crate) fn dial(endpoint: &Endpoint, deadline: Instant, reply: Duration) -> io::Result<Socket> {
     let (host, port) = match &endpoint.place {
         Place::Unix(path) => return Ok(Socket::of(unix(path, deadline)?)),
         Place::Tcp { host, port } => (host, *port),
     };
     let stream = first_of(&addresses(host, port, deadline)?, deadline)?;
-    // Requests are whole already.
+    // Requests are sent whole, so Nagle's algorithm would only delay them.
     stream.set_nodelay(true)?;
     keep_alive(&stream, UNACKNOWLEDGED.max(reply))?;
     match &endpoint.tls {
@@ -42,13 +43,13 @@ pub(crate) fn dial(endpoint: &Endpoint, deadline: Instant, reply: Duration) -> i
     }
 }
 
-/// The time that is left.
+/// The time left until the deadline.
 pub(crate) fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
-/// `connect` waits while the queue of a unix socket is full, for as long as a send may take.
+/// `connect` on a unix socket blocks while the server's queue is full, up to the send timeout.
 fn unix(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
@@ -63,7 +64,7 @@ fn unix(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
     }
 }
 
-/// Tries the addresses of a host in turn.
+/// Tries the addresses of a host one after the other.
 fn first_of(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(ErrorKind::NotFound, "the host has no address");
     for (n, address) in addresses.iter().enumerate() {
@@ -92,7 +93,7 @@ fn connect(address: &SocketAddr, time: Duration) -> io::Result<TcpStream> {
     }
 }
 
-/// Has the system notice that the other side is gone.
+/// Makes the system close a connection whose other side is gone.
 #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "only Linux has this limit"))]
 fn keep_alive(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
@@ -103,7 +104,7 @@ fn keep_alive(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks a name up. The system's resolver has no deadline, so it is asked by a thread, which ends by itself.
+/// Resolves a name. The system's resolver has no deadline, so a thread calls it and may outlive this call.
 fn addresses(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
@@ -112,7 +113,7 @@ fn addresses(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketA
     let name = host.to_owned();
     std::thread::Builder::new().name("sqlite-redis-name".into()).spawn(move || {
         let found = (name, port).to_socket_addrs().map(Iterator::collect);
-        // Nobody may be waiting for it any more.
+        // The caller may have given up already.
         let _ = send.send(found);
     })?;
     loop {
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn an_address_that_swallows_packets_leaves_time_for_the_next() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Its queue is full, so further packets are dropped.
+        // The queue of this listener is full, so the system drops further packets.
         let full = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         full.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         full.listen(0).unwrap();

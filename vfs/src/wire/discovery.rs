@@ -1,4 +1,4 @@
-//! The replicas of a server, as it knows them itself (`INFO replication`).
+//! The replicas of a server, from its own `INFO replication`.
 
 use redis::cmd;
 
@@ -11,31 +11,31 @@ use crate::wire::reply::{bad_reply, text};
 use crate::wire::request::Request;
 use crate::wire::server::Server;
 
-/// Replicas that are looked at; a primary that has more gives reads to these.
+/// The most replicas to use. Reads of a primary that has more go to the first ones.
 const MOST: usize = 64;
 
-/// A replica that its primary has a connection to.
+/// A replica that is connected to its primary.
 #[derive(Debug, Clone)]
 pub(crate) struct Replica {
-    /// To open it with, in place of the primary's.
+    /// The address that opens the replica: the primary's, with the replica's host and port.
     pub address: Address,
     /// Host and port.
     pub place: String,
-    /// Whether it has got its first copy of everything.
+    /// Whether its first synchronisation is complete.
     pub online: bool,
 }
 
-/// What a server knows of its replication.
+/// What `INFO replication` says.
 #[derive(Debug)]
 pub(crate) struct Replication {
-    /// Whether it is a replica itself.
+    /// Whether the server is a replica itself.
     pub is_replica: bool,
     /// Its replicas.
     pub replicas: Vec<Replica>,
 }
 
 impl Server {
-    /// The replicas of the server; where an address leads to several, of the present primary.
+    /// The replicas of the server. For Sentinel and Cluster addresses: of the present primary.
     pub(crate) fn replication(&self) -> Result<Replication> {
         let reply = self.ask(&Request::one(cmd("INFO").arg("replication")))?.pop().unwrap_or_default();
         let reply = checked(reply)?;
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replicas_are_those_that_the_primary_counts() {
+    fn replicas_are_read_from_info_replication() {
         let info = "# Replication\r\nrole:master\r\nconnected_slaves:2\r\n\
                     slave0:ip=::1,port=7001,state=online,offset=28,lag=1\r\n\
                     slave1:ip=b.example,port=7002,state=wait_bgsave,offset=0,lag=0\r\nmaster_repl_offset:42\r\n";

@@ -1,11 +1,11 @@
-//! What a server says of itself (`INFO`), and which servers can keep a database safely.
+//! Fields of `INFO`, and the checks that a server can keep a database safely.
 
 use redis::Value;
 
 use crate::model::error::{Cause, Result};
 use crate::wire::reply::{checked, text};
 
-/// The text that `INFO` answered; nothing where that may not be asked.
+/// The text of an `INFO` reply. `None` where access rules forbid the command.
 pub(crate) fn info(reply: Option<Value>) -> Result<Option<String>> {
     match reply.map(checked) {
         Some(Ok(value)) => Ok(text(&value)),
@@ -15,7 +15,7 @@ pub(crate) fn info(reply: Option<Value>) -> Result<Option<String>> {
     }
 }
 
-/// One field of what `INFO` answered.
+/// One field of an `INFO` text.
 pub(crate) fn info_field<'a>(info: Option<&'a str>, field: &str) -> Option<&'a str> {
     info?.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
 }
@@ -28,14 +28,14 @@ pub(crate) fn check_version(info: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// The first two numbers of a version.
+/// The first two numbers of a version, such as 7.0.
 pub(crate) fn version_of(text: &str) -> (u32, u32) {
     let mut parts = text.split('.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
-/// Policies `allkeys-*` may drop any key. The `volatile-*` ones only drop keys with a time to
-/// live: of ours that is the lease, whose loss the commit notices.
+/// Policies `allkeys-*` may evict any key. Policies `volatile-*` evict only keys with a time to live: of a database
+/// that is the lease, and a commit notices its loss.
 pub(crate) fn check_policy(info: Option<&str>) -> Result<()> {
     match info_field(info, "maxmemory_policy") {
         Some(policy) if policy.starts_with("allkeys") => Err(Cause::Eviction(policy.to_owned()).into()),

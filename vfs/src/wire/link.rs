@@ -1,4 +1,4 @@
-//! A connection in use: exchanges on it, and its way back to the idle ones.
+//! A connection in use: its exchanges, and its return to the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,29 +15,29 @@ use crate::wire::reply::{bad_reply, checked, message, text};
 use crate::wire::request::Request;
 use crate::wire::server::{Server, redirection};
 
-/// A connection that was silent for longer may have been forgotten on its way, without a word to either side.
+/// After a longer silence, a load balancer or firewall may have dropped the connection without telling either side.
 const SURELY_OPEN: Duration = Duration::from_secs(1);
 
-/// How long a primary at a fixed address is trusted to be one still.
+/// How long the role of a server at a fixed address is trusted before it is asked for again.
 const ROLE_KNOWN: Duration = Duration::from_secs(10);
 
-/// How late a server may be with the end of a wait before it is nudged, and how often that is done.
+/// How long a blocking command may overrun its timeout before it is nudged, and how often it is nudged.
 const NUDGE: Duration = Duration::from_millis(2);
 const NUDGES: u32 = 5;
 
-/// A connection that was taken out of a link, the generation of the route that it was made by, and what stands
-/// in the pool for its server.
+/// A connection taken out of its link, with the generation of the route that made it and its server's key in the
+/// pool.
 pub(crate) struct Kept {
     idle: Idle,
     generation: u64,
     pooled: Arc<str>,
 }
 
-/// Bytes of a piece of [`Sending`].
+/// Bytes of one piece of [`Sending`].
 const PIECE: usize = 1 << 20;
 
-/// Commands on their way: sent in pieces while they are put together, so that a large transaction
-/// is not in memory twice and the server works on the first while the last is made.
+/// Commands that are sent in pieces while later ones are still being built. So a large transaction is not in memory
+/// twice, and the server works on its first part meanwhile.
 pub(crate) struct Sending<'link, 'server> {
     link: &'link mut Link<'server>,
     piece: Request,
@@ -46,7 +46,7 @@ pub(crate) struct Sending<'link, 'server> {
 }
 
 impl Sending<'_, '_> {
-    /// Where the next command goes.
+    /// The request to add the next command to.
     pub(crate) fn piece(&mut self) -> &mut Request {
         if self.piece.bytes.len() >= PIECE {
             self.flush();
@@ -54,7 +54,7 @@ impl Sending<'_, '_> {
         &mut self.piece
     }
 
-    /// Commands so far.
+    /// The number of commands so far.
     pub(crate) fn count(&self) -> usize {
         self.commands + self.piece.ends.len()
     }
@@ -67,7 +67,7 @@ impl Sending<'_, '_> {
         self.piece.clear();
     }
 
-    /// The replies to all of them, also those that say that this is not the server any more.
+    /// Sends the rest and returns all replies, including errors such as `READONLY` and `MOVED`.
     pub(crate) fn finish(mut self) -> Result<Vec<Value>, Unanswered> {
         let may_be_done = self.sent.is_ok();
         self.flush();
@@ -78,15 +78,15 @@ impl Sending<'_, '_> {
             self.link.receive_all(self.commands)
         });
         let replies = replies.map_err(|error| Unanswered { error, may_be_done })?;
-        // What it says is among the replies, and the caller knows better what comes of it.
+        // Such an error is among the replies as well, and the caller decides what it means for the commit.
         let _ = self.link.heed(&replies);
         Ok(replies)
     }
 }
 
 impl Sending<'_, '_> {
-    /// Sends the rest of a transaction, and checks that the server has queued all of it. A proxy may refuse a command
-    /// that the server then does not miss at `EXEC`.
+    /// Sends the rest of a transaction, and checks that the server has queued every command. A proxy may refuse a
+    /// command without the server knowing, and `EXEC` would succeed without it.
     pub(crate) fn queue(self) -> Result<()> {
         for reply in self.finish().map_err(|unanswered| unanswered.error)? {
             match checked(reply)? {
@@ -98,20 +98,19 @@ impl Sending<'_, '_> {
     }
 }
 
-/// Why there are no replies to what was sent.
+/// Why a request has no replies.
 pub(crate) struct Unanswered {
     pub error: Error,
-    /// The last piece, and with it the last command, may have reached the server.
+    /// The last piece was sent, so the server may have executed the last command.
     pub may_be_done: bool,
 }
 
-/// A connection in somebody's hands. It goes back to the idle ones when dropped, unless an
-/// exchange on it failed or it watches a key.
+/// A connection in use. When dropped, it returns to the pool, unless an exchange on it failed or it watches a key.
 pub(crate) struct Link<'a> {
     server: &'a Server,
     kept: Option<Kept>,
     pub(super) fresh: bool,
-    /// When something last came, where that is so long ago that it may have been forgotten.
+    /// When the last bytes arrived, if the silence since then is longer than [`SURELY_OPEN`].
     silent_since: Option<Instant>,
 }
 
@@ -127,8 +126,8 @@ impl<'server> Link<'server> {
         Link { server, kept, fresh, silent_since }
     }
 
-    /// The same as [`Link::exchange`]. From time to time it asks for the server's role in the same trip, and gives
-    /// the connection up if that is no primary any more.
+    /// Like [`Link::exchange`], and from time to time asks for the server's role in the same round trip. Closes the
+    /// connection if the server is no longer a primary.
     pub(super) fn ask(&mut self, request: &Request) -> Result<Vec<Value>> {
         let asked = self.kept.as_ref().map(|kept| kept.idle.wire.role_asked);
         if !self.server.route.must_be_primary() || asked.is_none_or(|asked| asked.elapsed() < ROLE_KNOWN) {
@@ -137,7 +136,7 @@ impl<'server> Link<'server> {
         let mut longer = request.clone();
         longer.push(&cmd("ROLE"));
         let mut replies = self.exchange(&longer)?;
-        // Where access rules forbid to ask, it is taken for what it was named as.
+        // Where access rules forbid `ROLE`, the server is trusted to be the primary that the address names.
         if let Some(Value::Array(role)) = replies.pop()
             && role.first().and_then(text).is_some_and(|role| role == "slave")
         {
@@ -150,23 +149,22 @@ impl<'server> Link<'server> {
         Ok(replies)
     }
 
-    /// Sends commands and returns their replies, errors of the server among them. Any failure of
-    /// the connection ends it.
+    /// Sends commands and returns their replies, error replies included. Any failure closes the connection.
     pub(crate) fn exchange(&mut self, request: &Request) -> Result<Vec<Value>> {
         self.send(request)?;
         self.receive(request.ends.len())
     }
 
-    /// Begins to send commands that are too many to be put together first.
+    /// Begins to send commands piece by piece.
     pub(crate) fn sending(&mut self) -> Sending<'_, 'server> {
         let piece = self.kept.as_mut().map(|kept| std::mem::take(&mut kept.idle.room)).unwrap_or_default();
         Sending { link: self, piece, sent: Ok(()), commands: 0 }
     }
 
-    /// Sends commands, whose replies are still to be received.
+    /// Sends commands without waiting for the replies.
     pub(crate) fn send(&mut self, request: &Request) -> Result<()> {
         if let Err(interrupted) = interrupt::check() {
-            // Replies to what was sent before may be still to come.
+            // Replies to earlier commands may still be on their way.
             self.close();
             return Err(interrupted);
         }
@@ -175,15 +173,16 @@ impl<'server> Link<'server> {
         self.converse(|connection| connection.send(bytes))
     }
 
-    /// The replies to commands that were sent.
+    /// Receives the replies to commands that were sent.
     pub(crate) fn receive(&mut self, commands: usize) -> Result<Vec<Value>> {
         let replies = self.receive_all(commands)?;
         self.heed(&replies)?;
         Ok(replies)
     }
 
-    /// The same. The server is to hold up all but the `first` for no longer than `time`; if it does, it is
-    /// nudged a few times.
+    /// Receives the replies to commands of which all but the `first` may block on the server for up to `time`. If the
+    /// server overruns that, `nudge` is called: it sends a command on another connection. An idle server ends blocked
+    /// commands ten times a second, and after each command.
     pub(crate) fn receive_held_up(
         &mut self,
         commands: usize,
@@ -211,7 +210,7 @@ impl<'server> Link<'server> {
         self.converse(|connection| receive(connection, commands))
     }
 
-    /// A round trip.
+    /// Counts a round trip.
     fn count(&self, commands: usize) {
         let traffic = &self.server.traffic;
         traffic.round_trips.fetch_add(1, Relaxed);
@@ -225,13 +224,13 @@ impl<'server> Link<'server> {
         let (outcome, heard) = (part(&mut kept.idle.wire), kept.idle.wire.heard());
         outcome.map_err(|error| {
             if let Err(interrupted) = interrupt::check() {
-                // Its reply is still to come. Nothing is wrong with the server.
+                // The reply is still to come; the connection and the server are fine.
                 self.close();
                 return interrupted;
             }
             self.give_up();
             match self.silent_since {
-                // Another connection may work at once.
+                // The connection may have been dropped while idle. A new one may work at once.
                 Some(since) if error.is_timeout() && since == heard => {
                     Cause::ConnectionLost("no reply came on a connection that had been idle".into()).into()
                 }
@@ -241,7 +240,7 @@ impl<'server> Link<'server> {
         })
     }
 
-    /// Closes the connection, and those that most likely broke with it.
+    /// Closes the connection, and the idle ones to the same server, which are most likely broken too.
     fn give_up(&mut self) {
         let kept = self.kept.take();
         let follows = self.server.route.follows();
@@ -254,12 +253,12 @@ impl<'server> Link<'server> {
         self.server.route.doubt();
     }
 
-    /// Notices replies that say that this is not the server any more.
+    /// Handles error replies which say that this is no longer the right server.
     fn heed(&mut self, replies: &[Value]) -> Result<()> {
         for reply in replies {
             let Value::ServerError(error) = reply else { continue };
             match error.code() {
-                // A primary that was made a replica, or a name that leads elsewhere now.
+                // The primary was made a replica, or the name now leads to another server.
                 "READONLY" if !self.fresh || self.server.route.follows() => {
                     self.give_up();
                     return Err(Cause::ConnectionLost("the server has been made a replica".into()).into());
@@ -284,7 +283,7 @@ impl<'server> Link<'server> {
         Ok(())
     }
 
-    /// Whether its server has been replaced by another since the connection was made.
+    /// Whether the connection was closed because its server has been replaced.
     pub(crate) fn is_replaced(&self) -> bool {
         self.kept.is_none()
     }
@@ -294,7 +293,7 @@ impl<'server> Link<'server> {
         self.kept = None;
     }
 
-    /// Takes the connection out, to be kept for longer than the server is borrowed.
+    /// Takes the connection out of the link, so that it can outlive the borrow of the server.
     pub(crate) fn detach(mut self) -> Option<Kept> {
         self.kept.take()
     }
@@ -305,8 +304,8 @@ fn receive(connection: &mut Wire, commands: usize) -> Result<Vec<Value>, RedisEr
 }
 
 impl Server {
-    /// The opposite of [`Link::detach`]. A connection to a server that has been replaced meanwhile
-    /// is closed.
+    /// Makes a link of a connection taken out by [`Link::detach`]. Closes the connection if its server has been
+    /// replaced.
     pub(crate) fn attach(&self, kept: Kept) -> Link<'_> {
         self.route.confirm();
         let mut link = Link::from(self, Some(kept).filter(|kept| kept.generation == self.route.generation()));

@@ -1,4 +1,4 @@
-//! One way to every server: addresses become connections, commands go out, replies come in.
+//! The connections to servers: addresses are resolved, commands sent, replies parsed.
 
 pub(crate) mod scan;
 pub(crate) mod pace;

@@ -1,18 +1,18 @@
-//! How long a server may take for what has no fixed size: a time to begin with, and more for each byte that comes.
+//! Time limits that grow with the amount of data: a fixed time, and more for each byte that arrives.
 
 use std::time::{Duration, Instant};
 
 use crate::model::error::{Cause, Result};
 
-/// Bytes a second that a server sends or takes at least.
+/// The slowest transfer that is accepted, in bytes per second.
 const SLOWEST: f64 = 8192.0;
 
-/// The time for this many bytes.
+/// The time limit for this many bytes.
 pub(crate) fn time_for(patience: Duration, bytes: usize) -> Duration {
     patience.saturating_add(Duration::from_secs_f64(bytes as f64 / SLOWEST))
 }
 
-/// Several replies that belong together.
+/// The time limit of an exchange of several replies.
 pub(crate) struct Pace {
     begun: Instant,
     patience: Duration,
@@ -24,10 +24,10 @@ impl Pace {
         Pace { begun: Instant::now(), patience, bytes: 0 }
     }
 
-    /// Notes that so many bytes have come. Returns how many that makes in all.
+    /// Adds bytes that have arrived. Returns the total.
     ///
     /// # Errors
-    /// [`Cause::NoReply`] if that has taken too long.
+    /// [`Cause::NoReply`] if the exchange has taken too long.
     pub(crate) fn came(&mut self, bytes: usize) -> Result<usize> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.begun.elapsed() > time_for(self.patience, self.bytes) {
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn more_bytes_have_more_time() {
+    fn the_time_limit_grows_with_the_bytes() {
         let mut pace = Pace::new(Duration::from_millis(1));
         std::thread::sleep(Duration::from_millis(50));
         assert_eq!(pace.came(1 << 20).unwrap(), 1 << 20);

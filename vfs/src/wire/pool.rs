@@ -1,5 +1,5 @@
-//! The idle connections of a process, by the server that they lead to. Databases on one server share them, and
-//! so do the databases of all slots on one node of a Cluster. A connection that is idle for too long is closed.
+//! The idle connections of a process, by server. All databases on a server share them, and so do all slots on a node
+//! of a Cluster. A connection that stays idle too long is closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use crate::process::sync::Mutex;
 use crate::wire::connection::Wire;
 use crate::wire::request::Request;
 
-/// Connections to one server that are kept while nobody uses them.
+/// The most idle connections to one server.
 const MOST: usize = 16;
-/// How long a connection is kept while nobody uses it.
+/// How long a connection may stay idle.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// A connection, and room for what is sent next.
+/// A connection, and a buffer for its next request.
 pub(crate) struct Idle {
     pub(crate) wire: Wire,
     pub(crate) room: Request,
@@ -35,22 +35,22 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
-    /// By server, with the instant since which each is idle, the oldest first.
+    /// By server: each connection with the time since which it is idle, the oldest first.
     idle: HashMap<Arc<str>, Vec<(Instant, Idle)>>,
-    /// A thread closes what is idle for too long.
+    /// Whether a thread runs [`Pool::watch`].
     is_watched: bool,
 }
 
 impl Pool {
-    /// The connection to this server that was used last.
+    /// Takes the most recently used connection to a server.
     pub(crate) fn take(&self, server: &str) -> Option<Idle> {
         let mut state = self.state.lock();
         let (since, idle) = state.idle.get_mut(server)?.pop()?;
-        // Where no thread could be started, nobody else looks.
+        // If the watching thread could not be started, old connections are only found here.
         (since.elapsed() < LONGEST).then_some(idle)
     }
 
-    /// Keeps a connection for the next who needs one.
+    /// Returns a connection to the pool.
     pub(crate) fn put(self: &Arc<Self>, server: &Arc<str>, mut idle: Idle) {
         idle.wire.is_used = true;
         let mut state = self.state.lock();
@@ -71,12 +71,12 @@ impl Pool {
         }
     }
 
-    /// Closes all connections to this server.
+    /// Closes all idle connections to a server.
     pub(crate) fn clear(&self, server: &str) {
         self.state.lock().idle.remove(server);
     }
 
-    /// Closes what is idle for too long, until nothing is left.
+    /// Closes connections that stay idle too long. Ends when the pool is empty.
     fn watch(&self) {
         loop {
             let mut state = self.state.lock();
@@ -91,7 +91,8 @@ impl Pool {
 }
 
 impl State {
-    /// Closes what was idle for this long at this instant; returns when there will be more, if there can be.
+    /// Closes connections idle for `longest` or more at `now`. Returns the time until the next one is due, or `None`
+    /// if the pool is empty.
     fn close(&mut self, now: Instant, longest: Duration) -> Option<Duration> {
         self.idle.retain(|_, all| {
             all.retain(|(since, _)| now.saturating_duration_since(*since) < longest);
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_kept_by_server_up_to_a_number() {
+    fn the_pool_keeps_a_limited_number_of_connections_to_each_server() {
         let pool = Arc::new(Pool::default());
         let [one, two] = ["one", "two"].map(Arc::from);
         assert!(pool.take("one").is_none());

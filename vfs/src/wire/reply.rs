@@ -1,4 +1,4 @@
-//! Replies, taken apart. A reply of the wrong shape is an error.
+//! Takes replies apart. A reply of the wrong shape is an error.
 
 use std::fmt::{self, Write};
 
@@ -7,7 +7,7 @@ use redis::{ServerError, Value};
 use crate::model::error::{Cause, Result};
 use crate::model::secret::hide_secrets;
 
-/// The text of a reply, if it is text.
+/// The text of a reply, if it has any.
 pub(crate) fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
@@ -18,11 +18,11 @@ pub(crate) fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The beginning of a text: a reply may have gigabytes.
+/// The beginning of a text. The whole reply may have gigabytes.
 struct Short(String);
 
 impl Short {
-    /// Bytes.
+    /// In bytes.
     const LONGEST: usize = 200;
 }
 
@@ -35,21 +35,21 @@ impl Write for Short {
     }
 }
 
-/// A reply that is no use here, named in short.
+/// The error for a reply of the wrong shape. It shows the beginning of the reply.
 pub(crate) fn bad_reply(command: &str, value: &Value) -> Cause {
     Cause::BadReply(answered_with(command, value))
 }
 
-/// The words for that.
+/// The message of that error.
 pub(crate) fn answered_with(command: &str, value: &Value) -> String {
     let mut shown = Short(String::new());
-    // Ends with an error where the text is cut.
+    // `write!` fails where the text is cut, which is intended.
     let _ = write!(shown, "{value:?}");
     let Short(shown) = shown;
     format!("{command} was answered with {shown}")
 }
 
-/// The items of an array reply.
+/// The items of an array reply, or an error.
 pub(crate) fn array(command: &str, value: Value) -> Result<Vec<Value>> {
     match value {
         Value::Array(items) => Ok(items),
@@ -57,7 +57,7 @@ pub(crate) fn array(command: &str, value: Value) -> Result<Vec<Value>> {
     }
 }
 
-/// An error among the replies, as a failure.
+/// Turns an error reply into an error.
 pub(crate) fn checked(reply: Value) -> Result<Value> {
     match reply {
         Value::ServerError(error) => Err(server_cause(&error).into()),
@@ -65,7 +65,7 @@ pub(crate) fn checked(reply: Value) -> Result<Value> {
     }
 }
 
-/// The words of an error, without secrets.
+/// The text of an error reply, without secrets.
 pub(super) fn message(error: &ServerError) -> String {
     match error.details() {
         Some(details) => hide_secrets(&format!("{} {details}", error.code())),
@@ -73,10 +73,10 @@ pub(super) fn message(error: &ServerError) -> String {
     }
 }
 
-/// What servers say when a script does what its user may not, for which there is no code.
+/// Messages for a script that calls a command forbidden to its user. They have no error code of their own.
 const IN_SCRIPTS: [&str; 2] = ["user executing the script can't run", "ACL failure in script"];
 
-/// What an error reply of the server means.
+/// The cause that an error reply stands for.
 pub(crate) fn server_cause(error: &ServerError) -> Cause {
     let message = message(error);
     // `EXECABORT Transaction discarded because of: READONLY ...`
@@ -97,7 +97,7 @@ pub(crate) fn server_cause(error: &ServerError) -> Cause {
     }
 }
 
-/// Whether servers and proxies say this of a command that they don't have.
+/// Whether the details of an error reply say that the command is unknown. Servers and proxies word it differently.
 fn is_unknown_command(details: &str) -> bool {
     let details = details.to_ascii_lowercase();
     ["unknown command", "unsupported command"].iter().any(|said| details.starts_with(said))
@@ -108,9 +108,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_script_may_not_do_is_a_matter_of_access_rules_on_every_server() {
+    fn a_command_forbidden_in_a_script_is_a_permission_error_on_every_server() {
         for said in [
-            // Redis 7.0; Valkey 8.0, also when the script passes it on.
+            // The first is Redis 7.0. The others are Valkey 8.0: directly, and passed on by the script.
             "-ERR The user executing the script can't run this command or subcommand\r\n",
             "-NOPERM ACL failure in script: User some has no permissions to run the 'sdiff' command\r\n",
             "-ERR ACL failure in script: User some has no permissions to run the 'sdiff' command\r\n",

@@ -1,22 +1,22 @@
-//! Commands packed for one exchange.
+//! Commands encoded in RESP, for one exchange.
 
 use redis::Cmd;
 
 use crate::model::page_encoding::Packed;
 
-/// Bytes that are kept for what is sent next: enough for most commits.
+/// The largest buffer that is kept for the next request: enough for most commits.
 const LITTLE: usize = 64 << 10;
 
 /// See the [module](self).
 #[derive(Clone, Default)]
 pub(crate) struct Request {
     pub(crate) bytes: Vec<u8>,
-    /// Where each of them ends.
+    /// The end of each command in `bytes`.
     pub(crate) ends: Vec<usize>,
 }
 
 impl Request {
-    /// One with room for a few commands.
+    /// An empty request with room for a few commands.
     pub(crate) fn with_room() -> Self {
         Request { bytes: Vec::with_capacity(2 << 10), ends: Vec::with_capacity(16) }
     }
@@ -26,7 +26,7 @@ impl Request {
         self.ends.clear();
     }
 
-    /// An empty one, with its room if that is no more than [`LITTLE`].
+    /// Empties the request. Keeps its buffer up to [`LITTLE`] bytes.
     pub(crate) fn emptied(mut self) -> Self {
         if self.bytes.capacity() > LITTLE {
             return Request::default();
@@ -35,12 +35,12 @@ impl Request {
         self
     }
 
-    /// How many commands there are.
+    /// The number of commands.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// How many bytes they have.
+    /// The number of bytes.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len()
     }
@@ -50,7 +50,7 @@ impl Request {
         self.ends.push(self.bytes.len());
     }
 
-    /// Begins a command of so many words, which follow.
+    /// Begins a command of `words` words. The caller adds exactly that many.
     pub(crate) fn begin(&mut self, words: usize) -> Words<'_> {
         write_length(&mut self.bytes, b'*', words);
         Words { request: self, left: words }
@@ -68,7 +68,7 @@ impl Request {
         self.ends.push(self.bytes.len());
     }
 
-    /// Adds all commands of another.
+    /// Adds the commands of another request.
     pub(crate) fn append(&mut self, other: &Request) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&other.bytes);
@@ -91,7 +91,7 @@ impl Request {
         &self.bytes[start..self.ends[n]]
     }
 
-    /// The words of one command.
+    /// The words of command `n`.
     pub(crate) fn words(&self, n: usize) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.command(n);
         line_of(&mut rest);
@@ -104,7 +104,7 @@ impl Request {
     }
 }
 
-/// A command that is being added to a request: its words are copied once.
+/// A command that is being added word by word, so each word is copied only once.
 pub(crate) struct Words<'a> {
     request: &'a mut Request,
     left: usize,
@@ -138,7 +138,7 @@ impl Drop for Words<'_> {
     }
 }
 
-/// Takes a line off.
+/// Splits the first line off.
 fn line_of<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let end = rest.windows(2).position(|two| two == b"\r\n")?;
     let line = &rest[..end];
@@ -146,7 +146,7 @@ fn line_of<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(line)
 }
 
-/// A key with a number at its end, in a command that is otherwise always the same, packed.
+/// An encoded command that is always the same but for a number at the end of its key.
 pub(crate) struct Numbered {
     before: Vec<u8>,
     key: Vec<u8>,
@@ -186,7 +186,7 @@ mod tests {
     use crate::model::page_encoding::pack;
 
     #[test]
-    fn commands_are_packed_like_the_librarys() {
+    fn commands_are_encoded_as_by_the_library() {
         let page = [&[7; 100][..], &[0; 300], &[9; 112]].concat();
         let packed = pack(&page, false);
         let mut request = Request::default();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn numbered_commands_are_packed_like_others() {
+    fn numbered_commands_are_encoded_as_by_the_library() {
         let command = Numbered::new("HMGET", b"t:".to_vec(), [b"a".as_slice(), b"\0types"].into_iter());
         for number in [0, 7, -12, i64::MAX, i64::MIN] {
             let mut request = Request::default();

@@ -1,9 +1,8 @@
-//! The way to the server that has a database now. Every connection is made here.
+//! Finds the server of a database, and makes all connections to it.
 //!
-//! An address may be fixed, and then this is only a connection. Or Sentinels say which server is
-//! the primary, or a Cluster which node has the slot: then each new connection is made to the
-//! server that they name, and the number of changes so far, the *generation*, tells which of the
-//! older connections lead to a server that has been replaced.
+//! A fixed address leads to one server. For other addresses, Sentinels name the primary, or a Cluster names the node
+//! that has the slot, and each new connection goes to the server that they name. The *generation* counts how often
+//! the server was replaced: connections of an older generation lead to the wrong server.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,8 +27,8 @@ mod sentinel;
 use crate::wire::route::cluster::Cluster;
 use crate::wire::route::sentinel::Sentinels;
 
-/// Time for asking one Sentinel or node, and for reaching the server that it names: less than a
-/// connection may take otherwise, since there are others to ask meanwhile.
+/// Time limit for asking one Sentinel or node, and for reaching the server that it names. It is shorter than
+/// `connect_ms`, so that the others can be asked as well.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Host and port of a server.
@@ -52,7 +51,7 @@ impl fmt::Display for Node {
     }
 }
 
-/// How long each step may take.
+/// The time limits of each step.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     connect: Duration,
@@ -61,7 +60,7 @@ struct Times {
 }
 
 impl Times {
-    /// For one of several places to ask.
+    /// The limits for one of several servers to ask.
     fn attempt(&self) -> Times {
         let attempt = self.connect.min(ATTEMPT);
         Times { connect: attempt, reply: attempt.min(self.reply), ..*self }
@@ -69,7 +68,7 @@ impl Times {
 }
 
 enum Way {
-    /// `any_role`: it may be a replica.
+    /// With `any_role`, the server may be a replica.
     Fixed {
         endpoint: Box<Endpoint>,
         any_role: bool,
@@ -79,18 +78,18 @@ enum Way {
     Cluster(Box<Cluster>),
 }
 
-/// A connection to the server, which is there, or why there is none.
+/// A connection and the server that it leads to, or why there is none.
 type Found<E = Missed> = std::result::Result<(Idle, Node), E>;
 
-/// Why there is no connection to the server yet.
+/// Why there is no connection yet.
 struct Missed {
     error: Error,
-    /// Whether that may change by itself soon, as it does in a failover.
+    /// Whether waiting may help, as during a failover.
     passes: bool,
 }
 
 impl Missed {
-    /// For as long as nothing else is done.
+    /// Waiting does not help.
     fn for_good(error: impl Into<Error>) -> Missed {
         Missed { error: error.into(), passes: false }
     }
@@ -105,27 +104,27 @@ pub(crate) struct Route {
     way: Way,
     times: Times,
     generation: AtomicU64,
-    /// What stands in the pool for this address and settings; servers that are found add their place.
+    /// The first part of keys in the pool: address and settings. Servers that were found add their host and port.
     base: Arc<str>,
-    /// Where the last connection was made to, unless the address is fixed.
+    /// The server of the last connection, unless the address is fixed.
     found: Mutex<Arrival>,
 }
 
-/// Where the way has led to.
+/// The server that the route last found.
 #[derive(Default)]
 struct Arrival {
     server: Option<Node>,
-    /// It is to be looked for again.
+    /// It must be looked for again.
     is_lost: bool,
 }
 
-/// What stands in the pool for a server that was found.
+/// The key in the pool of a server that was found.
 fn pooled(base: &str, node: &Node) -> Arc<str> {
     format!("{base} at {node}").into()
 }
 
 impl Route {
-    /// The way to the server that has the slot of `key`, which matters in a Cluster only.
+    /// The route for a configuration. In a Cluster: to the node that has the slot of `key`.
     pub(crate) fn new(config: &Config, key: &str, pool: &Arc<Pool>) -> Route {
         let times = Times { connect: config.connect_timeout, reply: config.timeout, failover: config.failover };
         let base: Arc<str> = config.server_key().into();
@@ -138,7 +137,7 @@ impl Route {
         Route { way, times, generation: AtomicU64::new(0), base, found: Mutex::default() }
     }
 
-    /// Whether the server may become another one.
+    /// Whether the server may be replaced by another.
     pub(crate) fn follows(&self) -> bool {
         matches!(self.way, Way::Sentinel(_) | Way::Cluster(_))
     }
@@ -156,18 +155,17 @@ impl Route {
         matches!(self.way, Way::Cluster(_))
     }
 
-    /// How often the server has become another one.
+    /// How often the server was replaced.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
     }
 
-    /// Host and port of the server of the last connection; nothing before the first, and nothing
-    /// for a fixed address.
+    /// Host and port of the last connection's server. `None` before the first connection, and for a fixed address.
     pub(crate) fn server(&self) -> Option<String> {
         self.found.lock().server.as_ref().map(Node::to_string)
     }
 
-    /// What stands in the pool for the server; `None` while it is to be looked for.
+    /// The server's key in the pool, or `None` if the server must be looked for.
     pub(crate) fn pooled(&self) -> Option<Arc<str>> {
         if !self.follows() {
             return Some(self.base.clone());
@@ -176,8 +174,8 @@ impl Route {
         found.server.as_ref().filter(|_| !found.is_lost).map(|node| pooled(&self.base, node))
     }
 
-    /// A connection to the server, with what stands in the pool for it. In a failover, waits for the next
-    /// primary. The connection is a new one, unless an idle one may be `reused`.
+    /// Connects to the server. Also returns its key in the pool. During a failover, waits for the next primary. With
+    /// `reused`, an idle connection may be returned.
     pub(crate) fn connect(&self, reused: bool) -> Result<(Idle, Arc<str>)> {
         let deadline = Instant::now() + self.times.failover;
         let mut pause = Duration::from_millis(20);
@@ -220,12 +218,12 @@ impl Route {
         }
     }
 
-    /// Has the server looked for again, where it may have become another one.
+    /// Makes the next connection look for the server again, unless the address is fixed.
     pub(crate) fn lose(&self) {
         self.found.lock().is_lost = true;
     }
 
-    /// A connection to another server than the one that the way leads to, for one command.
+    /// A connection to another node of the Cluster, for one command.
     pub(crate) fn connect_to(&self, place: &str) -> Result<(Idle, Arc<str>)> {
         match Node::parse(place) {
             Some(node) => {
@@ -245,8 +243,8 @@ impl Route {
         }
     }
 
-    /// Makes sure, once a second at most, that the Sentinels still say the same. One who reaches a
-    /// primary that was cut off from all others learns of the next one in this way only.
+    /// Asks the Sentinels, at most once a second, whether the primary is still the same. A client that is cut off
+    /// together with an old primary learns of the new one only in this way.
     pub(crate) fn confirm(&self) {
         if let Way::Sentinel(sentinels) = &self.way
             && sentinels.say_another(&self.times)
@@ -256,14 +254,14 @@ impl Route {
         }
     }
 
-    /// To be confirmed before the server is used again.
+    /// Makes the next [`Route::confirm`] ask the Sentinels.
     pub(crate) fn doubt(&self) {
         if let Way::Sentinel(sentinels) = &self.way {
             sentinels.doubt();
         }
     }
 
-    /// What a node of a Cluster has said of where the slot is, as in `MOVED 3999 127.0.0.1:6381`.
+    /// Follows a redirection of a Cluster, as in `MOVED 3999 127.0.0.1:6381`.
     pub(crate) fn redirected(&self, place: &str) {
         if let (Way::Cluster(cluster), Some(node)) = (&self.way, Node::parse(place)) {
             let answering = self.found.lock().server.clone();
@@ -272,7 +270,7 @@ impl Route {
         }
     }
 
-    /// Connections to all nodes of a Cluster that have slots; otherwise to the one server.
+    /// Connections to all nodes of a Cluster that have slots; otherwise one to the server.
     pub(crate) fn all(&self) -> Result<Vec<(Idle, Arc<str>)>> {
         match &self.way {
             Way::Cluster(cluster) => {
@@ -284,8 +282,8 @@ impl Route {
     }
 }
 
-/// A new connection, and the role that the server says it has if it was asked. A password that is read from
-/// somewhere may have been changed since, so one that is refused is read again.
+/// A new connection, and the server's role if it was asked for. If the server refuses a password from a file or
+/// variable, the password is read again, because it may have been changed.
 fn connect(endpoint: &Endpoint, hello: Hello, times: &Times) -> Result<(Wire, Option<Role>)> {
     let deadline = Instant::now() + times.connect;
     let log_in = |password: &Option<String>| {
@@ -304,13 +302,13 @@ fn connect(endpoint: &Endpoint, hello: Hello, times: &Times) -> Result<(Wire, Op
     if next == password { Err(refused) } else { log_in(&next) }
 }
 
-/// A connection to a Sentinel or node for a question, or why there is none, with its name.
+/// A connection to a Sentinel or node that answers a question. Errors name it.
 fn ask(info: &Endpoint, times: &Times) -> std::result::Result<Wire, Error> {
     let connected = connect(info, Hello::default(), &times.attempt());
     connected.map(|(wire, _)| wire).map_err(|error| named(&place(info), error))
 }
 
-/// The failure with the server that it came from.
+/// Adds the server's name to an error.
 fn named(place: &str, error: Error) -> Error {
     let cause = match error.cause {
         Cause::Unreachable(message) => Cause::Unreachable(format!("{place}: {message}")),
@@ -323,7 +321,7 @@ fn named(place: &str, error: Error) -> Error {
     Error { cause, ..error }
 }
 
-/// The failure without the advice that goes with it.
+/// The message of an error without its advice.
 fn reason(error: Error) -> String {
     match error.cause {
         Cause::Unreachable(message) | Cause::Loading(message) => message,
@@ -331,12 +329,12 @@ fn reason(error: Error) -> String {
     }
 }
 
-/// Why no connection came about.
+/// The cause that a failed connection stands for.
 fn connect_cause(error: RedisError) -> Cause {
     if let Err(interrupted) = interrupt::check() {
         return interrupted.cause;
     }
-    // What the system says of a timeout, "resource temporarily unavailable", is no help.
+    // The system's text for a timeout, "resource temporarily unavailable", would mislead.
     let message = if error.is_timeout() { "no reply in time".to_owned() } else { hide_secrets(&error.to_string()) };
     match error.kind() {
         ErrorKind::AuthenticationFailed => Cause::Authentication(message),
@@ -345,7 +343,7 @@ fn connect_cause(error: RedisError) -> Cause {
         _ => match error.code() {
             Some("NOAUTH" | "WRONGPASS") => Cause::Authentication(message),
             Some("BUSY") => Cause::Loading(message),
-            // What a server says and then closes the connection.
+            // A server that has no connection left says so and closes this one.
             Some("ERR") if message.contains("max number of clients") => Cause::NoConnectionLeft(message),
             Some("DENIED") => Cause::Server(message),
             _ => Cause::Unreachable(message),

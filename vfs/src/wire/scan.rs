@@ -1,31 +1,32 @@
-//! The end of a listing in many calls, such as a `SCAN` (<https://redis.io/docs/latest/commands/scan/>), also where the
-//! server always says that there is more.
+//! Bounds a listing that takes many calls, such as `SCAN` (<https://redis.io/docs/latest/commands/scan/>), in case
+//! the server always answers that there is more.
 
 use redis::Value;
 
 use crate::model::error::{Cause, Error, Result};
 use crate::wire::reply::text;
 
-/// Calls after which the server is asked how much there is.
+/// Calls after which the number of items is asked for.
 const FEW: u64 = 1000;
-/// Calls that a listing may take beside one for ten items: a table that has shrunk is mostly empty.
+/// Calls allowed in addition to one per ten items. A hash table that has shrunk is mostly empty, so many calls return
+/// nothing.
 const MOST: u64 = 20_000;
 
-/// How far a listing has come.
+/// Progress of a listing.
 #[derive(Default)]
 pub(crate) struct Scan {
     calls: u64,
-    /// Calls that it may take, once that is known.
+    /// The most calls allowed, once the number of items is known.
     most: Option<u64>,
-    /// A cursor that was answered: the scan goes in a circle when it comes again.
+    /// An earlier cursor. If it is answered again, the scan runs in a circle.
     marked: String,
 }
 
 impl Scan {
-    /// Where to go on after a reply with this cursor; `None` at the end. `items` tells how many items there are.
+    /// The cursor to continue with, or `None` at the end. `items` returns the number of items.
     ///
     /// # Errors
-    /// [`Cause::BadReply`] if the scan has no end.
+    /// [`Cause::BadReply`] if the scan does not end.
     pub(crate) fn after(
         &mut self,
         cursor: Option<&Value>,
@@ -41,14 +42,14 @@ impl Scan {
         if cursor == self.marked {
             return Err(self.has_no_end());
         }
-        // So any circle is noticed before it was gone round three times.
+        // With marks at powers of two, a circle is noticed within three rounds.
         if self.calls.is_power_of_two() {
             self.marked.clone_from(&cursor);
         }
         Ok(Some(cursor))
     }
 
-    /// Notes a call after which there is more.
+    /// Counts a call after which the listing continues.
     ///
     /// # Errors
     /// As for [`Scan::after`].
@@ -76,7 +77,7 @@ mod tests {
         Value::BulkString(cursor.to_string().into_bytes())
     }
 
-    /// Calls until the end, or until it is given up.
+    /// The number of calls until the scan ends or is refused, and whether it ended.
     fn calls(items: u64, cursor: impl Fn(u64) -> u64) -> (u64, bool) {
         let mut scan = Scan::default();
         for call in 1.. {

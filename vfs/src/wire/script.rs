@@ -1,8 +1,8 @@
-//! Scripts that are called again and again: by their text once, and then by the digest of it, under
-//! which the server keeps them. So the text neither travels nor is digested for each call.
+//! Lua scripts, sent once with `EVAL` and then called by digest with `EVALSHA`, which saves sending and hashing the
+//! text.
 //!
-//! A server forgets what it was given when it restarts, and when it is told to; one that takes over
-//! was never given it. `NOSCRIPT` says so, and means that nothing was done.
+//! A server loses its scripts when it restarts or runs `SCRIPT FLUSH`, and a new primary never had them. It then
+//! answers `NOSCRIPT`, and has executed nothing.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use crate::model::error::Cause;
 use crate::process::sync::Mutex;
 use crate::wire::reply::server_cause;
 
-/// The text of a script, and its digest.
+/// A script's text and its SHA-1 digest.
 pub(crate) struct Script {
     text: String,
     digest: String,
@@ -25,7 +25,7 @@ impl Script {
         Script { text, digest }
     }
 
-    /// The command that calls it, up to the number of keys.
+    /// `EVAL text` or `EVALSHA digest`. The caller adds the number of keys, keys and arguments.
     pub(crate) fn command(&self, by: By) -> Cmd {
         match by {
             By::Text => cmd("EVAL").arg(&self.text).to_owned(),
@@ -34,24 +34,24 @@ impl Script {
     }
 }
 
-/// How a script is called.
+/// How to call a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum By {
     Text,
     Digest,
 }
 
-/// What is known of a server's scripts.
+/// The scripts that a server is known to have.
 #[derive(Default)]
 pub(crate) struct Scripts {
-    /// By digest: whether it may be called by that.
+    /// By digest: whether the script may be called by its digest.
     given: Mutex<HashMap<&'static str, bool>>,
-    /// The server calls no scripts: it has not got `EVAL`, or access rules forbid it.
+    /// The server runs no scripts: `EVAL` is missing or forbidden by access rules.
     refused: AtomicBool,
 }
 
 impl Scripts {
-    /// How to call one.
+    /// How to call this script now.
     pub(crate) fn way_to(&self, script: &'static Script) -> By {
         match self.given.lock().get(script.digest.as_str()) {
             Some(true) => By::Digest,
@@ -59,16 +59,16 @@ impl Scripts {
         }
     }
 
-    /// Whether the server is known to call no scripts.
+    /// Whether the server is known to run no scripts.
     pub(crate) fn are_refused(&self) -> bool {
         self.refused.load(Relaxed)
     }
 
-    /// Whether a failure to call a script means that the server calls none. That is remembered.
+    /// Whether a failure means that the server runs no scripts. The answer is remembered.
     pub(crate) fn are_refused_by(&self, cause: &Cause) -> bool {
         let refused = match cause {
             Cause::MissingCommand(_) => true,
-            // Not what a script may not do.
+            // `EVAL` itself is forbidden, not a command inside the script.
             Cause::Permission(message) => message.to_ascii_lowercase().contains("'eval"),
             _ => false,
         };
@@ -78,22 +78,22 @@ impl Scripts {
         refused
     }
 
-    /// Whether some script was called.
+    /// Whether any script has run on the server.
     pub(crate) fn were_called(&self) -> bool {
         !self.given.lock().is_empty()
     }
 
-    /// Whether a call was carried out, as the reply to it says, or may have been. If not, it is to be made
-    /// again, and goes by the text.
+    /// Whether the reply says that the call was executed or may have been. If it returns false, the caller sends the
+    /// script again, by its text.
     pub(crate) fn is_called(&self, script: &'static Script, by: By, reply: &Value) -> bool {
         let mut given = self.given.lock();
         match (by, reply) {
-            // The server does not have it any more.
+            // The server no longer has the script.
             (By::Digest, Value::ServerError(error)) if error.code() == "NOSCRIPT" => {
                 given.remove(script.digest.as_str());
                 false
             }
-            // It may not be called by its digest.
+            // `EVALSHA` is missing or forbidden.
             (By::Digest, Value::ServerError(error)) if server_cause(error).is_refusal() => {
                 given.insert(&script.digest, false);
                 false
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_is_called_by_its_digest_where_it_was_given_and_may_be() {
+    fn a_script_that_the_server_has_is_called_by_digest_unless_that_is_forbidden() {
         static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return 1".into()));
         let error = |line: &[u8]| redis::parse_redis_value(line).unwrap();
         let busy = error(b"-BUSY Redis is busy running a script.\r\n");
@@ -139,7 +139,7 @@ mod tests {
         assert!(!scripts.are_refused());
         assert!(scripts.is_called(&SCRIPT, By::Text, &error(b"-ERR unknown command 'EVAL', with args\r\n")));
         assert!(scripts.are_refused());
-        // As redis-cli says: SCRIPT LOAD "return 1".
+        // The digest that `SCRIPT LOAD "return 1"` returns.
         let command = SCRIPT.command(By::Digest).get_packed_command();
         assert!(String::from_utf8_lossy(&command).contains("e0e1f9fabfc9d4800c877a703b823ac0578ff8db"));
     }

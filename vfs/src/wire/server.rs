@@ -1,5 +1,5 @@
-//! A server and the connections to it: made when needed, kept for the next who needs one. Where
-//! it is, [`Route`] knows; when it is another one than before, older connections are given up.
+//! A server and the connections to it. They come from the pool, or are made by the [`Route`], which knows where the
+//! server is. When the server is replaced by another, older connections are closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,7 +18,7 @@ use crate::wire::request::Request;
 use crate::wire::route::Route;
 use crate::wire::script::Scripts;
 
-/// What has gone over the wire, counted since the process began to use the database.
+/// Counters of the traffic to a server, since this process first used it.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     pub(super) round_trips: AtomicU64,
@@ -26,12 +26,12 @@ pub(crate) struct Traffic {
     pub(super) bytes_sent: AtomicU64,
 }
 
-/// Counts of what has gone over the wire to the server of one database.
+/// A copy of these counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stats {
-    /// Times that a reply was waited for.
+    /// How often the client waited for replies.
     pub round_trips: u64,
-    /// Commands sent; those of a transaction count singly.
+    /// Commands sent. Each command of a transaction counts.
     pub commands: u64,
     /// Bytes sent.
     pub bytes_sent: u64,
@@ -47,28 +47,28 @@ impl Traffic {
     }
 }
 
-/// Times that one exchange is repeated elsewhere: servers change over one after the other.
+/// How often one request is tried on further connections. Servers fail over one after the other.
 const REPETITIONS: u32 = 5;
-/// Between the first of them; the others have longer pauses.
+/// The first pause between two tries. Later pauses are longer.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A server, shared by all databases of the process that live there. In a Cluster, the node that
-/// has a slot, shared by those of the slot.
+/// A server, shared by all databases of this process that live on it. In a Cluster: the node that has a slot, shared
+/// by the databases in that slot.
 pub(crate) struct Server {
     pub(super) route: Route,
-    /// Which server it is.
+    /// The server's identity: its address.
     place: String,
     allow_eviction: bool,
-    /// Of the whole process.
+    /// The pool of the whole process.
     pub(super) pool: Arc<Pool>,
     pub(super) traffic: Traffic,
     scripts: Scripts,
-    /// Generation of the route that was found to be fit.
+    /// The generation of the route for which the server passed [`Server::check`].
     checked: Mutex<Option<u64>>,
 }
 
 impl Server {
-    /// The server that has the slot of `key`, which matters in a Cluster only.
+    /// The server of a configuration. In a Cluster: the node that has the slot of `key`.
     pub(crate) fn new(config: &Config, key: &str, pool: &Arc<Pool>) -> Self {
         Server {
             route: Route::new(config, key, pool),
@@ -85,22 +85,23 @@ impl Server {
         self.traffic.stats()
     }
 
-    /// The way to it.
+    /// The route to the server.
     pub(crate) fn route(&self) -> &Route {
         &self.route
     }
 
-    /// Databases of equal place can be in one transaction; `None` where each has its own, as in a Cluster.
+    /// Databases with equal values can be committed in one transaction. `None` where each database needs its own, as
+    /// in a Cluster.
     pub(crate) fn transaction_place(&self) -> Option<String> {
         (!self.route.is_cluster()).then(|| self.place.clone())
     }
 
-    /// The scripts that it has.
+    /// The scripts that the server is known to have.
     pub(crate) fn scripts(&self) -> &Scripts {
         &self.scripts
     }
 
-    /// A connection from the idle ones, or a new one.
+    /// A connection from the pool, or a new one.
     pub(crate) fn link(&self) -> Result<Link<'_>> {
         self.route.confirm();
         if let Some(pooled) = self.route.pooled()
@@ -117,9 +118,8 @@ impl Server {
         Ok(Link::of(self, idle, pooled))
     }
 
-    /// Sends commands that may be sent twice, and returns their replies, one for each. A
-    /// connection that turns out to have been closed while idle is replaced, and servers that have
-    /// changed over are followed.
+    /// Sends idempotent commands and returns one reply for each. Replaces a connection that was closed while idle,
+    /// and follows failovers and redirections.
     pub(crate) fn ask(&self, request: &Request) -> Result<Vec<Value>> {
         let mut link = self.link()?;
         for n in 0..REPETITIONS {
@@ -133,14 +133,14 @@ impl Server {
                 Err(error) if last || !self.is_elsewhere(&error.cause) => return Err(error),
                 Err(_) => {}
             }
-            // A connection that was idle is replaced at once.
+            // The first retry has no pause: the connection may only have been closed while idle.
             interrupt::sleep(PAUSE * n * n)?;
             link = self.fresh_link()?;
         }
         link.exchange(request)
     }
 
-    /// Sends what [`Server::ask`] would send; the replies are to be had by [`Server::replies`].
+    /// Sends a request like [`Server::ask`], without waiting. [`Server::replies`] returns the replies.
     pub(crate) fn ask_ahead(&self, request: Request) -> Asked {
         let mut kept = None;
         if let Ok(mut link) = self.link()
@@ -151,7 +151,7 @@ impl Server {
         Asked { request, kept }
     }
 
-    /// What was sent before, and the replies. When they don't come, it is asked again.
+    /// The request that was sent, and its replies. It is sent again if the replies do not arrive.
     pub(crate) fn replies(&self, asked: Asked) -> Result<(Request, Vec<Value>)> {
         let Asked { request, kept } = asked;
         let replies = match kept {
@@ -173,12 +173,12 @@ impl Server {
         }
     }
 
-    /// Whether the same may be had from another connection right now.
+    /// Whether another connection may answer right now.
     pub(crate) fn is_elsewhere(&self, cause: &Cause) -> bool {
         match cause {
             Cause::ConnectionLost(_) => true,
             Cause::Moving(_) => self.route.follows(),
-            // A server that hangs is asked again only if it is another one now.
+            // A server that hangs is asked again only if another one has replaced it.
             Cause::NoReply => {
                 let before = self.route.generation();
                 self.route.confirm();
@@ -188,7 +188,8 @@ impl Server {
         }
     }
 
-    /// The replies, among them those that a Cluster has elsewhere; none when all of it is.
+    /// The replies, with redirected ones fetched from their node. `None` if the slot has moved and the whole request
+    /// must be sent again.
     fn redirected(&self, request: &Request, mut replies: Vec<Value>) -> Result<Option<Vec<Value>>> {
         if !self.route.follows() {
             return Ok(Some(replies));
@@ -203,7 +204,7 @@ impl Server {
         Ok(Some(replies))
     }
 
-    /// Follows an `ASK`: the slot is on its way to another node, and this key is there already.
+    /// Follows an `ASK`: the slot is being moved to another node, which already has this key.
     fn ask_at(&self, place: &str, command: &[u8]) -> Result<Value> {
         let (idle, pooled) = self.route.connect_to(place)?;
         let mut link = Link::of(self, idle, pooled);
@@ -214,17 +215,17 @@ impl Server {
         Ok(replies.pop().unwrap_or_default())
     }
 
-    /// To be called when the server, although it answers, may not be the primary any more.
+    /// Notes that the server may no longer be the primary, although it answers.
     pub(crate) fn doubt(&self) {
         self.route.doubt();
     }
 
-    /// Links to all nodes of a Cluster; otherwise one to the server.
+    /// Connections to all nodes of a Cluster; otherwise one to the server.
     pub(crate) fn nodes(&self) -> Result<Vec<Link<'_>>> {
         Ok(self.route.all()?.into_iter().map(|(idle, pooled)| Link::of(self, idle, pooled)).collect())
     }
 
-    /// Refuses servers that can't keep rows safely, as [`Server::ask_checked`] does.
+    /// Fails if the server can't keep rows safely. See [`Server::ask_checked`].
     pub(crate) fn check(&self) -> Result<()> {
         if *self.checked.lock() == Some(self.route.generation()) {
             return Ok(());
@@ -232,8 +233,8 @@ impl Server {
         self.ask_checked(&Request::default()).map(|_| ())
     }
 
-    /// The same as [`Server::ask`], but refuses servers that can't keep a database safely. What that takes
-    /// is asked once for each server, in the same trip.
+    /// Like [`Server::ask`], but fails if the server can't keep a database safely. The check is part of the first
+    /// request to each server, without a round trip of its own.
     pub(crate) fn ask_checked(&self, request: &Request) -> Result<Vec<Value>> {
         if *self.checked.lock() == Some(self.route.generation()) {
             return self.ask(request);
@@ -254,22 +255,22 @@ impl Server {
     }
 }
 
-/// Kind and place of a redirection, as in `-MOVED 3999 127.0.0.1:6381`.
+/// The kind and the node of a redirection, as in `-MOVED 3999 127.0.0.1:6381`.
 pub(super) fn redirection(reply: &Value) -> Option<(&'static str, &str)> {
     let Value::ServerError(error) = reply else { return None };
     let kind = ["MOVED", "ASK"].into_iter().find(|kind| *kind == error.code())?;
     Some((kind, error.details()?.split(' ').nth(1)?))
 }
 
-/// Commands that were sent, on the connection that the replies will come from, if there is one. It
-/// is closed when nobody waits for them.
+/// A request that was sent, and the connection on which its replies will arrive, if it could be sent. Dropping it
+/// closes that connection.
 pub(crate) struct Asked {
     request: Request,
     kept: Option<Kept>,
 }
 
 impl Asked {
-    /// As if it had not been sent.
+    /// The same request, to be sent again.
     pub(crate) fn unsent(self) -> Self {
         Asked { kept: None, ..self }
     }

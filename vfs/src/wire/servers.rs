@@ -11,8 +11,8 @@ use crate::process::sync::Mutex;
 use crate::wire::pool::Pool;
 use crate::wire::server::Server;
 
-/// Servers that are remembered. One that is forgotten while a database uses it stays with that database. All share the
-/// idle connections.
+/// The most servers to remember. A forgotten server lives on with the databases that use it. All servers share one
+/// pool.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 static SERVERS: PerProcess<Servers> = PerProcess::new();
@@ -28,7 +28,7 @@ impl Default for Servers {
     }
 }
 
-/// The server with these settings. In a Cluster: the node that has the slot of `key`.
+/// The server for these settings. In a Cluster: the node that has the slot of `key`.
 pub(crate) fn server(config: &Config, key: &str) -> Arc<Server> {
     let slot_of = if let Address::Cluster(_) = config.server { key } else { "" };
     let settings = format!("{} {} {slot_of}", config.server_key(), config.allow_eviction);

@@ -1,4 +1,4 @@
-//! A stream of bytes to a server and back, and how its bytes are waited for.
+//! A byte stream to a server, and how to wait for its bytes.
 
 #[cfg(feature = "fuzzing")]
 use std::io::Read;
@@ -15,33 +15,33 @@ use rustix::net::{RecvFlags, recv};
 use crate::sqlite::interrupt;
 use crate::wire::pace::time_for;
 
-/// How long to look for bytes again and again before this thread sleeps until they come. A server on this
-/// machine has answered by then; to wake a thread that sleeps takes as long as the answer.
+/// How long to poll for bytes before sleeping. A server on the same machine answers within this time, and waking a
+/// sleeping thread takes as long as the answer.
 const LOOK: Duration = Duration::from_micros(100);
-/// A processor that was given away for longer is wanted by another thread, the server's maybe.
+/// If `yield_now` takes longer than this, another thread needs the processor, maybe the server's.
 const ALONE: Duration = Duration::from_micros(5);
-/// Bytes that are sent before the time is looked at.
+/// Bytes to send between two looks at the clock.
 const WRITTEN_AT_ONCE: usize = 32 << 10;
-/// Waits without a look after one in vain.
+/// After a poll without success, this many waits begin with sleep.
 const IN_VAIN: u32 = 15;
 
 /// See the [module](self).
 pub(crate) struct Socket {
     stream: Box<dyn Stream>,
-    /// How long the server may take to give some bytes.
+    /// Timeout of a read.
     patience: Duration,
-    /// Waits that are to begin with sleep.
+    /// How many of the next waits begin with sleep instead of a poll.
     sleeps: u32,
 }
 
-/// What all kinds of stream can do.
+/// The operations that each kind of stream has.
 pub(crate) trait Stream: Write + Send {
     fn set_timeout(&self, time: Duration) -> io::Result<()>;
 
-    /// Waits for some bytes, at most so long.
+    /// Waits for some bytes until the timeout.
     fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize>;
 
-    /// What is there already, or [`ErrorKind::WouldBlock`].
+    /// Reads bytes that have already arrived, or returns [`ErrorKind::WouldBlock`].
     fn read_now(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
@@ -67,7 +67,7 @@ macro_rules! stream {
 stream!(TcpStream);
 stream!(UnixStream);
 
-/// Waits for bytes of a socket whose timeout is `patience`, or for the interrupt of the connection that waits.
+/// Waits for bytes on a socket whose timeout is `patience`, or for an interrupt of the waiting connection.
 pub(crate) fn receive(socket: &impl AsFd, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
     if interrupt::can_come() {
         interrupt::wait_for(socket, PollFlags::IN, patience)?;
@@ -80,17 +80,17 @@ impl Socket {
         Socket { stream: Box::new(stream), patience: Duration::MAX, sleeps: 0 }
     }
 
-    /// How long the server may take to take or give some bytes.
+    /// Sets the timeout of reads and writes.
     pub(crate) fn set_timeout(&mut self, time: Duration) -> io::Result<()> {
         self.patience = time;
         self.stream.set_timeout(time)
     }
 
-    /// Sends all bytes. A server that takes them too slowly counts as one that takes none.
+    /// Sends all bytes. Times out if the server accepts them too slowly.
     pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (begun, mut taken) = (Instant::now(), 0);
         while taken < bytes.len() {
-            // The system counts its timeout anew whenever some were taken.
+            // The system restarts its timeout with each byte that is accepted.
             let end = bytes.len().min(taken + WRITTEN_AT_ONCE);
             match self.stream.write(&bytes[taken..end]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -105,7 +105,7 @@ impl Socket {
         self.stream.flush()
     }
 
-    /// Waits for some bytes.
+    /// Reads some bytes, at least one unless the stream has ended.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.sleeps.checked_sub(1) {
             Some(sleeps) => self.sleeps = sleeps,
@@ -122,7 +122,7 @@ impl Socket {
         }
     }
 
-    /// What comes soon, while nobody else wants this processor.
+    /// Polls for bytes as long as no other thread needs the processor.
     fn look(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let begun = Instant::now();
         loop {
@@ -141,7 +141,7 @@ impl Socket {
     }
 }
 
-/// Replies that were recorded, for the fuzz target.
+/// Recorded replies, for the fuzz target.
 #[cfg(feature = "fuzzing")]
 impl Stream for io::Cursor<Vec<u8>> {
     fn set_timeout(&self, _: Duration) -> io::Result<()> {
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_looked_in_vain_sleeps_a_few_times_before_the_next_look() {
+    fn after_a_poll_in_vain_a_few_reads_sleep() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut socket = Socket::of(here);
         socket.set_timeout(Duration::from_millis(1)).unwrap();
@@ -187,7 +187,7 @@ mod tests {
         socket2::SockRef::from(&here).set_send_buffer_size(1).unwrap();
         let mut socket = Socket::of(here);
         socket.set_timeout(Duration::from_secs(2)).unwrap();
-        // Some are taken all the time, 4 kB a second.
+        // The server accepts 4 kB a second.
         let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let is_over = over.clone();
         let slow = std::thread::spawn(move || {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_late_is_waited_for() {
+    fn a_read_waits_for_bytes_that_come_late() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let mut socket = Socket::of(here);
         let late = std::thread::spawn(move || {

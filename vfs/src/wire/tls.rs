@@ -1,4 +1,4 @@
-//! A stream with TLS: the handshake, which ends before a deadline, and the settings that it takes.
+//! A TLS stream: its handshake with a deadline, and its configuration from files.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -20,9 +20,9 @@ use crate::wire::dial::left;
 use crate::wire::pace::time_for;
 use crate::wire::socket::{Stream, receive};
 
-/// How long files that were read are good for further connections.
+/// How long certificate files that were read are used for further connections.
 const FRESH: Duration = Duration::from_secs(60);
-/// What is the matter when a server does not shake hands.
+/// Hint for a handshake that fails because the server does not speak TLS.
 const NO_TLS: &str = "without TLS, the address begins with redis://";
 
 /// See the [module](self).
@@ -31,7 +31,7 @@ pub(crate) struct TlsStream {
     stream: TcpStream,
 }
 
-/// Agrees on keys with the server, and checks its certificate.
+/// Performs the handshake, which checks the server's certificate.
 pub(crate) fn handshake(stream: TcpStream, tls: &Tls, host: &str, deadline: Instant) -> io::Result<TlsStream> {
     let name = tls.files.name.as_deref().unwrap_or(host);
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
@@ -64,7 +64,7 @@ pub(crate) fn handshake(stream: TcpStream, tls: &Tls, host: &str, deadline: Inst
     Ok(tls)
 }
 
-/// The failure when no more comes of the handshake.
+/// Turns a timeout of the handshake into an error with a hint, if the server sent nothing at all.
 fn silent(error: io::Error, heard: bool) -> io::Error {
     if heard {
         return error;
@@ -73,10 +73,10 @@ fn silent(error: io::Error, heard: bool) -> io::Error {
 }
 
 impl TlsStream {
-    /// Looks at what has come, and sends what that asks for.
+    /// Processes received records, and sends the answers that they require.
     fn process(&mut self) -> io::Result<()> {
         let processed = self.session.process_new_packets().map(|_| ());
-        // An alert that tells the server why, maybe.
+        // May send an alert that tells the server what is wrong.
         let drained = self.drain();
         match processed {
             Ok(()) => drained,
@@ -96,7 +96,7 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Bytes received and not yet read; `more` receives further ones.
+    /// Reads decrypted bytes; calls `more` to receive further records.
     fn read_with(
         &mut self,
         buffer: &mut [u8],
@@ -108,7 +108,7 @@ impl TlsStream {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 outcome => return outcome,
             }
-            // What has come so far is no whole record.
+            // Only part of a record has arrived.
             if came > 0 && begun.elapsed() > time_for(self.stream.read_timeout()?.unwrap_or(Duration::MAX), came) {
                 return Err(ErrorKind::TimedOut.into());
             }
@@ -140,7 +140,7 @@ impl Write for TlsStream {
     }
 }
 
-/// Waits for bytes for some time.
+/// Reads with a timeout.
 struct Within<'a>(&'a TcpStream, Duration);
 
 impl Read for Within<'_> {
@@ -149,7 +149,7 @@ impl Read for Within<'_> {
     }
 }
 
-/// Reads what is there already.
+/// Reads without waiting.
 struct Now<'a>(&'a TcpStream);
 
 impl Read for Now<'_> {
@@ -172,7 +172,7 @@ impl Stream for TlsStream {
     }
 }
 
-/// The last one that was made: most processes need no second. A fork can't leave it locked.
+/// The last configuration: most processes need only one. `ArcSwap` has no lock that a fork could leave locked.
 static LAST: ArcSwapOption<(Tls, Instant, Arc<ClientConfig>)> = ArcSwapOption::const_empty();
 
 fn config(tls: &Tls) -> io::Result<Arc<ClientConfig>> {
@@ -205,7 +205,7 @@ fn new_config(tls: &Tls) -> io::Result<ClientConfig> {
             builder.with_client_auth_cert(chain, secret).map_err(|error| unusable("tls_cert", certificate, &error))?
         }
     };
-    // It would be remembered behind a lock, which a fork can leave locked.
+    // Sessions for resumption would be kept behind a lock, which a fork could leave locked.
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -214,7 +214,7 @@ fn unusable(setting: &str, path: &std::path::Path, error: &dyn std::fmt::Display
     io::Error::other(format!("{setting}={}: {error}", path.display()))
 }
 
-/// Those that are named, or the system's.
+/// The certificate authorities of `tls_ca`, or the system's.
 fn authorities(tls: &Tls) -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let Some(path) = &tls.files.authorities else {
@@ -235,7 +235,7 @@ fn authorities(tls: &Tls) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
-/// For `#insecure`: who the server is does not matter.
+/// For `#insecure`: accepts every certificate.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

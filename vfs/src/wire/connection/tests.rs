@@ -1,4 +1,4 @@
-//! Replies that come over a socket, whole, in pieces, or without end.
+//! Replies that arrive over a socket: whole, in pieces, or without end.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ fn plain(socket: UnixStream) -> Wire {
     Wire::new(Socket::of(socket), Duration::from_secs(60), LARGEST)
 }
 
-/// What comes of logging in where the server answers when all has been asked, and with this.
+/// Logs in to a server that answers with `replies` once all commands have arrived.
 fn logged_in(url: &str, replies: &str) -> RedisResult<i64> {
     let (here, mut there) = UnixStream::pair().unwrap();
     there.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -44,7 +44,7 @@ fn logging_in_is_one_round_trip() {
     assert!(none.unwrap_err().to_string().contains("out of range"));
 }
 
-/// What is read of some bytes that come in pieces.
+/// The first reply in bytes that arrive in pieces, and whether the connection is still open.
 fn read(pieces: &[&[u8]]) -> (RedisResult<Value>, bool) {
     let (here, mut there) = UnixStream::pair().unwrap();
     let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
@@ -52,14 +52,14 @@ fn read(pieces: &[&[u8]]) -> (RedisResult<Value>, bool) {
     let mut plain = plain(here);
     let reply = plain.receive();
     let open = plain.open;
-    // Nobody reads the rest.
+    // The reader may be gone before all bytes are written.
     drop(plain);
     server.join().unwrap();
     (reply, open)
 }
 
 #[test]
-fn replies_are_those_that_the_library_reads() {
+fn replies_are_parsed_as_by_the_library() {
     let long = [format!("${}\r\n", 3 * BUFFER).as_bytes(), &vec![b'x'; 3 * BUFFER], b"\r\n"].concat();
     let replies: [&[u8]; 12] = [
         b"+OK\r\n",
@@ -85,7 +85,7 @@ fn replies_are_those_that_the_library_reads() {
     }
 }
 
-/// What becomes of a reply whose last part comes again and again, some thousand times.
+/// The result of reading a reply whose last part is repeated some thousand times.
 fn endless(mut plain: Wire, mut there: UnixStream, begin: &[u8], again: &[u8], pause: Duration) -> RedisError {
     std::thread::scope(|scope| {
         scope.spawn(move || {
@@ -149,7 +149,7 @@ fn a_server_that_answers_a_login_with_gigabytes_is_given_up() {
 }
 
 #[test]
-fn what_is_no_reply_ends_the_connection() {
+fn a_malformed_reply_closes_the_connection() {
     let deep = b"*1\r\n".repeat(DEEPEST + 1);
     let endless = vec![b'x'; 2 * LONGEST_LINE];
     let bad: [&[u8]; 12] = [

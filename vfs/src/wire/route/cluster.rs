@@ -1,7 +1,7 @@
 //! The node of a Cluster that has a slot (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>).
 //!
-//! The client library has a Cluster client of its own. It has no connections to give away, which
-//! `WATCH` and `MULTI` need, so here nodes are only asked where a slot is.
+//! The client library's Cluster client does not hand out connections, which `WATCH` and `MULTI` need. So this module
+//! only finds the node and connects to it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::wire::connection::Wire;
 use crate::wire::reply::{array, bad_reply, text};
 use crate::wire::route::{Found, Idle, Missed, Node, Pool, Times, ask, connect_cause, named, pooled, reason};
 
-/// Nodes that are remembered: as many as a Cluster should have at most.
+/// The most nodes to remember. The specification recommends at most 1,000.
 const MOST_NODES: usize = 1000;
 
 /// See the [module](self).
 pub(crate) struct Cluster {
-    /// The nodes that users name, never none; how one is reached is how all are.
+    /// The nodes in the address, at least one. User, password and TLS of the first are used for all nodes.
     seeds: Vec<Endpoint>,
     key: String,
-    /// Idle connections to its nodes, which all slots share, and what stands there for the Cluster.
+    /// The pool for its nodes, shared by all slots, and the first part of the pool's keys.
     pool: Arc<Pool>,
     base: Arc<str>,
     state: Mutex<State>,
@@ -32,13 +32,13 @@ pub(crate) struct Cluster {
 
 #[derive(Default)]
 struct State {
-    /// Nodes known so far, the one that answered last first.
+    /// Known nodes; the one that answered last is first.
     nodes: Vec<Node>,
-    /// Where the last `MOVED` said that the slot is.
+    /// The node that the last `MOVED` named.
     hint: Option<Node>,
 }
 
-/// Slots, and who has them: the primary, then its replicas.
+/// Ranges of slots, each with its primary and replicas.
 struct Range {
     first: i64,
     last: i64,
@@ -55,7 +55,7 @@ impl Cluster {
         &self.seeds[0]
     }
 
-    /// Follows a `MOVED`. One without a host means the host that sent it.
+    /// Follows a `MOVED`. Without a host, it means the host that sent it.
     pub(crate) fn redirected(&self, mut node: Node, answering: Option<Node>) {
         if node.host.is_empty()
             && let Some(answering) = answering
@@ -65,7 +65,7 @@ impl Cluster {
         self.state.lock().hint = Some(node);
     }
 
-    /// A connection to the node that has the slot: a new one, unless an idle one may be `reused`.
+    /// A connection to the node that has the slot. With `reused`, an idle one is taken if there is one.
     pub(crate) fn connect(&self, times: &Times, reused: bool, deadline: Instant) -> Found {
         let hint = self.state.lock().hint.take();
         if let Some(node) = hint
@@ -123,7 +123,7 @@ impl Cluster {
         Err(failure)
     }
 
-    /// All nodes known, those that users name last.
+    /// All known nodes, then those in the address.
     fn to_ask(&self) -> Vec<Endpoint> {
         let known = self.state.lock().nodes.clone();
         known.iter().map(|node| self.at(node)).chain(self.seeds.iter().cloned()).collect()
@@ -138,13 +138,13 @@ impl Cluster {
         idle.map_or_else(|| ask(&self.at(node), times).map(Idle::new), Ok)
     }
 
-    /// The slot, and who has which, as a node sees it.
+    /// The slot of the key, and the slots of each node, as this node knows them.
     fn layout(&self, info: &Endpoint, times: &Times) -> Result<(i64, Vec<Range>)> {
         let node = Node::parse(&place(info)).map(|node| pooled(&self.base, &node));
         let idle = node.as_ref().and_then(|node| self.pool.take(node));
         let (answer, idle) = match idle.map(|idle| self.ask_layout(idle, info, times)) {
             Some(Ok(answered)) => answered,
-            // It may have been closed while it was idle.
+            // The connection may have been closed while it was idle.
             Some(Err(_)) | None => self.ask_layout(Idle::new(ask(info, times)?), info, times)?,
         };
         if let Some(node) = node {
@@ -182,13 +182,13 @@ fn ranges(reply: Value, answering: &Endpoint) -> Result<Vec<Range>> {
     Ok(ranges)
 }
 
-/// Each node once, in order, the first [`MOST_NODES`] of them.
+/// The distinct nodes in order, the first [`MOST_NODES`] of them.
 fn distinct<'a>(nodes: impl Iterator<Item = &'a Node>) -> Vec<Node> {
     let mut seen = HashSet::new();
     nodes.filter(|node| seen.insert(*node)).take(MOST_NODES).cloned().collect()
 }
 
-/// One node of a range. Without a host, it is where the answer came from; `?` is nowhere.
+/// One node of a range. Without a host, it is the host that answered; `?` means unknown.
 fn at(node: &Value, answering: &Endpoint) -> Option<Node> {
     let Value::Array(parts) = node else { return None };
     let [host, Value::Int(port), ..] = parts.as_slice() else { return None };
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_host_is_where_the_answer_came_from() {
+    fn a_node_without_a_host_has_the_host_that_answered() {
         let crate::config::Address::Fixed(answering) = crate::config::Address::parse("redis://[::1]:7").unwrap() else {
             panic!()
         };

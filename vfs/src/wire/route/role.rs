@@ -1,5 +1,5 @@
-//! The role of a server at a fixed address. A name may lead to a replica for a while, as in a failover or after a
-//! restart. What a replica answers may be old, so it is not taken for the primary.
+//! Checks the role of a server at a fixed address. During a failover or after a restart, a name may lead to a
+//! replica. Its data may be old, so it must not be taken for the primary.
 
 use redis::{Role, Value, cmd};
 
@@ -9,11 +9,11 @@ use crate::wire::connection::Wire;
 use crate::wire::reply::text;
 use crate::wire::route::{Hello, Times, connect_cause};
 
-/// How a replica says that it has all that its primary has sent.
+/// The state of a replica whose link to the primary is up, in `ROLE`.
 const IN_STEP: &str = "connected";
 
-/// A connection to a primary, or with `any_role` to a replica that has data. Where access rules forbid to ask for
-/// the role, the server is taken for what it was named as.
+/// A connection to a primary or, with `any_role`, also to a replica that has data. Where access rules forbid `ROLE`,
+/// the server is trusted to have the right role.
 pub(crate) fn connect(endpoint: &Endpoint, any_role: bool, times: &Times) -> Result<Wire> {
     let hello = Hello { role: true, ..Hello::default() };
     let (mut wire, role) = crate::wire::route::connect(endpoint, hello, times)?;
@@ -21,7 +21,7 @@ pub(crate) fn connect(endpoint: &Endpoint, any_role: bool, times: &Times) -> Res
         None | Some(Role::Primary { .. }) => Ok(wire),
         Some(Role::Replica { primary_ip, primary_port, replication_state, .. }) => {
             let primary = host_and_port(&primary_ip, primary_port);
-            // Nobody has looked what it holds, and then it looks like an empty server.
+            // A replica before its first synchronisation looks like an empty server.
             if replication_state != IN_STEP && is_empty(&mut wire)? {
                 return Err(Cause::Loading(format!("it is a replica of {primary} and has got no data yet")).into());
             }
@@ -33,11 +33,11 @@ pub(crate) fn connect(endpoint: &Endpoint, any_role: bool, times: &Times) -> Res
     }
 }
 
-/// Whether a server holds nothing, in any of its databases.
+/// Whether the server holds no keys in any database.
 fn is_empty(wire: &mut Wire) -> Result<bool> {
     match cmd("INFO").arg("keyspace").query::<Value>(wire) {
         Ok(info) => Ok(text(&info).is_some_and(|info| !info.lines().any(|line| line.starts_with("db")))),
-        // Forbidden, or loading.
+        // `INFO` is forbidden, or the server is loading.
         Err(error) if error.code().is_some() => match connect_cause(error) {
             Cause::Loading(message) => Err(Cause::Loading(message).into()),
             _ => Ok(false),

@@ -1,7 +1,6 @@
 //! The primary that the Sentinels name (<https://redis.io/docs/latest/develop/reference/sentinel-clients/>).
 //!
-//! The client library has a Sentinel client of its own. It gives no time limit to any of its
-//! questions, so one Sentinel that hangs would hang all that ask it.
+//! The client library's Sentinel client sets no timeouts, so one hanging Sentinel would block its callers for ever.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,9 +15,9 @@ use crate::sqlite::interrupt;
 use crate::wire::connection::Wire;
 use crate::wire::route::{Found, Hello, Idle, Missed, Node, Times, ask, connect, connect_cause, named, reason};
 
-/// How long an answer is good while the server answers too.
+/// How long an answer of the Sentinels is trusted while the server itself answers.
 const CONFIRMED: Duration = Duration::from_secs(1);
-/// How long the Sentinels are left alone after none of them answered.
+/// Pause before the Sentinels are asked again after none has answered.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// See the [module](self).
@@ -28,16 +27,16 @@ pub(crate) struct Sentinels {
 }
 
 struct State {
-    /// The one that answered last is the first.
+    /// The Sentinels; the one that answered last is first.
     order: Vec<Endpoint>,
-    /// To the first of them.
+    /// A connection to the first of them.
     connection: Option<Wire>,
-    /// What they said when the last connection to the server was made.
+    /// Their answer when the last connection to the server was made.
     named: Option<Node>,
-    /// The server that it was made to, and the largest epoch in which a Sentinel has named it. They
-    /// number failovers so.
+    /// The server of that connection, and the largest configuration epoch in which a Sentinel has named it. Each
+    /// failover increments the epoch.
     newest: Option<(Node, u64)>,
-    /// When they are to be asked again, although the server answers.
+    /// When to ask the Sentinels again, although the server answers.
     next: Instant,
 }
 
@@ -52,8 +51,7 @@ impl Sentinels {
         &self.service.server
     }
 
-    /// Asks the Sentinels in turn until one of them names a server that is a primary indeed, and
-    /// not one that has been replaced.
+    /// Asks the Sentinels in turn, until one names a server that is a primary and has not been replaced.
     pub(crate) fn connect(&self, times: &Times) -> Found {
         let mut tried: Vec<Node> = Vec::new();
         let mut reasons = Vec::new();
@@ -100,13 +98,13 @@ impl Sentinels {
         let mut state = self.state.lock();
         state.forget_if(behind);
         let error = Cause::Unreachable(reasons.join("; "));
-        // With no server to wait for, nothing will change by itself.
+        // No Sentinel knows a server, so waiting would not help.
         let waits = !tried.is_empty() || state.named.is_some();
         if waits { Err(Missed::for_now(error)) } else { Err(Missed::for_good(error)) }
     }
 
-    /// A connection to a server that says itself that it is a primary. It may be the primary of
-    /// the one that is named: after a `FAILOVER`, Sentinels take a while to learn of it.
+    /// A connection to a server that reports itself as primary. If the named server is a replica, its primary is
+    /// tried: after a `FAILOVER`, Sentinels take a while to notice.
     fn primary_at(&self, named: &Node, times: &Times) -> Found<Error> {
         match self.role_at(named, times)? {
             (connection, Role::Primary { .. }) => Ok((Idle::new(connection), named.clone())),
@@ -128,7 +126,7 @@ impl Sentinels {
             let (mut connection, role) = connect(&info, hello, &times.attempt())?;
             let role = match role {
                 Some(role) => role,
-                // Access rules refused `ROLE` at login; asked again, the error says so.
+                // Access rules refused `ROLE` at login. Asked again, the error reply says so.
                 None => cmd("ROLE").query(&mut connection).map_err(connect_cause)?,
             };
             Ok((connection, role))
@@ -136,10 +134,10 @@ impl Sentinels {
         ask().map_err(|error| named(&node.to_string(), error))
     }
 
-    /// Whether a Sentinel names another server than before. None answering changes nothing, and
-    /// neither does one that is behind.
+    /// Whether a Sentinel names another server than before. No answer changes nothing, and neither does an answer
+    /// with an older epoch.
     pub(crate) fn say_another(&self, times: &Times) -> bool {
-        // Somebody else may be asking already.
+        // Another thread may be asking already.
         let Some(mut state) = self.state.try_lock() else { return false };
         if Instant::now() < state.next {
             return false;
@@ -152,7 +150,7 @@ impl Sentinels {
                     return state.named.as_ref().is_some_and(|named| *named != node);
                 }
                 Ok(Some(_)) => behind += 1,
-                // That says nothing about the Sentinels.
+                // The failure is local and says nothing about the Sentinels.
                 Err(error) if matches!(error.cause, Cause::Interrupted) => return false,
                 Ok(None) | Err(_) => {}
             }
@@ -163,7 +161,7 @@ impl Sentinels {
     }
 
     pub(crate) fn doubt(&self) {
-        // Whoever has it locked is asking.
+        // The thread that holds the lock is asking.
         if let Some(mut state) = self.state.try_lock() {
             state.next = Instant::now();
         }
@@ -171,7 +169,7 @@ impl Sentinels {
 }
 
 impl State {
-    /// What the first Sentinel says: a server, and the epoch since which it is the primary.
+    /// The first Sentinel's answer: the primary, and the epoch since which it is that.
     fn primary(&mut self, service: &str, times: &Times) -> Result<Option<Named>, Error> {
         if let Some(mut connection) = self.connection.take()
             && let Ok(answer) = ask_for(service, &mut connection)
@@ -186,25 +184,24 @@ impl State {
         Ok(answer)
     }
 
-    /// Whether a Sentinel that says this epoch has missed a failover.
+    /// Whether a Sentinel with this epoch has missed a failover.
     fn is_older(&self, epoch: Option<u64>) -> bool {
         self.newest.as_ref().zip(epoch).is_some_and(|((_, newest), epoch)| epoch < *newest)
     }
 
-    /// Whether a server that takes itself for the primary is one that has been replaced.
+    /// Whether a server that reports itself as primary has been replaced.
     fn is_replaced(&self, at: &Node, epoch: Option<u64>) -> bool {
         self.is_older(epoch) && self.newest.as_ref().is_some_and(|(newest, _)| newest != at)
     }
 
-    /// Takes note of the server that the connections lead to.
+    /// Remembers the server that connections now lead to.
     fn reached(&mut self, named: Node, at: &Node, epoch: Option<u64>) {
         self.named = Some(named);
         let newest = self.newest.as_ref().map_or(0, |(_, newest)| *newest);
         self.newest = Some((at.clone(), epoch.unwrap_or(0).max(newest)));
     }
 
-    /// If most of the Sentinels are behind, they have begun to count anew, as they do after a
-    /// `SENTINEL REMOVE`.
+    /// If most Sentinels are behind, their epochs were reset, as by `SENTINEL REMOVE`, and are accepted.
     fn forget_if(&mut self, behind: usize) -> bool {
         let anew = behind * 2 > self.order.len();
         if anew {
@@ -213,17 +210,17 @@ impl State {
         anew
     }
 
-    /// The next Sentinel is the first from now on.
+    /// Makes the next Sentinel the first.
     fn turn(&mut self) {
         self.connection = None;
         self.order.rotate_left(1);
     }
 }
 
-/// A server, and the epoch, where access rules let it be asked for.
+/// A server and its epoch, if access rules let it be asked for.
 type Named = (Node, Option<u64>);
 
-/// Asks a Sentinel. Its address comes after the epoch, so that it is no older than that.
+/// Asks a Sentinel for the epoch and then for the address, so the address is no older than the epoch.
 fn ask_for(service: &str, sentinel: &mut Wire) -> RedisResult<Option<Named>> {
     let mut questions = Vec::new();
     for question in ["MASTER", "GET-MASTER-ADDR-BY-NAME"] {
@@ -237,7 +234,7 @@ fn ask_for(service: &str, sentinel: &mut Wire) -> RedisResult<Option<Named>> {
     Ok(address.map(|(host, port)| (Node { host, port }, epoch)))
 }
 
-/// Whether the failure will be the same however often it is tried again.
+/// Whether retrying cannot change the failure.
 fn is_final(error: &Error) -> bool {
     matches!(error.cause, Cause::Authentication(_) | Cause::Permission(_) | Cause::Interrupted)
 }
