@@ -1,4 +1,4 @@
-//! `ls`, `info`, `rm`: what is in Redis.
+//! `ls`, `info`, `rm`: lists, describes and removes databases.
 
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
@@ -63,7 +63,7 @@ pub fn info(server: &Server, name: &str, as_json: bool) -> Result<()> {
     print(&lines.join("\n"))
 }
 
-/// `rm`: asks first where it can, and refuses where it can't.
+/// `rm`: asks for confirmation on a terminal, and needs `--yes` elsewhere.
 pub fn rm(server: &Server, name: &str, yes: bool) -> Result<()> {
     let admin = server.admin()?;
     if !yes {
@@ -81,7 +81,7 @@ pub fn rm(server: &Server, name: &str, yes: bool) -> Result<()> {
     if admin.remove(name)? { Ok(()) } else { Err(server.missing(name)) }
 }
 
-/// Who holds a lease, for people.
+/// The holder of a lease, as text.
 pub fn lease(lease: Option<&Holder>) -> String {
     match lease {
         Some(lease) => format!("{} (for {:.1} s more)", one_line(&lease.token), lease.ttl_ms as f64 / 1000.0),
@@ -89,7 +89,7 @@ pub fn lease(lease: Option<&Holder>) -> String {
     }
 }
 
-/// Who holds a lease, for programs.
+/// The holder of a lease, as JSON.
 pub fn holder(lease: Option<&Holder>) -> Option<Value> {
     lease.map(|lease| json!({ "holder": lease.token, "ttl_ms": lease.ttl_ms }))
 }
@@ -107,7 +107,7 @@ fn to_json(info: &Info) -> Value {
     })
 }
 
-/// Prints to stdout; a reader that has gone away is no error.
+/// Prints to stdout. A closed pipe is no error.
 pub fn print(text: &str) -> Result<()> {
     match writeln!(stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(anyhow!(error)),
@@ -115,7 +115,7 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Rows with columns as wide as their widest value; numbers to the right.
+/// Formats rows as aligned columns, numbers to the right.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let rows: Vec<_> =
         rows.iter().map(|row| row.each_ref().map(|cell| one_line(&hide_secrets(cell)).into_owned())).collect();
@@ -132,7 +132,7 @@ pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A size as people read it.
+/// A size with a unit, such as `1.2 MB`.
 fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }

@@ -218,12 +218,11 @@ fn version_text() -> String {
     format!("{} (SQLite {})", env!("CARGO_PKG_VERSION"), rusqlite::version())
 }
 
-/// Reads the command line of this process; ends it on `--help` and mistakes, with the exit codes of
-/// `sqlite3`.
+/// Reads the command line of this process. Exits on `--help` and on errors, with the exit codes of `sqlite3`.
 pub fn parse() -> Cli {
     parse_from(std::env::args_os()).unwrap_or_else(|error| {
         if !error.use_stderr() {
-            // Nobody reads it where it can't be printed.
+            // If help can't be printed, there is nobody to report it to.
             let _ = error.print();
             std::process::exit(0);
         }
@@ -239,14 +238,14 @@ fn parse_from(args: impl Iterator<Item = OsString>) -> Result<Cli, clap::Error> 
     Ok(cli)
 }
 
-/// The command that a name was probably meant to be: one or two letters differ, with the first the same.
+/// The command that the user probably meant: it differs in one or two letters, and begins with the same one.
 pub fn nearest_command(name: &str) -> Option<String> {
     let cli = Cli::command();
     let commands = cli.get_subcommands().map(clap::Command::get_name);
     let near = |command: &&str| {
         let distance = strsim::damerau_levenshtein(name, command);
         match command.len() {
-            // Of two letters, both must be there: `sl`, `lst`, but not `db`.
+            // A command of two letters must contain both: `sl` and `lst` are likely `ls`, `db` is not.
             0..=2 => distance == 1 && name.len() >= 2 && command.chars().all(|letter| name.contains(letter)),
             3..=4 => distance == 1,
             _ => distance == 1 || (distance == 2 && name.as_bytes().first() == command.as_bytes().first()),
@@ -255,8 +254,8 @@ pub fn nearest_command(name: &str) -> Option<String> {
     commands.filter(near).min_by_key(|command| strsim::damerau_levenshtein(name, command)).map(str::to_owned)
 }
 
-/// Turns the spellings of `sqlite3` into ours: `-csv` and `--csv` into `--mode=csv`, `-cmd` into
-/// `--cmd`. What follows a command or `--` stays as it is.
+/// Translates the spellings of `sqlite3`: `-csv` and `--csv` into `--mode=csv`, `-cmd` into `--cmd`. Words after a
+/// command or `--` stay as they are.
 fn normalise(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut literal = false;
     args.map(|arg| {
@@ -273,7 +272,7 @@ fn ours(text: &str) -> Option<String> {
     let option = text.strip_prefix("--").or_else(|| text.strip_prefix('-'))?;
     let name = option.split('=').next()?;
     match option {
-        // `--headers` has a value, which may be a word of its own.
+        // The value of `--headers` may be the next word.
         "header" => Some("--headers=on".to_owned()),
         "noheader" | "noheaders" => Some("--headers=off".to_owned()),
         mode if Mode::NAMES.iter().any(|(name, _)| *name == mode) => Some(format!("--mode={mode}")),
@@ -284,7 +283,7 @@ fn ours(text: &str) -> Option<String> {
 
 fn is_long(name: &str) -> bool {
     let mut command = Cli::command();
-    // `--help` and `--version` are only there when built.
+    // clap adds `--help` and `--version` only when it builds the command.
     command.build();
     command.get_arguments().any(|argument| argument.get_long() == Some(name))
 }

@@ -1,5 +1,5 @@
-//! Completion: dot commands and their arguments, keywords, functions, tables
-//! and columns of the open database as it is at that moment.
+//! Completion of dot commands and their arguments, keywords, functions, and the tables and columns of the open
+//! database.
 
 use std::rc::Rc;
 
@@ -11,10 +11,10 @@ use crate::output::Mode;
 use crate::shown::commands_terminal;
 use crate::{dot, names};
 
-/// What rustyline asks while a line is edited.
+/// The helper of the line editor.
 #[derive(Helper, Highlighter, Hinter, Validator)]
 pub struct Completion {
-    /// The open database, only while a line is edited.
+    /// The open database, while a line is being edited.
     pub db: Option<Rc<Connection>>,
     files: FilenameCompleter,
 }
@@ -82,8 +82,8 @@ impl Completion {
         words(typed, &candidates)
     }
 
-    /// What may follow `owner.`: the columns of a table, the tables of a
-    /// schema, or any column, as `owner` may be an alias.
+    /// What may follow `owner.`: columns of a table, tables of a schema, or any column, because `owner` may be an
+    /// alias.
     fn members(&self, owner: &str) -> Vec<String> {
         let columns = self.query("SELECT name FROM pragma_table_info(?1)", [owner]);
         if !columns.is_empty() {
@@ -115,8 +115,7 @@ impl Completion {
         )
     }
 
-    /// The names that `sql` gives; none if it fails, as completion must not
-    /// disturb.
+    /// The names that a query returns; none if it fails, because completion must not report errors.
     fn query<const N: usize>(&self, sql: &str, params: [&str; N]) -> Vec<String> {
         let Some(db) = &self.db else {
             return Vec::new();
@@ -134,7 +133,7 @@ fn word_start(typed: &str) -> usize {
     typed.trim_end_matches(word).len()
 }
 
-/// The candidates that go on as the last word of `typed` begins.
+/// The candidates that begin with the last word of `typed`.
 fn words(typed: &str, candidates: &[String]) -> (usize, Vec<Pair>) {
     let start = word_start(typed);
     let prefix = typed[start..].to_lowercase();
@@ -144,7 +143,7 @@ fn words(typed: &str, candidates: &[String]) -> (usize, Vec<Pair>) {
     (start, pairs(fitting.into_iter()))
 }
 
-/// The names as candidates. One with control characters is none, since the terminal would obey them.
+/// Turns names into candidates. Names with control characters are left out: the terminal would obey them.
 fn pairs<'a>(names: impl Iterator<Item = &'a String>) -> Vec<Pair> {
     let names = names.filter(|name| !name.contains(commands_terminal));
     names.map(|name| Pair { display: name.clone(), replacement: name.clone() }).collect()

@@ -1,4 +1,4 @@
-//! Whole copies of databases through the backup API.
+//! Copies whole databases with SQLite's backup API.
 
 use std::path::Path;
 use std::thread;
@@ -11,14 +11,14 @@ use rusqlite::{Connection, OpenFlags, ffi};
 use crate::{database, signals};
 
 const PAGES_PER_STEP: i32 = 256;
-/// How long to wait for somebody else's lock.
+/// How long to wait for another connection's lock.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Copies `source` over `target`, page by page. `progress` gets the pages
-/// done and the pages in all.
+/// Copies `source` over `target`, some pages at a time. `progress` is called with the pages copied and the pages in
+/// total.
 pub fn copy(source: (&Connection, &str), target: (&mut Connection, &str), progress: &dyn Fn(u64, u64)) -> Result<()> {
-    // A read transaction around all steps: what others commit meanwhile would
-    // make the copy start over again, perhaps forever.
+    // One read transaction spans all steps. Otherwise each commit of another connection would restart the backup,
+    // perhaps for ever.
     let own = source.0.is_autocommit();
     let schema = crate::names::quoted(source.1);
     if own {
@@ -58,7 +58,7 @@ fn steps(source: (&Connection, &str), target: (&mut Connection, &str), progress:
     }
 }
 
-/// Opens an SQLite file to read it, and makes sure that it is one.
+/// Opens a SQLite file for reading, and checks that it is one.
 pub fn open_file(path: &Path) -> Result<Connection> {
     let shown = path.display();
     let meta = path.metadata().with_context(|| format!("{shown} can't be read"))?;
@@ -75,7 +75,7 @@ pub fn open_file(path: &Path) -> Result<Connection> {
         .with_context(|| format!("{shown} can't be opened"))?;
     db.busy_timeout(PATIENCE)?;
     match probe(&db) {
-        // A file in WAL mode, in a place where no shared memory for it can be made.
+        // The file is in WAL mode, in a directory where SQLite can't create its shared memory.
         Err(error) if matches!(database::code(&error), ffi::SQLITE_CANTOPEN | ffi::SQLITE_READONLY) => immutable(&path),
         other => other.map(|()| db),
     }
@@ -86,8 +86,8 @@ fn probe(db: &Connection) -> rusqlite::Result<()> {
     db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
 }
 
-/// Opens a file that nobody can be writing to, as its directory can't be written to. Its WAL is
-/// not read then, so there must be none.
+/// Opens a file in a directory without write permission, in which nobody can be writing. Its WAL is not read then, so
+/// there must be none.
 fn immutable(path: &Path) -> rusqlite::Result<Connection> {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
@@ -103,12 +103,12 @@ fn immutable(path: &Path) -> rusqlite::Result<Connection> {
     Ok(db)
 }
 
-/// A copy of an SQLite file that nobody else uses and that is not in WAL
-/// mode, which a database in Redis can't be.
+/// Copies a SQLite file to a temporary one that nobody else uses and that is not in WAL mode, which a database in
+/// Redis can't have.
 pub fn settled_copy(source: &Path, target: &Path, progress: &dyn Fn(u64, u64)) -> Result<Connection> {
     let source = open_file(source)?;
     let mut copy = Connection::open(target)?;
-    // Made for this moment only, so it need not survive a crash.
+    // The copy is temporary, so it need not survive a crash.
     copy.execute_batch("PRAGMA synchronous=OFF")?;
     self::copy((&source, "main"), (&mut copy, "main"), progress)?;
     copy.query_row("PRAGMA journal_mode=DELETE", [], |_| Ok(()))?;

@@ -1,5 +1,4 @@
-//! Opening databases, in Redis and elsewhere. The only place (with
-//! [`crate::admin`]) that knows the crate `sqlite-redis`.
+//! Opens databases, in Redis and elsewhere. Only this module and [`crate::admin`] use the crate `sqlite-redis`.
 
 use std::io::IsTerminal;
 
@@ -12,7 +11,7 @@ use sqlite_redis::{Options, hide_secrets};
 use crate::args::ServerArgs;
 use crate::server;
 
-/// What a name on the command line or after `.open` means.
+/// The meaning of a name on the command line or after `.open`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// A database in memory.
@@ -24,7 +23,7 @@ pub enum Location {
 }
 
 impl Location {
-    /// Reads a name as people write it.
+    /// Parses a name as users write it.
     pub fn parse(name: &str) -> Self {
         match name {
             "" | ":memory:" => Location::Memory,
@@ -33,7 +32,7 @@ impl Location {
         }
     }
 
-    /// The name as it is shown.
+    /// The name for messages and prompts.
     pub fn name(&self) -> &str {
         match self {
             Location::Memory => ":memory:",
@@ -42,30 +41,29 @@ impl Location {
     }
 }
 
-/// Whether opening or running this text may reach for Redis.
+/// Whether opening this name or running this text may use Redis.
 fn mentions_redis(text: &str) -> bool {
     let marker = b"vfs=redis";
     text.as_bytes().windows(marker.len()).any(|w| w.eq_ignore_ascii_case(marker))
 }
 
-/// The Redis that databases come from: the one given, or the private one.
+/// The server of databases in Redis: the one that was named, or the private one.
 pub struct Server {
-    /// Unknown only for a private server without a home directory to be in.
+    /// `None` only if the private server would be used and the user has no home directory.
     url: Option<String>,
     prefix: Option<String>,
     private: bool,
-    /// Whether people read along, who want to know where their data is.
+    /// Whether to say where the data is: somebody reads the output.
     talkative: bool,
 }
 
 impl Server {
-    /// Settles which server it is, without reaching for it. Names without
-    /// parameters (`ATTACH 'other'`) must lead to the same server, so it goes
-    /// into the environment too: call this before any thread exists.
+    /// Decides which server to use, without connecting. Names without parameters (`ATTACH 'other'`) must lead to the
+    /// same server, so its address is also put into the environment. Call this before any thread starts.
     pub fn choose(args: &ServerArgs, talkative: bool) -> Self {
         let given = args.redis.clone().filter(|url| !url.is_empty());
         let private = given.is_none();
-        // Whoever needs no Redis needs no place for it either.
+        // Commands that need no Redis work without a home directory.
         let url = given.or_else(|| server::url().ok());
         if let Some(url) = &url {
             crate::ffi::set_variable("SQLITE_REDIS_URL", url);
@@ -76,7 +74,7 @@ impl Server {
         Server { url, prefix: args.prefix.clone(), private, talkative }
     }
 
-    /// Makes sure that a private server runs.
+    /// Starts the private server if it is needed and not running.
     pub fn ensure(&self) -> Result<()> {
         if !self.private {
             return Ok(());
@@ -88,12 +86,12 @@ impl Server {
         Ok(())
     }
 
-    /// Makes sure that a private server runs if `sql` attaches from Redis.
+    /// The same if `sql` may attach a database in Redis.
     pub fn ensure_for(&self, sql: &str) -> Result<()> {
         if mentions_redis(sql) { self.ensure() } else { Ok(()) }
     }
 
-    /// Opens a database as the `sqlite3` program would: same defaults.
+    /// Opens a database with the defaults of the `sqlite3` program.
     pub fn open(&self, location: &Location, readonly: bool) -> Result<Connection> {
         let db = match location {
             Location::Memory => Connection::open_in_memory()?,
@@ -111,7 +109,7 @@ impl Server {
         Ok(db)
     }
 
-    /// What lists, imports and removes databases.
+    /// The interface that lists, imports and removes databases.
     pub fn admin(&self) -> Result<Admin> {
         self.ensure()?;
         Ok(Admin::connect(&self.options(""))?)
@@ -128,14 +126,13 @@ impl Server {
         options
     }
 
-    /// Where a given server is, without user and password; nothing of a
-    /// private one, which was announced.
+    /// The address of the named server, without user and password; empty for the private server, which was announced.
     pub fn given(&self) -> Option<String> {
         let admin = Admin::connect(&self.options("")).ok().filter(|_| !self.private)?;
         Some(admin.server_name())
     }
 
-    /// The error that says which database is not where.
+    /// Adds the database's name and the server to an error.
     pub fn missing(&self, name: &str) -> anyhow::Error {
         anyhow::anyhow!("there is no database {name} in this Redis; `sqlite-redis ls` lists all")
     }
@@ -149,26 +146,25 @@ fn open_uri(uri: &str, readonly: bool) -> Result<Connection> {
     }
     sqlite_redis::forget_last_failure();
     Connection::open_with_flags(uri, flags).map_err(|error| {
-        // SQLite itself only says that it was unable to.
+        // SQLite's own message only says that the database can't be opened.
         let reason = match sqlite_redis::last_failure() {
             Some(failure) => failure.to_string(),
-            // rusqlite adds the name, which the message already has.
+            // The message already has the name, which rusqlite adds again.
             None => message(&error).replace(&format!(": {uri}"), ""),
         };
         anyhow::anyhow!("unable to open database \"{}\": {reason}", hide_secrets(uri))
     })
 }
 
-/// Makes the VFS `redis` known to this process.
+/// Registers the VFS `redis` in this process.
 pub fn register() -> Result<()> {
     Ok(sqlite_redis::register()?)
 }
 
-/// Tells which failures in Redis belong to an SQL error.
+/// Finds the failure in Redis behind a SQL error.
 ///
-/// The crate remembers the newest failure only, also one that SQLite got over
-/// (it waited for a lock), so a cause counts if it came up while the failing
-/// command ran, or if it was told before for the same result code.
+/// The library remembers only its newest failure, even if SQLite recovered from it by waiting. So it counts only if
+/// it happened while the failing command ran, or if it was shown before for the same result code.
 #[derive(Default)]
 pub struct Causes {
     before: Option<String>,
@@ -176,14 +172,14 @@ pub struct Causes {
 }
 
 impl Causes {
-    /// Remembers what was known before a command.
+    /// Remembers the newest failure before a command.
     pub fn mark(&mut self) {
         self.before = newest();
     }
 
-    /// What is behind the failure of that command with this result code.
+    /// The failure in Redis behind the command's result code.
     pub fn behind(&mut self, code: i32) -> Option<String> {
-        // Errors of the statement itself, whatever Redis did.
+        // These codes are errors of the statement itself.
         if matches!(code, ffi::SQLITE_CONSTRAINT | ffi::SQLITE_INTERRUPT | ffi::SQLITE_MISMATCH) {
             return None;
         }
@@ -201,7 +197,7 @@ fn newest() -> Option<String> {
     sqlite_redis::last_failure().map(|error| error.to_string())
 }
 
-/// Whether people sit at both ends.
+/// Whether input and output are a terminal.
 pub fn on_a_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
@@ -211,7 +207,7 @@ pub fn code(error: &rusqlite::Error) -> i32 {
     error.sqlite_error().map_or(ffi::SQLITE_ERROR, |error| error.extended_code & 0xff)
 }
 
-/// SQLite's words for an error, without what rusqlite adds.
+/// SQLite's message, without what rusqlite adds.
 pub fn message(error: &rusqlite::Error) -> String {
     match error {
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
@@ -221,12 +217,12 @@ pub fn message(error: &rusqlite::Error) -> String {
     }
 }
 
-/// The text of an error and what led to it.
+/// The text of an error and of its causes.
 pub fn describe(error: &anyhow::Error) -> String {
     let mut parts = Vec::new();
     for part in error.chain() {
         match part.downcast_ref::<rusqlite::Error>() {
-            // What is below are result codes, which its message spells out.
+            // Causes below a SQLite error are only result codes, which its message already includes.
             Some(error) => {
                 parts.push(self::message(error));
                 break;
@@ -234,7 +230,7 @@ pub fn describe(error: &anyhow::Error) -> String {
             None => parts.push(part.to_string()),
         }
     }
-    // An error often repeats the one that it wraps.
+    // Skips a cause whose text the outer error repeats.
     let mut told: Vec<String> = Vec::new();
     for part in parts {
         if !told.iter().any(|earlier| earlier.contains(&part)) {

@@ -1,8 +1,7 @@
 //! `.dump`: a database as SQL that any `sqlite3` can read back.
 //!
-//! The text is that of `sqlite3`: virtual tables are written into the schema
-//! table, as creating them would make their shadow tables a second time, and
-//! the content of these follows as ordinary rows.
+//! The output is that of `sqlite3`. Virtual tables are inserted into the schema table, because `CREATE VIRTUAL TABLE`
+//! would create their shadow tables a second time. The rows of shadow tables follow as ordinary rows.
 
 use std::io::{self, Write};
 
@@ -12,27 +11,26 @@ use rusqlite::{Connection, params_from_iter};
 use crate::names;
 use crate::output::value;
 
-/// What of a database is dumped, and how: the options of `.dump`.
+/// The options of `.dump`.
 #[derive(Clone, Copy, Default)]
 pub struct Content {
     /// Only the `INSERT` statements.
     pub data_only: bool,
-    /// Line ends in values as they are.
+    /// Line ends in values are not escaped.
     pub newlines: bool,
     /// No tables whose names begin with `sqlite_`.
     pub without_system: bool,
-    /// With rowids, where a table has some that no column shows.
+    /// With rowids, where a table has rowids that no column shows.
     pub rowids: bool,
 }
 
-/// Writes the tables that fit one of the LIKE patterns; without patterns,
-/// everything.
+/// Dumps the tables that match one of the LIKE patterns, or all tables.
 pub fn dump(db: &Connection, patterns: &[String], content: Content, out: &mut dyn Write) -> Result<()> {
     if !content.data_only {
         writeln!(out, "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;")?;
     }
-    // One version of the database for all of it. With writable_schema, SQLite
-    // reads as much as it can of a schema that is damaged.
+    // A read transaction, so that the dump shows one version. With `writable_schema`, SQLite reads as much of a
+    // damaged schema as it can.
     db.execute_batch("SAVEPOINT dump; PRAGMA writable_schema=ON")?;
     let mut dump = Dump { db, content, out, writable_schema: false, errors: Vec::new() };
     let result = dump.all(patterns);
@@ -55,7 +53,7 @@ struct Dump<'a> {
     db: &'a Connection,
     content: Content,
     out: &'a mut dyn Write,
-    /// Whether the reader was told to make the schema table writable.
+    /// Whether `PRAGMA writable_schema=ON` was written to the output.
     writable_schema: bool,
     errors: Vec<String>,
 }
@@ -100,7 +98,7 @@ impl Dump<'_> {
         if self.content.without_system && name.starts_with("sqlite_") {
             return Ok(());
         }
-        // Only SQLites that were compiled for it have sqlite_stat4; ANALYZE makes it again.
+        // Only some builds of SQLite have sqlite_stat4. ANALYZE creates it again.
         let known = name == "sqlite_sequence" || name.starts_with("sqlite_stat");
         if name == "sqlite_stat4" || (name.starts_with("sqlite_") && !known) {
             return Ok(());
@@ -142,7 +140,7 @@ impl Dump<'_> {
     }
 
     fn rows(&mut self, table: &str) -> Result<()> {
-        // Generated columns are not among these, and must not be.
+        // Generated columns are not listed, and can't be inserted.
         let columns = columns(self.db, "main", table)?;
         if columns.is_empty() {
             return Ok(());
@@ -172,8 +170,7 @@ impl Dump<'_> {
     }
 }
 
-/// The condition that picks objects by patterns; the shadow tables of a
-/// virtual table come with it.
+/// The SQL condition for objects that match the patterns, with the shadow tables of virtual tables.
 fn filter(patterns: usize) -> String {
     if patterns == 0 {
         return "true".to_owned();
@@ -189,19 +186,19 @@ fn filter(patterns: usize) -> String {
     format!("({})", all.join(" OR "))
 }
 
-/// The columns of a table that can be inserted into.
+/// The columns of a table that accept values.
 pub fn columns(db: &Connection, schema: &str, table: &str) -> rusqlite::Result<Vec<String>> {
     let mut statement = db.prepare("SELECT name FROM pragma_table_info(?1, ?2)")?;
     statement.query_map([table, schema], |row| row.get(0))?.collect()
 }
 
-/// The name by which the rowids of a table can be stored: `None` where a column shows them, where
-/// there are none, or where columns have all of their names.
+/// The name under which the rowid can be inserted. `None` where a column is the rowid, where there is none, or where
+/// columns hide all its names.
 fn rowid_name(db: &Connection, table: &str, columns: &[String]) -> rusqlite::Result<Option<&'static str>> {
     let mut statement = db.prepare("SELECT type FROM pragma_table_info(?1, 'main') WHERE pk > 0")?;
     let key: Vec<String> = statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     if matches!(key.as_slice(), [kind] if kind.eq_ignore_ascii_case("INTEGER")) {
-        // Such a key is the rowid, unless it has an index of its own.
+        // An INTEGER PRIMARY KEY is the rowid, unless it has an index of its own.
         let index = "SELECT EXISTS (SELECT 1 FROM pragma_index_list(?1, 'main') WHERE origin = 'pk')";
         if !db.query_row(index, [table], |row| row.get::<_, bool>(0))? {
             return Ok(None);
@@ -214,15 +211,15 @@ fn rowid_name(db: &Connection, table: &str, columns: &[String]) -> rusqlite::Res
     Ok(exists.then_some(*name))
 }
 
-/// The statement so that a `;` behind it ends it: with the end of a comment that is still open.
+/// Ends the statement so that a `;` can follow: closes a comment that is still open.
 pub fn closed(sql: &str) -> String {
     let ends = ["", "*/", "\n"];
     let end = ends.into_iter().find(|end| names::ends_statement(&format!("{sql}{end};")));
     format!("{sql}{}", end.unwrap_or_default())
 }
 
-/// Tables with quoted names may be shadow tables, which the virtual table
-/// that owns them may have made already.
+/// `CREATE TABLE IF NOT EXISTS` for tables with quoted names: they may be shadow tables that their virtual table has
+/// already created.
 pub fn if_not_exists(sql: &str) -> String {
     match sql.strip_prefix("CREATE TABLE ") {
         Some(rest) if rest.starts_with(['\'', '"']) => format!("CREATE TABLE IF NOT EXISTS {rest}"),
@@ -262,7 +259,7 @@ mod tests {
         let copy = Connection::open_in_memory().unwrap();
         copy.execute_batch(&text(&db)).unwrap();
         assert_eq!(text(&copy), text(&db));
-        // The schema written by hand counts only for who reads it anew.
+        // Only a new connection reads the schema written by hand.
         copy.execute_batch("PRAGMA writable_schema=RESET").unwrap();
         let found =
             |db: &Connection| db.query_row("SELECT count(*) FROM f WHERE f MATCH 'world'", [], |r| r.get::<_, i64>(0));

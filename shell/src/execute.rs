@@ -1,4 +1,4 @@
-//! Running SQL: prepare, step, print.
+//! Runs SQL: prepares, steps, prints.
 
 use std::fmt;
 use std::io::Write;
@@ -13,17 +13,17 @@ use crate::output::{self, Mode, RenderError, Sink};
 use crate::shell::Shell;
 use crate::timer::Timer;
 
-/// Where a statement failed.
+/// The phase in which a statement failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It was not understood.
+    /// It could not be prepared.
     Prepare,
-    /// It failed at work.
+    /// It failed while running.
     Step,
 }
 
 impl Phase {
-    /// The name in messages about lines.
+    /// The phase as `sqlite3` names it for lines of input.
     pub fn title(self) -> &'static str {
         match self {
             Phase::Prepare => "Parse error",
@@ -31,7 +31,7 @@ impl Phase {
         }
     }
 
-    /// The name in messages about arguments.
+    /// The phase as `sqlite3` names it for arguments.
     pub fn word(self) -> &'static str {
         match self {
             Phase::Prepare => "in prepare",
@@ -40,7 +40,7 @@ impl Phase {
     }
 }
 
-/// An SQL error, worded as `sqlite3` does.
+/// A SQL error with the wording of `sqlite3`.
 #[derive(Debug)]
 pub struct SqlFailure {
     /// Where it failed.
@@ -55,7 +55,7 @@ impl SqlFailure {
     fn new(phase: Phase, error: &rusqlite::Error) -> Self {
         let mut text = database::message(error);
         let code = database::code(error);
-        // The plain error 1 says nothing that the message does not.
+        // Code 1 (SQLITE_ERROR) adds nothing to the message.
         if code > 1 {
             text += &format!(" ({code})");
         }
@@ -99,7 +99,7 @@ fn point_at(sql: &str, mut offset: usize) -> String {
     }
 }
 
-/// Runs all statements in `text`, up to the first that fails.
+/// Runs all statements in `text`. Stops at the first that fails.
 pub fn sql(shell: &mut Shell, text: &str) -> Result<()> {
     shell.server.ensure_for(text)?;
     let timer = shell.timer.then(Timer::start);
@@ -159,7 +159,7 @@ fn print(shell: &mut Shell, mut statement: Statement<'_>) -> Result<()> {
             Err(RenderError::Value(error)) => return Err(failure(error)),
         }
     }
-    // What came before a failure is printed, as in sqlite3.
+    // Rows before the failure are printed, as in `sqlite3`.
     renderer.finish(&mut shell.out)?;
     result
 }
@@ -183,7 +183,7 @@ fn branch(nodes: &[(i64, i64, String)], parent: i64, prefix: &str, out: &mut Sin
     for (i, (id, _, text)) in children.iter().enumerate() {
         let last = i + 1 == children.len();
         writeln!(out, "{prefix}{}{text}", if last { "`--" } else { "|--" })?;
-        // A node that is its own parent would never end.
+        // Damaged output could name a node as its own parent.
         if *id != parent {
             branch(nodes, *id, &format!("{prefix}{}", if last { "   " } else { "|  " }), out)?;
         }

@@ -1,4 +1,4 @@
-//! Where lines come from: a file, a pipe, or somebody who types.
+//! Sources of input lines: a file, a pipe, or the line editor.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -21,11 +21,11 @@ const PROMPT: &str = "sqlite-redis> ";
 const CONTINUED: &str = "         ...> ";
 const HISTORY_LINES: usize = 5000;
 
-/// One line of input, or why there is none.
+/// A line of input, or why there is none.
 pub enum Line {
     /// A line, without its end.
     Text(String),
-    /// Ctrl-C: forget what was typed so far.
+    /// Ctrl-C: the user drops the current input.
     Interrupted,
     /// No more input.
     End,
@@ -33,9 +33,9 @@ pub enum Line {
 
 /// A source of lines.
 pub trait Lines {
-    /// The next line. `continuing` says that a statement is not complete yet.
+    /// The next line. `continuing` says that a statement is still incomplete.
     fn next(&mut self, continuing: bool, db: &Rc<Connection>) -> Result<Line>;
-    /// The number of the line that `next` gave last, from 1.
+    /// The number of the last line, from 1.
     fn number(&self) -> usize;
 }
 
@@ -76,12 +76,12 @@ impl<R: BufRead> Lines for Reader<R> {
     }
 }
 
-/// Lines that somebody types, with history and completion.
+/// Lines from the line editor, with history and completion.
 pub struct Typed {
     editor: Editor<Completion, FileHistory>,
     history: Option<PathBuf>,
     number: usize,
-    /// Lines that were pasted together with the last one.
+    /// Further lines that were pasted together with the last one.
     pasted: VecDeque<String>,
 }
 
@@ -97,7 +97,7 @@ impl Typed {
         editor.set_helper(Some(Completion::default()));
         let history = history_file();
         if let Some(path) = &history {
-            // None yet on the first start.
+            // On the first start there is no history.
             let _ = editor.load_history(path);
         }
         Ok(Typed { editor, history, number: 0, pasted: VecDeque::new() })
@@ -106,7 +106,7 @@ impl Typed {
     fn read(&mut self, prompt: &str) -> rustyline::Result<String> {
         loop {
             match self.editor.readline(prompt) {
-                // The window changed its size.
+                // The terminal was resized.
                 Err(ReadlineError::Signal(_)) => {}
                 other => return other,
             }
@@ -114,7 +114,7 @@ impl Typed {
     }
 
     fn remember(&mut self, line: &str) {
-        // A history that can't be kept is no reason to disturb the session. Passwords are not kept.
+        // The history is optional, so failing to write it is ignored. Lines with passwords are not stored.
         if !line.trim().is_empty()
             && hide_secrets(line) == line
             && self.editor.add_history_entry(line).unwrap_or(false)
@@ -136,7 +136,7 @@ impl Lines for Typed {
         }
         let answer = self.read(if continuing { CONTINUED } else { PROMPT });
         if let Some(completion) = self.editor.helper_mut() {
-            // `.restore` and `.open` want the connection for themselves.
+            // `.restore` and `.open` need the only reference to the connection.
             completion.db = None;
         }
         match answer {
@@ -147,7 +147,7 @@ impl Lines for Typed {
             }
             Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
             Err(ReadlineError::Eof) => {
-                // The prompt of whatever started this shell gets a new line.
+                // Ends the line, so that the prompt of the calling shell begins on a new one.
                 let _ = writeln!(std::io::stdout());
                 Ok(Line::End)
             }
@@ -160,7 +160,7 @@ impl Lines for Typed {
     }
 }
 
-/// The file of the history, made private: it may quote data. Without one, there is no history.
+/// The file of the history, private to the user because it may contain data. `None` if there can be no history.
 fn history_file() -> Option<PathBuf> {
     let directory = paths::state_dir().ok()?;
     private::directory(&directory).ok()?;

@@ -1,19 +1,18 @@
-//! The `sqlite-redis` program: a shell for SQLite databases that live in
-//! Redis, and the commands that move them in and out.
+//! The `sqlite-redis` program: a shell for SQLite databases that live in Redis, and commands for whole databases.
 //!
-//! A line of input goes through these modules in this order:
+//! Input passes these modules in this order:
 //!
-//! - [`args`]: the command line; [`paths`]: directories of the user, made [`private`]
-//! - [`database`]: which server and database; [`server`]: the private Redis
-//! - [`input`]: lines from a file or from the editor, with [`complete`]
-//! - [`session`]: lines become statements ([`names`] knows where they end)
+//! - [`args`]: the command line; [`paths`]: the user's directories, made [`private`]
+//! - [`database`]: which server and which database; [`server`]: the private Redis
+//! - [`input`]: lines from a file or from the line editor, with [`complete`]
+//! - [`session`]: lines become statements ([`names`] finds their ends)
 //! - [`execute`] runs SQL, [`dot`] runs dot commands ([`dump`], [`copy`]), both on a [`shell`]
-//! - [`output`]: rows become text; [`shown`]: what is hidden or escaped of any text
-//! - [`admin`], [`status`], [`transfer`]: the commands beside the shell
-//! - [`signals`]: Ctrl-C and the end
+//! - [`output`]: rows become text; [`shown`]: hides secrets and escapes control characters
+//! - [`admin`], [`status`], [`transfer`]: the commands for whole databases
+//! - [`signals`]: Ctrl-C and the end of the process
 
-/// `eprintln!` for terminals that may be gone: the session ends properly then, without a panic.
-/// What it prints holds no secret and no control character.
+/// `eprintln!` that does not panic if the terminal is gone. The message is shown without secrets and control
+/// characters.
 macro_rules! note {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -62,7 +61,7 @@ use crate::shell::Shell;
 fn main() -> ExitCode {
     let cli = args::parse();
     let code = run(cli).unwrap_or_else(|error| {
-        // A signal says enough by its exit code.
+        // The exit code already says which signal ended the process.
         let signal = signals::ending();
         if signal.is_none() {
             note!("Error: {}", database::describe(&error));
@@ -119,7 +118,7 @@ fn shell(
     shell.bail = options.bail;
     shell.echo = options.echo;
     let mut outcome = before_input(&mut shell, options);
-    // Of arguments, the first error ends it all, as in sqlite3.
+    // The first argument that fails ends the run, as in `sqlite3`.
     for text in &sql {
         if outcome.exit.is_none() && !outcome.failed {
             outcome = shell.run_argument(text);
@@ -133,7 +132,7 @@ fn shell(
             shell.run(&mut Reader::new(BufReader::new(std::io::stdin())))
         };
     }
-    // Somebody who typed has seen the errors.
+    // In an interactive session the user has seen the errors, so the exit code is 0.
     if interactive {
         outcome.failed = false;
     }
@@ -165,14 +164,14 @@ fn before_input(shell: &mut Shell, options: &ShellArgs) -> Outcome {
     outcome
 }
 
-/// Refuses a name that is almost one of a command, such as `imprt`, unless there is a database of
-/// that name or SQL to run on a new one.
+/// Refuses a name that looks like a misspelt command, such as `imprt`, unless there is such a database, or SQL that
+/// creates one.
 fn refuse_misspelt_command(server: &Server, name: &str, sql: &[String]) -> Result<()> {
     let Some(command) = args::nearest_command(name) else { return Ok(()) };
     if sql.first().is_some_and(|text| names::begins_statement(text)) {
         return Ok(());
     }
-    // A server that can't be asked is reported when the database is opened.
+    // If the server can't be reached, opening the database reports it.
     if matches!(server.admin()?.info(name), Ok(None)) {
         bail!(
             "there is no command and no database {name}; did you mean `sqlite-redis {command}`? \

@@ -12,7 +12,7 @@ pub fn keywords() -> &'static HashSet<String> {
     &KEYWORDS
 }
 
-/// The name as SQL can use it: in double quotes unless it is a plain word.
+/// The name for use in SQL: quoted unless it is a plain word.
 pub fn quoted_if_needed(name: &str) -> String {
     let start = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let plain = start && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -24,15 +24,15 @@ pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Whether `sql` ends with a complete statement, as SQLite itself sees it:
-/// quotes, comments and the `END` of a trigger considered.
+/// Whether `sql` ends with a complete statement. SQLite decides; it knows quotes, comments and the `END` of a
+/// trigger.
 pub fn is_complete(sql: &str) -> bool {
-    // Newer versions take a comment as open until its line ends. A NUL byte ends all SQL; nothing
-    // can complete it any more.
+    // Newer versions of SQLite regard a comment as open until its line ends. A NUL byte ends all SQL, so nothing
+    // could complete the statement.
     CString::new(format!("{sql}\n")).map_or(true, |text| ffi::is_complete(&text))
 }
 
-/// Whether `sql` ends with the end of a statement, and not in a quoted text or a comment.
+/// Whether `sql` ends after a statement, outside of quotes and comments.
 pub fn ends_statement(sql: &str) -> bool {
     CString::new(sql).is_ok_and(|text| ffi::is_complete(&text))
 }
@@ -74,7 +74,7 @@ pub fn begins_statement(text: &str) -> bool {
         || FIRST.iter().any(|first| word.eq_ignore_ascii_case(first))
 }
 
-/// Whether there is nothing but white space and comments.
+/// Whether the text is only white space and comments.
 pub fn is_blank(sql: &str) -> bool {
     let mut rest = sql.trim_start();
     while !rest.is_empty() {

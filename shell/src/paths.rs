@@ -1,4 +1,4 @@
-//! The directories of the user.
+//! The user's directories.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,18 @@ use anyhow::{Result, anyhow};
 
 const FOLDER: &str = "sqlite-redis";
 
-/// Where databases of the private server stay.
+/// The data directory of the private server.
 pub fn data_dir() -> Result<PathBuf> {
     user_dir("XDG_DATA_HOME", ".local/share")
 }
 
-/// Where the history of the line editor stays.
+/// The history file of the line editor.
 pub fn state_dir() -> Result<PathBuf> {
     user_dir("XDG_STATE_HOME", ".local/state")
 }
 
 fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf> {
-    // The XDG specification: a relative path counts as not set.
+    // The XDG specification says that relative paths are ignored.
     let set = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(base) = set {
         return Ok(base.join(FOLDER));

@@ -8,15 +8,15 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::libc::O_DIRECTORY;
 use nix::unistd::geteuid;
 
-/// The user who may do everything anyway.
+/// The user id of root, who can do everything anyway.
 const ROOT: u32 = 0;
-/// Permission of everybody to make files in a directory.
+/// The permission of everybody to create files in a directory.
 const WRITABLE_BY_ALL: u32 = 0o002;
-/// Only their owners can remove or rename files in the directory, as in `/tmp`.
+/// The sticky bit: only owners can remove or rename files, as in `/tmp`.
 const STICKY: u32 = 0o1000;
 
-/// Makes the directory, or takes one that is there, for this user alone. One that belongs to
-/// another user, or that holds something of another user, is refused.
+/// Creates the directory for this user alone, or uses an existing one. Refuses one that belongs to another user or
+/// contains files of another user.
 pub fn directory(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.with_context(|| format!("{} can't be made", path.display()))?;
@@ -27,7 +27,7 @@ pub fn directory(path: &Path) -> Result<()> {
         path.display(),
         parent.display()
     );
-    // Whoever made a symbolic link can change where it leads.
+    // Whoever created a symbolic link can change its target.
     refuse_foreign(path, &metadata(path, Path::symlink_metadata)?)?;
     let directory = open(path).with_context(|| format!("{} can't be entered", path.display()))?;
     let found = directory.metadata()?;
@@ -38,10 +38,10 @@ pub fn directory(path: &Path) -> Result<()> {
         let private = directory.set_permissions(Permissions::from_mode(0o700));
         private.with_context(|| format!("{} can't be made private", path.display()))?;
     }
-    // Others may have been able to write to it until now.
+    // Until now, others may have been able to write to it.
     for entry in fs::read_dir(path).with_context(|| format!("{} can't be read", path.display()))? {
         let entry = entry?.path();
-        // A file that goes away meanwhile is no danger.
+        // The file may have been removed meanwhile.
         if let Ok(found) = entry.symlink_metadata() {
             refuse_foreign(&entry, &found)?;
         }
@@ -49,7 +49,7 @@ pub fn directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether files of this user in that directory stay in place, whatever other users do.
+/// Whether other users can't replace this user's files in that directory.
 pub fn is_safe_base(path: &Path) -> bool {
     let trusted = |found: &Metadata| is_trusted(found) && is_safe_parent(found);
     path.is_absolute() && fs::metadata(path).is_ok_and(|found| found.is_dir() && trusted(&found))

@@ -1,4 +1,4 @@
-//! A session: input becomes statements and dot commands, these become output.
+//! A session: splits input into statements and dot commands, and runs them.
 
 use std::io::{BufReader, Write};
 
@@ -15,34 +15,34 @@ use crate::shown::message;
 use crate::source::Source;
 use crate::{dot, names, signals};
 
-/// How deep files may read files.
+/// The deepest nesting of `.read`.
 const MAX_DEPTH: usize = 25;
 
-/// How reading some input went.
+/// The result of reading some input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Something failed.
     pub failed: bool,
-    /// SQLite's result code of an argument that failed.
+    /// An argument of the command line failed with this SQLite result code.
     pub result: i32,
-    /// The session is to end, with this code if one was asked for.
+    /// The session ends, with this exit code if `.exit` gave one.
     pub exit: Option<Option<i32>>,
 }
 
 impl Outcome {
-    /// The exit code of the process: that of `sqlite3`.
+    /// The exit code of the process, as in `sqlite3`.
     pub fn code(self) -> i32 {
         let failed = if self.failed { self.result.max(1) } else { 0 };
         self.exit.flatten().unwrap_or(failed)
     }
 }
 
-/// Where a command came from, for messages.
+/// The source of a command, for messages.
 #[derive(Clone, Copy)]
 pub enum Origin {
     /// An argument of the command line.
     Argument,
-    /// Somebody typed it.
+    /// The line editor.
     Typed,
     /// A line of a file or a pipe.
     Line(usize),
@@ -55,7 +55,7 @@ impl Shell {
         let mut sql = String::new();
         let mut start = 0;
         while outcome.exit.is_none() && !(outcome.failed && self.bail) {
-            // Ctrl-C stops a file that is read, not only its current statement.
+            // Ctrl-C stops the whole file, not only its current statement.
             if self.depth > 0 && signals::stop() {
                 outcome.failed = true;
                 return outcome;
@@ -120,7 +120,7 @@ impl Shell {
         }
     }
 
-    /// Runs statements or a dot command, and reports how that went.
+    /// Runs statements or a dot command, and prints its errors.
     fn step(&mut self, text: &str, origin: Origin, outcome: &mut Outcome) {
         self.echo(text, outcome);
         let busy = signals::busy();
@@ -155,7 +155,7 @@ impl Shell {
             bail!("files read each other {MAX_DEPTH} deep");
         }
         let mut source = Source::open(name)?;
-        // Messages are about lines of that file now.
+        // From here on, messages give line numbers of that file.
         let interactive = std::mem::replace(&mut self.interactive, false);
         self.depth += 1;
         let outcome = self.run(&mut Reader::new(BufReader::new(&mut source)));
@@ -174,17 +174,17 @@ impl Shell {
             Ok(Flow::Exit(code)) => outcome.exit = Some(code),
             Err(error) if is_broken_pipe(&error) => {
                 if matches!(self.out, Sink::Program(..)) {
-                    // `.output |head` has seen enough.
+                    // The reader of `.output |head` has closed the pipe.
                     self.out = Sink::stdout();
                     self.once = false;
                 } else {
-                    // What SIGPIPE would do, but with the database closed.
+                    // Ends the session as SIGPIPE would, but closes the database first.
                     outcome.exit = Some(Some(128 + SIGPIPE));
                 }
             }
             Err(error) if error.is::<AlreadyReported>() => outcome.failed = true,
             Err(error) => {
-                // Results before messages, where both go to one terminal.
+                // Prints results before messages, where both go to one terminal.
                 let _ = self.out.flush();
                 self.report(&error, origin);
                 outcome.failed = true;
@@ -195,7 +195,7 @@ impl Shell {
         }
     }
 
-    /// Prints an error, and the cause behind it where one is known.
+    /// Prints an error, and its cause in Redis if known.
     pub fn report(&mut self, error: &anyhow::Error, origin: Origin) {
         if let Some(code) = signals::ending()
             && code == 130

@@ -1,4 +1,4 @@
-//! What a session works on: the open database, where results go, and how they look.
+//! The state of a session: the open database, the target of results, and their format.
 
 use std::rc::Rc;
 
@@ -9,39 +9,39 @@ use crate::database::{Causes, Location, Server};
 use crate::output::{Settings, Sink};
 use crate::signals;
 
-/// Everything that statements and dot commands work on.
+/// The state that statements and dot commands work on.
 pub struct Shell {
     /// The open database. Shared with completion while a line is edited.
     pub db: Rc<Connection>,
-    /// Which one that is.
+    /// The name of the open database.
     pub location: Location,
-    /// Where databases in Redis come from.
+    /// The server of databases in Redis.
     pub server: Server,
-    /// How results look.
+    /// The format of results.
     pub settings: Settings,
-    /// Where results go.
+    /// The target of results.
     pub out: Sink,
-    /// Whether `out` goes back to stdout after the next command (`.once`).
+    /// Whether `out` returns to stdout after the next command (`.once`).
     pub once: bool,
-    /// Open read-only from now on.
+    /// `.open` opens read-only.
     pub readonly: bool,
     /// Stop at the first error.
     pub bail: bool,
-    /// Print what is run.
+    /// Print each command before it runs.
     pub echo: bool,
     /// Print how long statements take.
     pub timer: bool,
     /// Print how many rows statements changed.
     pub changes: bool,
-    /// Somebody types.
+    /// The session is interactive.
     pub interactive: bool,
-    /// How deep `.read` is nested.
+    /// The depth of nested `.read`.
     pub depth: usize,
-    /// Which failures in Redis were told already.
+    /// The failures in Redis that were already shown.
     pub causes: Causes,
 }
 
-/// An error whose message is out already.
+/// An error that has already been printed.
 #[derive(Debug)]
 pub struct AlreadyReported;
 
@@ -53,14 +53,14 @@ impl std::fmt::Display for AlreadyReported {
 
 impl std::error::Error for AlreadyReported {}
 
-/// Whether a session goes on after a command.
+/// Whether the session continues after a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// It does.
+    /// It continues.
     Continue,
-    /// It ends, with this exit code if one was asked for.
+    /// It ends, with this exit code if one was given.
     Exit(Option<i32>),
-    /// It goes on with this file, or the output of `|program`, and then with the next command.
+    /// It reads this file, or the output of `|program`, and then the next command.
     Read(String),
 }
 
@@ -93,7 +93,7 @@ impl Shell {
         })
     }
 
-    /// Goes on with another database; the old one stays if that fails.
+    /// Opens another database. The old one stays open if that fails.
     pub fn open(&mut self, location: Location, readonly: bool) -> Result<()> {
         let db = self.server.open(&location, readonly)?;
         signals::interrupt_with(&db);
@@ -102,7 +102,7 @@ impl Shell {
         Ok(())
     }
 
-    /// Sends output elsewhere, after what is buffered was written out.
+    /// Changes the target of results, after flushing the old one.
     pub fn redirect(&mut self, sink: Sink) -> Result<()> {
         self.once = false;
         match std::mem::replace(&mut self.out, sink).close() {

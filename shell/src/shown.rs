@@ -1,18 +1,18 @@
-//! Text on its way to people: without secrets, and without characters that a terminal obeys.
+//! Makes text safe to show: hides secrets, and escapes characters that control a terminal.
 //!
-//! Names, errors and results hold what somebody has stored. An escape sequence among them must not
-//! reach the terminal, and a password in an address must not reach a log.
+//! Names, errors and results contain what others have stored. An escape sequence in them must not reach the terminal,
+//! and a password in an address must not reach a log.
 
 use std::borrow::Cow;
 
 use sqlite_redis::hide_secrets;
 
-/// A message: secrets hidden, control characters escaped. Line ends and tabs stay.
+/// A message: secrets hidden, control characters escaped except line ends and tabs.
 pub fn message(text: &str) -> String {
     escaped(&hide_secrets(text), |c| matches!(c, '\n' | '\t')).into_owned()
 }
 
-/// A name or value on one line: every control character escaped.
+/// A name or value on one line: all control characters escaped.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
@@ -30,7 +30,7 @@ pub fn json(text: &str) -> String {
     out
 }
 
-/// Output for a terminal: control characters escaped, but for tabs and line ends (LF, CR LF).
+/// Output for a terminal: control characters escaped except tabs and line ends (LF, CR LF).
 pub fn for_terminal(bytes: &[u8]) -> Cow<'_, [u8]> {
     let plain = |b: &u8| matches!(b, b'\n' | b'\t' | b' '..=b'~');
     if bytes.iter().all(plain) {
@@ -51,7 +51,7 @@ pub fn for_terminal(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Whether a terminal may take it as a command, or as a change of direction that hides what follows.
+/// Whether the terminal would obey the character, or hide text by changing its direction.
 pub fn commands_terminal(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

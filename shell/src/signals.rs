@@ -1,10 +1,9 @@
-//! Ctrl-C and the signals that end a process.
+//! Ctrl-C, and signals that end the process.
 //!
-//! One thread waits for signals. In an interactive shell, Ctrl-C interrupts
-//! the statement that runs. Everything else ends the process with `128 + n`:
-//! the statement is interrupted, so that the main thread can close its
-//! connection, give leases back and leave the private server. Where the main
-//! thread can't (it waits for input), this thread ends the process itself.
+//! One thread waits for signals. In an interactive shell, Ctrl-C interrupts the running statement. Any other signal
+//! ends the process with exit code 128 + n: it interrupts the statement, and the main thread closes its connection,
+//! releases leases and leaves the private server. If the main thread can't because it waits for input, this thread
+//! ends the process.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -19,15 +18,15 @@ use signal_hook::iterator::Signals;
 
 use crate::server;
 
-/// What Ctrl-C interrupts.
+/// The connection that Ctrl-C interrupts.
 static RUNNING: Mutex<Option<InterruptHandle>> = Mutex::new(None);
-/// Whether the main thread will look at [`ending`] by itself.
+/// Whether the main thread will check [`ending`] itself.
 static BUSY: AtomicBool = AtomicBool::new(false);
-/// Whether somebody at the keyboard wants the current command to stop.
+/// Whether Ctrl-C asked the current command to stop.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// The signal that ends the process; 0 for none.
+/// The signal that ends the process, or 0.
 static ENDING: AtomicI32 = AtomicI32::new(0);
-/// How long the main thread may take to end.
+/// How long the main thread may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(3);
 
 fn running() -> MutexGuard<'static, Option<InterruptHandle>> {
@@ -39,10 +38,10 @@ pub fn interrupt_with(db: &Connection) {
     *running() = Some(db.get_interrupt_handle());
 }
 
-/// While this lives, the main thread ends soon after a signal by itself.
+/// While this exists, the main thread checks for signals itself.
 pub struct Busy(());
 
-/// Marks the main thread as at work.
+/// Marks the main thread as busy.
 pub fn busy() -> Busy {
     BUSY.store(true, Ordering::SeqCst);
     Busy(())
@@ -54,17 +53,17 @@ impl Drop for Busy {
     }
 }
 
-/// Forgets earlier interruptions, as a new command begins.
+/// Forgets earlier interrupts, because a new command begins.
 pub fn begin() {
     INTERRUPTED.store(false, Ordering::SeqCst);
 }
 
-/// Whether work that takes many steps is to stop.
+/// Whether a long operation should stop.
 pub fn stop() -> bool {
     INTERRUPTED.load(Ordering::SeqCst) || ending().is_some()
 }
 
-/// The exit code, when a signal asked the process to end.
+/// The exit code, if a signal asked the process to end.
 pub fn ending() -> Option<i32> {
     match ENDING.load(Ordering::SeqCst) {
         0 => None,
@@ -72,7 +71,7 @@ pub fn ending() -> Option<i32> {
     }
 }
 
-/// Starts to watch for signals.
+/// Starts the thread that waits for signals.
 pub fn watch(interactive: bool) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let terminal = interactive.then(Terminal::remember).flatten();
@@ -103,8 +102,7 @@ fn end(signal: i32, terminal: Option<&Terminal>) {
         thread::sleep(Duration::from_millis(20));
         waited += Duration::from_millis(20);
     }
-    // The main thread is either on its way out, which takes this lock too,
-    // or it waits for input that may never come.
+    // The main thread is either about to end, which also takes this lock, or waits for input that may never arrive.
     thread::sleep(Duration::from_millis(50));
     if let Some(terminal) = terminal {
         terminal.restore();
@@ -113,7 +111,7 @@ fn end(signal: i32, terminal: Option<&Terminal>) {
     std::process::exit(128 + signal);
 }
 
-/// The terminal as it was before line editing changed it.
+/// The terminal's settings before line editing changed them.
 struct Terminal(Termios);
 
 impl Terminal {
@@ -122,7 +120,7 @@ impl Terminal {
     }
 
     fn restore(&self) {
-        // A terminal that is gone needs no restoring.
+        // If the terminal is gone, there is nothing to restore.
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! What `.read` and `.import` read.
+//! The sources of `.read` and `.import`.
 
 use std::fs::File;
 use std::io::Read;
@@ -6,11 +6,11 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, anyhow};
 
-/// A file to read, or the output of a program that is named `|program`.
+/// A file, or the output of a program given as `|program`.
 pub enum Source {
     /// A file.
     File(File),
-    /// A program that runs.
+    /// A running program.
     Program(Child, ChildStdout),
 }
 

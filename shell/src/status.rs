@@ -1,4 +1,4 @@
-//! `status`: the server of a database, its replicas, and how far they are.
+//! `status`: the server of a database, its replicas, and their lag.
 
 use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::thread::sleep;
@@ -12,19 +12,19 @@ use crate::admin::{holder, lease, table};
 use crate::database::Server;
 use crate::{database, shown, signals};
 
-/// How often `--watch` looks again.
+/// The interval of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Prints it once.
+/// Prints the status once.
 pub fn status(server: &Server, name: &str, as_json: bool) -> Result<()> {
     let status = look(server, name)?;
     let text = if as_json { shown::json(&serde_json::to_string_pretty(&to_json(&status))?) } else { as_text(&status) };
     crate::admin::print(&text)
 }
 
-/// Prints it again and again, until a signal or a closed pipe ends that.
+/// Prints the status repeatedly, until a signal or a closed pipe.
 pub fn watch(server: &Server, name: &str, as_json: bool) -> Result<()> {
-    // On a terminal, each takes the place of the one before.
+    // On a terminal, each status replaces the one before.
     let clear = if stdout().is_terminal() && !as_json { "\x1b[H\x1b[2J" } else { "" };
     while signals::ending().is_none() {
         let text = match look(server, name) {

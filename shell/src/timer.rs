@@ -1,4 +1,4 @@
-//! What `.timer on` prints.
+//! The measurement of `.timer on`.
 
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ impl Timer {
         Timer { used: Used::now(), begin: Instant::now() }
     }
 
-    /// The line of `sqlite3`: seconds on the clock and on the processor.
+    /// A line as `sqlite3` prints it: elapsed time and processor time in seconds.
     pub fn report(&self) -> String {
         let real = self.begin.elapsed().as_secs_f64();
         let now = Used::now();

@@ -1,4 +1,4 @@
-//! `import` and `export`: whole databases between files and Redis.
+//! `import` and `export`: copies whole databases between files and Redis.
 
 use sqlite_redis::admin::ImportOptions;
 use std::fs::{self, File};
@@ -13,10 +13,10 @@ use crate::copy;
 use crate::database::{Location, Server};
 use crate::signals;
 
-/// `import FILE NAME`: a consistent copy first, then its pages into Redis
-/// under a name of their own, which becomes NAME when all are there.
+/// `import FILE NAME`: takes a consistent copy of the file, then stores its pages under a temporary key, which is
+/// renamed to NAME when it is complete.
 pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<()> {
-    // Before the server is asked: a file that is none must make nothing.
+    // Checks the file before it connects, so that a wrong file changes nothing.
     copy::open_file(file)?;
     let admin = server.admin()?;
     if !force && admin.info(name)?.is_some() {
@@ -34,7 +34,7 @@ pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<(
     for number in 1..=pages.count {
         import.page(pages.read(number)?)?;
         bar.set_position(number.into());
-        // Dropped unfinished, the import takes its pages away again.
+        // If this import is dropped unfinished, it removes its pages.
         ensure!(!signals::stop(), "interrupted");
     }
     import.finish()?;
@@ -43,7 +43,7 @@ pub fn import(server: &Server, file: &Path, name: &str, force: bool) -> Result<(
     Ok(())
 }
 
-/// The pages of an SQLite file that nobody writes.
+/// The pages of a SQLite file that nobody writes to.
 struct Pages {
     file: File,
     size: u32,
@@ -53,7 +53,7 @@ struct Pages {
 impl Pages {
     fn of(db: Connection, path: &Path) -> Result<Self> {
         let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, u32>(0));
-        // An empty file is a database too, but it has no page yet.
+        // An empty file is a database without pages.
         if pragma("page_count")? == 0 {
             db.execute_batch("PRAGMA user_version = 1; PRAGMA user_version = 0")?;
         }
@@ -71,8 +71,7 @@ impl Pages {
     }
 }
 
-/// `export NAME FILE`: a snapshot beside FILE first, which becomes FILE when
-/// it is whole and on disk.
+/// `export NAME FILE`: writes a snapshot beside FILE, which is renamed to FILE when it is complete and on disk.
 pub fn export(server: &Server, name: &str, file: &Path, force: bool) -> Result<()> {
     let target = std::path::absolute(file)?;
     refuse_what_is_there(&target, force)?;
@@ -97,7 +96,7 @@ pub fn export(server: &Server, name: &str, file: &Path, force: bool) -> Result<(
     Ok(())
 }
 
-/// A leftover journal would be played into the new file by SQLite.
+/// SQLite would apply a leftover journal to the new file.
 fn refuse_what_is_there(target: &Path, force: bool) -> Result<()> {
     if !force && target.symlink_metadata().is_ok() {
         bail!("{} exists already; --force replaces it", target.display());
@@ -117,7 +116,7 @@ fn put_in_place(from: &Path, to: &Path, force: bool) -> Result<()> {
     let moved = if force {
         fs::rename(from, to)
     } else {
-        // Unlike a rename, a link never replaces what appeared meanwhile.
+        // Unlike a rename, a hard link never replaces a file that has appeared meanwhile.
         match fs::hard_link(from, to) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => fs::rename(from, to),
             other => other,
@@ -130,7 +129,7 @@ fn put_in_place(from: &Path, to: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
-/// A progress bar, which only appears on a terminal.
+/// A progress bar, shown only on a terminal.
 fn bar(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_message(what);
     let template = "{msg} {wide_bar} {human_pos}/{human_len} pages, {eta} left";

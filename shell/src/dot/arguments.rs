@@ -1,4 +1,4 @@
-//! What a dot command is, and the words after it: options and arguments.
+//! Dot commands, and how their words are parsed into options and arguments.
 
 use anyhow::{Result, anyhow};
 
@@ -10,15 +10,15 @@ pub struct Command {
     pub name: &'static str,
     /// Its arguments, in the notation of `sqlite3`.
     pub usage: &'static str,
-    /// What it does, in one line.
+    /// Its description in one line.
     pub about: &'static str,
-    /// What else there is to know, for `.help NAME`.
+    /// Further help, for `.help NAME`.
     pub more: &'static str,
-    /// How many arguments it takes besides options.
+    /// The number of arguments, without options.
     pub arity: (usize, usize),
-    /// Which options it has.
+    /// Its options.
     pub options: Options,
-    /// What completion offers for its arguments.
+    /// The completion of its arguments.
     pub completes: Completes,
     /// Runs it.
     pub run: fn(&mut Shell, &Arguments) -> Result<Flow>,
@@ -64,7 +64,7 @@ impl Command {
         self
     }
 
-    /// Takes words that begin with `-` as they are.
+    /// Accepts words that begin with `-` as arguments.
     pub const fn literal(mut self) -> Self {
         self.options = Options::Words;
         self
@@ -89,25 +89,25 @@ pub const fn with_value(name: &'static str) -> Opt {
     Opt { name, value: true }
 }
 
-/// What words that begin with `-` mean to a dot command.
+/// The meaning of words that begin with `-`.
 #[derive(Clone, Copy)]
 pub enum Options {
-    /// Options. One that is not among these is an error.
+    /// They are options. Unknown ones are errors.
     Known(&'static [Opt]),
-    /// Nothing special, as in `.print -x`.
+    /// They are arguments, as in `.print -x`.
     Words,
 }
 
-/// What a dot command was given.
+/// The parsed words of a dot command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Arguments {
-    /// What is no option.
+    /// The arguments.
     pub words: Vec<String>,
     options: Vec<(&'static str, String)>,
 }
 
 impl Arguments {
-    /// Tells options from words. Options begin with one dash or two; after `--`, all are words.
+    /// Separates options from arguments. Options begin with one or two dashes; after `--`, all words are arguments.
     pub fn parse(command: &Command, given: &[String]) -> Result<Self> {
         let Options::Known(known) = command.options else {
             return Ok(Arguments { words: given.to_vec(), options: Vec::new() });
@@ -136,7 +136,7 @@ impl Arguments {
         self.value(name).is_some()
     }
 
-    /// The value of an option; the last, if it was given more than once.
+    /// The value of an option. If it was given more than once, the last counts.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.options.iter().rev().find(|(option, _)| *option == name).map(|(_, value)| value.as_str())
     }
@@ -156,12 +156,12 @@ fn unknown(command: &Command, known: &[Opt], word: &str) -> anyhow::Error {
     }
 }
 
-/// The error that shows how a command is used.
+/// The error that shows the usage of a command.
 pub fn usage(command: &Command) -> anyhow::Error {
     anyhow!("{}", format!("usage: .{} {}", command.name, command.usage).trim_end())
 }
 
-/// A command was used in another way than its usage says.
+/// The command was not used as its usage says.
 #[derive(Debug)]
 pub struct Misuse;
 

@@ -29,7 +29,7 @@ pub fn import(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let request = request(shell, arguments)?;
     let own = shell.db.is_autocommit();
     if own {
-        // One commit for all rows, not one for each.
+        // One commit for all rows instead of one for each.
         shell.db.execute_batch("BEGIN")?;
     }
     let result = rows(&shell.db, &request);
@@ -37,7 +37,7 @@ pub fn import(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
         let end = if result.is_ok() { "COMMIT" } else { "ROLLBACK" };
         shell.db.execute_batch(end)?;
     }
-    // As in sqlite3, the rows that fit are kept, but the script fails.
+    // As in `sqlite3`, accepted rows are kept, but the command fails.
     if result? { Err(AlreadyReported.into()) } else { Ok(Flow::Continue) }
 }
 
@@ -62,7 +62,7 @@ fn request(shell: &Shell, arguments: &Arguments) -> Result<Request> {
     Ok(Request { file: file.clone(), table: table.clone(), schema, skip, separator, ascii })
 }
 
-/// Imports all rows; true if some were refused.
+/// Imports all rows. Returns whether some were refused.
 fn rows(db: &Connection, request: &Request) -> Result<bool> {
     let name = &request.file;
     let mut file = BufReader::new(Source::open(name)?);
@@ -98,7 +98,7 @@ fn rows(db: &Connection, request: &Request) -> Result<bool> {
         if let Err(error) = insert.execute(params_from_iter(fields)) {
             note!("{name}:{line}: INSERT failed: {}", database::message(&error));
             if db.is_autocommit() {
-                // The failure took the whole transaction with it.
+                // The failure rolled back the whole transaction.
                 bail!("the import was rolled back");
             }
             refused = true;
@@ -115,7 +115,7 @@ fn complain_about_width(name: &str, line: u64, expected: usize, found: usize) {
     }
 }
 
-/// A field as SQLite gets it: text, whatever its bytes.
+/// A field as a TEXT value, even if it is not UTF-8.
 struct Field<'a>(&'a [u8]);
 
 impl ToSql for Field<'_> {
@@ -132,7 +132,7 @@ fn target(request: &Request) -> String {
     }
 }
 
-/// Makes the table with columns named by the first record.
+/// Creates the table. The first record names its columns.
 fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usize> {
     let names: Vec<_> = header.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let unique = distinct(&names);
@@ -146,15 +146,14 @@ fn create(db: &Connection, request: &Request, header: &ByteRecord) -> Result<usi
         note!("Columns renamed during .import {} due to duplicates:\n{}", request.file, renamed.join(",\n"));
     }
     let columns: Vec<_> = unique.iter().map(|name| format!("{} TEXT", names::quoted(name))).collect();
-    // Four to a line, as sqlite3 lays them out.
+    // Four columns to a line, as in `sqlite3`.
     let lines: Vec<_> = columns.chunks(4).map(|line| line.join(", ")).collect();
     db.execute_batch(&format!("CREATE TABLE {}(\n{})", target(request), lines.join(",\n ")))
         .with_context(|| format!("the table {} can't be made", request.table))?;
     Ok(unique.len())
 }
 
-/// Column names of which no two are the same: where a name occurs more than
-/// once, all get their position behind it.
+/// Makes column names distinct: all names that occur more than once get their position appended.
 fn distinct(names: &[String]) -> Vec<String> {
     let names: Vec<_> = names.iter().map(|name| if name.is_empty() { "?" } else { name }).collect();
     let mut taken: HashSet<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();

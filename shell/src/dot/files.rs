@@ -47,7 +47,7 @@ fn schema_and_file(words: &[String]) -> (&str, &str) {
 
 /// `.open ?OPTIONS? ?NAME?`
 pub fn open(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    // What the command line forbids stays forbidden.
+    // A read-only shell stays read-only.
     let readonly = shell.readonly || arguments.has("readonly");
     shell.open(Location::parse(arguments.first().unwrap_or_default()), readonly)?;
     Ok(Flow::Continue)

@@ -1,14 +1,14 @@
-//! `.schema --indent`: long CREATE statements with a column on each line, laid out as by `sqlite3`,
-//! which counts parentheses in quoted names as well.
+//! `.schema --indent`: long CREATE statements with one column to a line, as `sqlite3` does it, which also counts
+//! parentheses in quoted names.
 
-/// The statement in the layout of `sqlite3`.
+/// Formats a statement as `sqlite3` does.
 pub fn indented(sql: &str) -> String {
     let starts = |word: &str| sql.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     if starts("CREATE VIEW") || starts("CREATE TRIG") {
         return sql.to_owned();
     }
     let sql = squeezed(sql);
-    // sqlite3 counts bytes here too.
+    // `sqlite3` measures this in bytes too.
     if sql.len() < 79 { sql } else { broken(&sql) }
 }
 
@@ -16,7 +16,7 @@ fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
 }
 
-/// The statement with one white space where there were several, and none around parentheses.
+/// Collapses white space to one space, and removes it around parentheses.
 fn squeezed(sql: &str) -> String {
     let mut out = String::with_capacity(sql.len());
     for c in sql.trim_start_matches(is_space).chars() {
@@ -37,11 +37,11 @@ fn squeezed(sql: &str) -> String {
     out
 }
 
-/// The statement with a line for each part between its outer parentheses.
+/// Puts each part between the outer parentheses on a line of its own.
 fn broken(sql: &str) -> String {
     let (mut out, mut line) = (String::new(), String::new());
     let (mut depth, mut lines) = (0, 0);
-    // What ends the quoted text or comment that is open.
+    // The end of the open quoted text or comment.
     let mut end = None;
     let mut rest = sql.char_indices().peekable();
     while let Some((at, c)) = rest.next() {
@@ -75,7 +75,7 @@ fn broken(sql: &str) -> String {
     out + &line
 }
 
-/// Whether nothing but a comment follows on this line.
+/// Whether only a comment follows on this line.
 fn is_blank_to_line_end(text: &str) -> bool {
     let text = text.trim_start_matches(|c| is_space(c) && c != '\n');
     text.is_empty() || text.starts_with('\n') || text.starts_with("--")

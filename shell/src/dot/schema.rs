@@ -1,4 +1,4 @@
-//! Dot commands that show what is in a database.
+//! Dot commands that show the schema and contents of a database.
 
 use std::io::Write;
 
@@ -22,7 +22,7 @@ pub fn indexes(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     objects(shell, "type = 'index'", "tbl_name", arguments)
 }
 
-/// Lists names of all attached databases in columns.
+/// Lists names of all attached databases, in columns.
 fn objects(shell: &mut Shell, condition: &str, by: &str, arguments: &Arguments) -> Result<Flow> {
     let pattern = arguments.first().unwrap_or("%");
     let mut found: Vec<String> = Vec::new();
@@ -85,7 +85,7 @@ pub fn databases(shell: &mut Shell, _arguments: &Arguments) -> Result<Flow> {
 /// `.schema ?OPTIONS? ?PATTERN?`
 pub fn schema(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let pattern = arguments.first().unwrap_or("%");
-    // As in sqlite3: a GLOB pattern if it looks like one, with the schema if there is a dot.
+    // As in `sqlite3`: a GLOB pattern if it looks like one; with a dot, the schema comes first.
     let compare = if pattern.contains(['*', '?', '[']) { "GLOB ?1" } else { "LIKE ?1 ESCAPE '\\'" };
     let compared = if pattern.contains('.') { "?2 || '.' || tbl_name" } else { "tbl_name" };
     let system = if arguments.has("nosys") { "name NOT LIKE 'sqlite\\_%' ESCAPE '\\'" } else { "true" };
@@ -111,7 +111,7 @@ pub fn schema(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     Ok(Flow::Continue)
 }
 
-/// The statement with the name of the attached database put in.
+/// Inserts the name of the attached database into the statement.
 fn in_schema(sql: &str, schema: &str) -> String {
     if schema == "main" {
         return sql.to_owned();
@@ -125,8 +125,7 @@ fn in_schema(sql: &str, schema: &str) -> String {
     sql.to_owned()
 }
 
-/// The columns of a view or virtual table as a comment. Those that can't be
-/// told (a view on a table that is gone) have none.
+/// The columns of a view or virtual table as a comment. A view on a missing table gets none.
 fn fake_declaration(db: &Connection, schema: &str, name: &str, sql: &str) -> Result<String> {
     if !sql.starts_with("CREATE VIEW") && !sql.starts_with("CREATE VIRTUAL") {
         return Ok(String::new());

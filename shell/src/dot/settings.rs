@@ -1,4 +1,4 @@
-//! Dot commands that change how the shell works.
+//! Dot commands that change settings of the shell.
 
 use std::io::Write;
 use std::time::Duration;
@@ -117,7 +117,7 @@ pub fn timeout(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let Ok(milliseconds) = arguments.words[0].parse::<i32>() else {
         return Err(Misuse.into());
     };
-    // Less than nothing turns it off, as in sqlite3.
+    // A negative time turns the timeout off, as in `sqlite3`.
     shell.db.busy_timeout(Duration::from_millis(milliseconds.try_into().unwrap_or(0)))?;
     Ok(Flow::Continue)
 }
@@ -145,7 +145,7 @@ pub fn show(shell: &mut Shell, _arguments: &Arguments) -> Result<Flow> {
     Ok(Flow::Continue)
 }
 
-/// In double quotes with backslash escapes, as `.separator` takes it.
+/// The text in double quotes with backslash escapes, as `.separator` accepts it.
 fn quoted(text: &str) -> String {
     format!("{text:?}")
 }

@@ -1,18 +1,17 @@
-//! What SQLite offers and `rusqlite` has no safe call for, and the environment. All that is unsafe in the
-//! shell is here.
+//! Calls to SQLite that `rusqlite` does not wrap, and changes of the environment. All unsafe code of the shell is
+//! here.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
 use rusqlite::{Connection, ffi};
 
-/// Sets a variable of the environment, which the VFS reads when a database is opened. For `main`, before it
-/// starts any thread.
+/// Sets an environment variable that the VFS reads when it opens a database. Call it before any thread starts.
 pub fn set_variable(name: &str, value: &str) {
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var(name, value) };
 }
 
-/// The name of the VFS that a database is on.
+/// The name of a database's VFS.
 pub fn vfs_name(db: &Connection, schema: &str) -> Option<String> {
     let schema = CString::new(schema).ok()?;
     let mut name: *mut c_char = std::ptr::null_mut();
@@ -32,7 +31,7 @@ pub fn vfs_name(db: &Connection, schema: &str) -> Option<String> {
     }
 }
 
-/// The keywords of the SQLite that is linked in.
+/// The keywords of the linked SQLite.
 pub fn keywords() -> impl Iterator<Item = String> {
     // SAFETY: takes no arguments and only reads a constant.
     let count = unsafe { ffi::sqlite3_keyword_count() };
@@ -53,7 +52,7 @@ fn keyword(index: c_int) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
 }
 
-/// Whether a text ends with a complete statement, as `sqlite3_complete` says.
+/// Whether a text ends with a complete statement (`sqlite3_complete`).
 pub fn is_complete(sql: &CStr) -> bool {
     // SAFETY: a NUL-terminated string that lives through the call.
     unsafe { ffi::sqlite3_complete(sql.as_ptr()) != 0 }

@@ -1,8 +1,7 @@
 //! The aligned modes: box, table, markdown, column.
 //!
-//! Widths are those of the terminal (a CJK character takes two cells), where
-//! `sqlite3` counts characters. For text of one cell a character the output
-//! is the same.
+//! Widths are those on a terminal, where a CJK character takes two cells. `sqlite3` counts characters, so its output
+//! is the same except for wide characters.
 
 use std::io::{self, Write};
 
@@ -18,7 +17,7 @@ pub struct Columns {
     rows: Vec<Vec<Vec<Cell>>>,
 }
 
-/// A piece of text that fits on one line, and its width.
+/// A piece of text on one line, and its width.
 #[derive(Clone, Default)]
 struct Cell {
     text: String,
@@ -79,7 +78,7 @@ impl Renderer for Columns {
             frame.line(&self.header, &widths, centred, out)?;
             frame.rule(frame.middle, &widths, out)?;
         }
-        // A row of several lines is set apart from its neighbours.
+        // A line separates rows if one of them has several lines.
         let divided = self.rows.iter().any(|row| row.len() > 1);
         for (i, row) in self.rows.iter().enumerate() {
             for line in row {
@@ -97,8 +96,8 @@ impl Renderer for Columns {
     }
 }
 
-/// The characters around cells. A rule is left corner, dash, crossing, right
-/// corner; `None` where the mode has no such line.
+/// The characters around cells. A rule is left corner, dash, crossing, right corner; `None` where the mode has no
+/// such rule.
 struct Frame {
     left: &'static str,
     between: &'static str,
@@ -162,8 +161,8 @@ fn centred(cell: &Cell, width: usize) -> String {
     format!("{}{}{}", " ".repeat(free / 2), cell.text, " ".repeat(free.div_ceil(2)))
 }
 
-/// Cuts a value into lines: at control characters (line ends among them) and
-/// where it gets wider than `wrap`. Tabs become spaces.
+/// Splits a value into lines: at line ends and other control characters, and where it exceeds `wrap`. Tabs become
+/// spaces.
 fn lines(text: &str, wrap: usize) -> Vec<Cell> {
     let limit = if wrap == 0 { usize::MAX } else { wrap };
     let mut out = vec![];
@@ -171,7 +170,7 @@ fn lines(text: &str, wrap: usize) -> Vec<Cell> {
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         if c == '\t' {
-            // A wide character may have gone beyond the limit.
+            // A wide character may exceed the limit by one cell.
             let stop = (cell.width / 8 * 8 + 8).min(limit).max(cell.width);
             cell.text.extend(std::iter::repeat_n(' ', stop - cell.width));
             cell.width = stop;

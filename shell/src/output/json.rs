@@ -1,4 +1,4 @@
-//! The mode json: an array of objects, one row a line.
+//! The mode `json`: an array of objects, one row to a line.
 
 use std::io::{self, Write};
 
@@ -32,7 +32,7 @@ impl Renderer for Json {
     }
 
     fn finish(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        // As in sqlite3, a result without rows prints nothing at all.
+        // As in `sqlite3`, an empty result prints nothing.
         if self.started {
             out.write_all(b"]\n")?;
         }

@@ -1,4 +1,4 @@
-//! Results on their way out: modes, their settings, and where they go.
+//! Prints results: the modes, their settings, and the target of the output.
 
 mod columns;
 mod json;
@@ -13,7 +13,7 @@ use rusqlite::Row;
 
 pub use sink::Sink;
 
-/// How rows are printed.
+/// The format of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Aligned, framed with box-drawing characters.
@@ -56,7 +56,7 @@ impl Mode {
         ("tabs", Mode::Tabs),
     ];
 
-    /// The mode of that name; `sqlite3`'s abbreviations and plurals count too.
+    /// The mode of that name. Abbreviations and plurals of `sqlite3` are accepted.
     pub fn parse(name: &str) -> Option<Mode> {
         let plural = |full: &str| matches!(full, "column" | "line");
         Self::NAMES
@@ -73,22 +73,22 @@ impl Mode {
     }
 }
 
-/// Everything that shapes a result.
+/// The settings of the output.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How rows are printed.
+    /// The format of rows.
     pub mode: Mode,
-    /// Column names first; `None` until somebody chose.
+    /// Whether to print column names; `None` if the user has not chosen.
     pub headers: Option<bool>,
-    /// Between values.
+    /// The text between values.
     pub column_separator: String,
-    /// After a row.
+    /// The text after a row.
     pub row_separator: String,
-    /// What stands for NULL.
+    /// The text for NULL.
     pub null: String,
-    /// The table that insert mode names.
+    /// The table name in insert mode.
     pub insert_table: String,
-    /// Where aligned modes break a long value; 0 for nowhere.
+    /// The width at which aligned modes wrap values; 0 for none.
     pub wrap: usize,
 }
 
@@ -107,8 +107,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Changes the mode as the command-line options of `sqlite3` do. They
-    /// leave the row separator alone, so `-csv` ends lines with `\n`.
+    /// Changes the mode as a command-line option does. It keeps the row separator, so `-csv` ends lines with `
+    /// `.
     pub fn set_mode(&mut self, mode: Mode) {
         self.mode = mode;
         match mode {
@@ -120,7 +120,7 @@ impl Settings {
         }
     }
 
-    /// Changes the mode as `.mode` does: separators and wrapping follow.
+    /// Changes the mode as `.mode` does, with separators and wrapping.
     pub fn set_mode_by_command(&mut self, mode: Mode) {
         self.set_mode(mode);
         match mode {
@@ -137,7 +137,7 @@ impl Settings {
         self.wrap = 60;
     }
 
-    /// Whether modes that can do without column names show them.
+    /// Whether modes with optional column names print them.
     pub fn show_headers(&self) -> bool {
         self.headers.unwrap_or(false)
     }
@@ -145,13 +145,13 @@ impl Settings {
 
 /// Prints one result.
 pub trait Renderer {
-    /// One row.
+    /// Prints one row.
     fn row(&mut self, row: &Row<'_>, out: &mut dyn Write) -> Result<(), RenderError>;
-    /// What comes after the last row.
+    /// Prints the end, after the last row.
     fn finish(&mut self, out: &mut dyn Write) -> io::Result<()>;
 }
 
-/// Why a row could not be printed.
+/// A row could not be printed.
 #[derive(Debug)]
 pub enum RenderError {
     /// The value could not be read.
@@ -172,7 +172,7 @@ impl From<io::Error> for RenderError {
     }
 }
 
-/// The renderer of a result with these columns.
+/// The renderer for a result with these columns.
 pub fn renderer(settings: &Settings, columns: Vec<String>) -> Box<dyn Renderer> {
     let settings = settings.clone();
     match settings.mode {

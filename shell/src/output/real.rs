@@ -1,4 +1,4 @@
-//! Numbers as SQLite's `printf("%!.*g")` writes them.
+//! Formats numbers as SQLite's `printf("%!.*g")` does.
 
 /// `%!.{digits}g` for a finite number: at least one digit on either side of the point.
 pub fn general(r: f64, digits: usize) -> String {
@@ -17,7 +17,7 @@ pub fn general(r: f64, digits: usize) -> String {
     format!("{sign}{whole}.{}", fraction(rest))
 }
 
-/// The digits after the point without the zeros at the end, but at least one.
+/// The digits after the point without trailing zeros, but at least one.
 fn fraction(digits: &str) -> &str {
     match digits.trim_end_matches('0') {
         "" => "0",
@@ -25,7 +25,7 @@ fn fraction(digits: &str) -> &str {
     }
 }
 
-/// The significant digits of a number, correctly rounded, and the power of ten of the first.
+/// The significant digits, correctly rounded, and the power of ten of the first.
 fn figures(r: f64, digits: usize) -> (String, i32) {
     let scientific = format!("{r:.*e}", digits - 1);
     let (figures, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));

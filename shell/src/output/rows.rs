@@ -74,7 +74,7 @@ impl Rows {
             out.write_all(end)?;
         }
         for (i, name) in self.columns.iter().enumerate() {
-            // Padded by bytes, as the printf of sqlite3 does.
+            // Padded by bytes, as in `sqlite3`.
             let pad = " ".repeat(self.label_width - name.len());
             write!(out, "{pad}{name} = ")?;
             out.write_all(&self.or_null(value::display(row.get_ref(i)?)))?;
@@ -84,7 +84,7 @@ impl Rows {
     }
 }
 
-/// The start of every row in insert mode.
+/// The beginning of each row in insert mode.
 fn insert_head(settings: &Settings, columns: &[String]) -> String {
     let table = names::quoted_if_needed(&settings.insert_table);
     let mut head = format!("INSERT INTO {table}");

@@ -1,4 +1,4 @@
-//! Where output goes: the terminal or a pipe, a file, another program.
+//! The target of output: standard output, a file, or a program.
 
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -10,11 +10,11 @@ use crate::shown;
 pub enum Sink {
     /// Standard output.
     Stdout(BufWriter<io::Stdout>),
-    /// Standard output that is a terminal: control characters of results are escaped.
+    /// Standard output on a terminal: control characters in results are escaped.
     Terminal(BufWriter<io::Stdout>),
     /// A file.
     File(BufWriter<File>, String),
-    /// The input of a program, as `.output |less` makes it.
+    /// The input of a program, as in `.output |less`.
     Program(Option<Box<Child>>, String),
 }
 
@@ -25,7 +25,7 @@ impl Sink {
         if io::stdout().is_terminal() { Sink::Terminal(out) } else { Sink::Stdout(out) }
     }
 
-    /// What `.output` and `.once` name: a file, `|program`, or `stdout`.
+    /// The target that `.output` and `.once` name: a file, `|program`, or `stdout`.
     pub fn open(target: &str) -> io::Result<Self> {
         if let Some(command) = target.strip_prefix('|') {
             let child = Command::new("sh").arg("-c").arg(command).stdin(Stdio::piped()).spawn()?;
@@ -38,7 +38,7 @@ impl Sink {
         }
     }
 
-    /// Its name, as `.show` prints it.
+    /// The name that `.show` prints.
     pub fn name(&self) -> &str {
         match self {
             Sink::Stdout(_) | Sink::Terminal(_) => "stdout",
@@ -46,7 +46,7 @@ impl Sink {
         }
     }
 
-    /// Writes out what is buffered, and waits for a program to end.
+    /// Flushes the buffer, and waits for a program to end.
     pub fn close(mut self) -> io::Result<()> {
         self.flush()?;
         self.wait()
@@ -56,7 +56,7 @@ impl Sink {
         if let Sink::Program(child, _) = self
             && let Some(mut child) = child.take()
         {
-            // Its input must end, or it would wait for more.
+            // Closes the program's input, or it would wait for more.
             drop(child.stdin.take());
             child.wait()?;
         }
@@ -66,8 +66,7 @@ impl Sink {
 
 impl Drop for Sink {
     fn drop(&mut self) {
-        // Only reached with a program still running when `close` was not
-        // called because of an earlier failure.
+        // The program still runs here only if an earlier failure skipped `close`.
         let _ = self.wait();
     }
 }

@@ -1,21 +1,21 @@
-//! How single values are written: plain text, SQL literals, JSON.
+//! Formats single values as plain text, SQL literals or JSON.
 //!
-//! The rules are those of the `sqlite3` program 3.40, so that scripts can
-//! switch between the two. `shell/tests/output.rs` compares them.
+//! The rules are those of `sqlite3` 3.40, so that scripts can switch between the two. `shell/tests/output.rs`
+//! compares them.
 
 use rusqlite::types::ValueRef;
 
 use super::real;
 
-/// Digits that `sqlite3` shows where a value is read by people (`%!.15g`).
+/// Digits that `sqlite3` prints for people (`%!.15g`).
 const DISPLAY_DIGITS: usize = 15;
-/// Digits that `sqlite3` writes where a value is read back (`%!.20g`).
+/// Digits that `sqlite3` prints to be read back (`%!.20g`).
 const EXACT_DIGITS: usize = 20;
 
-/// The text of a value as the text modes show it; `None` for NULL.
+/// A value in the text modes; `None` for NULL.
 ///
-/// As in `sqlite3`, text and blobs end at the first NUL byte here. The modes
-/// that exist to be read back (insert, quote, json) write blobs whole.
+/// As in `sqlite3`, text and blobs end at the first NUL byte. Modes whose output is read back (insert, quote, json)
+/// write blobs whole.
 pub fn display(value: ValueRef<'_>) -> Option<Vec<u8>> {
     match value {
         ValueRef::Null => None,
@@ -29,11 +29,11 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&b| b == 0).next().unwrap_or_default()
 }
 
-/// A number with 20 significant digits, as insert, quote and json write it. They are correctly
-/// rounded; `sqlite3` 3.40 computes with fewer bits, so its last digits may be others.
+/// A number with 20 significant digits, for insert, quote and json. It is correctly rounded; the last digits of
+/// `sqlite3` 3.40, which computes with fewer bits, may differ.
 pub fn exact_real(r: f64) -> String {
     if r.is_infinite() {
-        // The literal that every SQLite reads as infinity.
+        // A literal that every SQLite parses as infinity.
         return if r > 0.0 { "1e999" } else { "-1e999" }.to_owned();
     }
     real::general(r, EXACT_DIGITS)
@@ -79,8 +79,7 @@ pub fn quoted(text: &[u8]) -> Vec<u8> {
 
 /// A text literal on one line: line ends become `replace(..., char(10))`.
 ///
-/// A text that holds a NUL byte has no literal (SQL ends there), so it is
-/// written as a blob that is cast back.
+/// SQL ends at a NUL byte, so a text that contains one is written as a blob and cast back.
 pub fn escaped(text: &[u8]) -> Vec<u8> {
     if text.contains(&0) {
         return format!("CAST({} AS TEXT)", blob_literal(text)).into_bytes();
@@ -110,14 +109,14 @@ pub fn escaped(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A stand-in for a line end that does not occur in `text`.
+/// A placeholder for a line end that does not occur in `text`.
 fn unused(text: &[u8], first: &str, second: &str) -> String {
     let absent = |mark: &str| !text.windows(mark.len()).any(|w| w == mark.as_bytes());
     let numbered = (0u64..).map(|i| format!("({first}{i})"));
     [first.to_owned(), second.to_owned()].into_iter().chain(numbered).find(|mark| absent(mark)).unwrap_or_default()
 }
 
-/// The SQL literal of a value on one line.
+/// The SQL literal of a value, on one line.
 pub fn literal(value: ValueRef<'_>) -> Vec<u8> {
     match value {
         ValueRef::Text(text) => escaped(text),
@@ -125,7 +124,7 @@ pub fn literal(value: ValueRef<'_>) -> Vec<u8> {
     }
 }
 
-/// The SQL literal of a value, line ends kept.
+/// The SQL literal of a value, with its line ends.
 pub fn literal_as_is(value: ValueRef<'_>) -> Vec<u8> {
     match value {
         ValueRef::Null => b"NULL".to_vec(),
@@ -137,8 +136,7 @@ pub fn literal_as_is(value: ValueRef<'_>) -> Vec<u8> {
     }
 }
 
-/// A JSON string. Bytes that are not UTF-8 are written as `\u00XX`, so that
-/// the result is always valid JSON.
+/// A JSON string. Bytes that are not UTF-8 become `\u00XX`, so the result is always valid JSON.
 pub fn json_string(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 2);
     out.push('"');
@@ -163,7 +161,7 @@ pub fn json_string(bytes: &[u8]) -> String {
     out
 }
 
-/// A value in JSON.
+/// The JSON form of a value.
 pub fn json(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Null => "null".to_owned(),
