@@ -93,9 +93,10 @@ impl Eras {
             let there: Vec<u32> = times.iter_mut().map(|times| times.remove(id).unwrap_or(0)).collect();
             let kept: Vec<bool> = kept.iter().map(|kept| kept.contains(id)).collect();
             if let Some(wrong) = self.wrong(operation, &there, &kept) {
-                let outcome = operation.outcome;
-                violations
-                    .push(format!("{workload}: {outcome:?} operation {id} {wrong}: {there:?} times, kept {kept:?}"));
+                let Operation { outcome, what, result, .. } = operation;
+                violations.push(format!(
+                    "{workload}: {outcome:?} operation {id} {wrong}: {there:?} times, kept {kept:?}; {what} {result}"
+                ));
             }
         }
         violations.extend(times.iter().flat_map(HashMap::keys).map(|id| format!("{workload}: nobody began {id}")));

@@ -83,7 +83,9 @@ pub fn step(worker: &mut Worker) -> Result<()> {
         }
         Ok(())
     });
-    let told = sqlite_redis::last_failure().map(|error| error.cause);
+    let failure = sqlite_redis::last_failure();
+    let reason = json!(failure.as_ref().map(ToString::to_string));
+    let told = failure.map(|error| error.cause);
     if outcome == Outcome::Failed
         && matches!(told, Some(Cause::NotTakenBack(_) | Cause::RowsUnknown(_) | Cause::OutcomeUnknown { .. }))
     {
@@ -98,7 +100,7 @@ pub fn step(worker: &mut Worker) -> Result<()> {
             worker.history.violation(&format!("{outcome:?} operation {id} is {there} times in the file"))?;
         }
     }
-    worker.history.end(&id, outcome, &json!(null))
+    worker.history.end(&id, outcome, &reason)
 }
 
 /// Adds the question for all rows to a transaction.

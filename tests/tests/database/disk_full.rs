@@ -15,6 +15,51 @@ fn a_full_disk_under_the_writes_fails_the_statement_and_the_transaction_is_rolle
     fill("&stage_bytes=100000", "(0, 1_000_000, 4_500_000, 6_000_000)");
 }
 
+#[test]
+fn a_file_that_refuses_the_commit_leaves_the_database_at_its_version() {
+    for pragma in [
+        // With these, SQLite needs no super-journal.
+        "local.synchronous = OFF",
+        "local.journal_mode = MEMORY",
+        "local.journal_mode = WAL",
+        "main.synchronous = OFF",
+        // Like this, it does.
+        "local.cache_size = 100",
+    ] {
+        let server = Server::start();
+        let file = server.directory().join("local.db");
+        let set = format!("import sys, sqlite3\nfile, pragma = '{}', '{pragma}'\n", file.display());
+        python(&server, &format!("{set}{BESIDE_A_FILE}"));
+    }
+}
+
+const BESIDE_A_FILE: &str = "
+import resource
+db = sqlite3.connect(sys.argv[2], uri=True, isolation_level=None, timeout=30)
+db.execute('PRAGMA auto_vacuum=FULL')
+db.execute('VACUUM')
+db.execute('CREATE TABLE u (b)')
+db.executemany('INSERT INTO u VALUES (?)', [(bytes([n % 256]) * 3000,) for n in range(100)])
+def version():
+    return db.execute('PRAGMA redis_version').fetchone()[0]
+db.execute(f\"ATTACH 'file:{file}?vfs=unix' AS local\")
+db.execute(f'PRAGMA {pragma}')
+db.execute('CREATE TABLE local.u (b)')
+rows, before = db.execute('SELECT * FROM u').fetchall(), version()
+db.execute('BEGIN')
+db.execute('DELETE FROM u WHERE rowid > 10')
+db.execute('INSERT INTO local.u VALUES (zeroblob(200000))')
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+refused(db, 'COMMIT')
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+if db.in_transaction:
+    db.execute('ROLLBACK')
+assert version() == before, (before, version())
+assert db.execute('SELECT * FROM u').fetchall() == rows
+assert db.execute('SELECT count(*) FROM local.u').fetchone()[0] == 0
+assert db.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
+";
+
 /// Updates all of 8 MB with so much room in each temporary file, in turns.
 fn fill(settings: &str, rooms: &str) {
     let server = Server::start();

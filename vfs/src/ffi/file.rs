@@ -10,6 +10,7 @@ use crate::file::{Answer, File, Level};
 use crate::model::error::{Cause, During, Error, Result, code};
 use crate::sqlite::api::Api;
 use crate::sqlite::interrupt;
+use crate::transaction::group::Files;
 use crate::transaction::journal::Journal;
 
 /// The file control that [`crate::last_error`] asks with; its argument is `*mut LastError`.
@@ -369,15 +370,63 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
         if op == ffi::SQLITE_FCNTL_PDB {
             open.connection = argument.cast();
         }
+        let db = open.db();
         let Open { kind, api, .. } = open;
         match kind {
+            Kind::Database(database) if op == ffi::SQLITE_FCNTL_SYNC => {
+                // SAFETY: "...the argument is a pointer to the name of the super-journal", or null.
+                let name = (!argument.is_null()).then(|| unsafe { CStr::from_ptr(argument.cast()) }.to_string_lossy());
+                // SAFETY: SQLite commits for this connection, so that is in use by this thread.
+                let files = unsafe { files_that_write(api, db, file) };
+                database.sync(name.as_deref(), files).map(|()| code::OK)
+            }
             // SAFETY: SQLite passes the argument that belongs to the operation.
-            Kind::Database(file) => unsafe { control(file, api, op, argument) },
+            Kind::Database(database) => unsafe { control(database, api, op, argument) },
             Kind::Journal(_) => Ok(code::NOTFOUND),
         }
     };
     // SAFETY: SQLite calls this with a file that it has open.
     unsafe { with(file, during, body) }
+}
+
+/// The files to which a connection writes in its transaction, beside databases of this VFS. SQLite asks databases to
+/// commit in the order of `PRAGMA database_list`.
+///
+/// # Safety
+/// `db` is null or in use by this thread; `this` is one of its files.
+unsafe fn files_that_write(api: &Api, db: *mut sqlite3, this: *mut sqlite3_file) -> Files {
+    let Some(db_name) = api.db_name.filter(|_| !db.is_null()) else { return Files::None };
+    let (mut passed, mut before, mut after) = (false, 0, 0);
+    // 1 is `temp`, which writes nothing to its file at a commit.
+    for index in std::iter::once(0).chain(2..) {
+        // SAFETY: by contract. The name is null beyond the last database.
+        let name = unsafe { db_name(db, index) };
+        if name.is_null() {
+            break;
+        }
+        // SAFETY: by contract, with a name that SQLite has just given.
+        if unsafe { (api.txn_state)(db, name) } != ffi::SQLITE_TXN_WRITE {
+            continue;
+        }
+        let mut file: *mut sqlite3_file = std::ptr::null_mut();
+        // SAFETY: this control writes the file's address to its argument.
+        unsafe { (api.file_control)(db, name, ffi::SQLITE_FCNTL_FILE_POINTER, (&raw mut file).cast()) };
+        if file == this {
+            passed = true;
+        // SAFETY: SQLite has the file open.
+        } else if !file.is_null() && !std::ptr::eq(unsafe { (*file).pMethods }, &raw const METHODS) {
+            if passed { after += 1 } else { before += 1 }
+        }
+    }
+    // Below another VFS, the file of this database is unknown, and counts as one of them.
+    if !passed {
+        before -= 1;
+    }
+    match (before, after) {
+        (..=0, 0) => Files::None,
+        (..=0, _) => Files::After,
+        _ => Files::Before,
+    }
 }
 
 /// The file controls of a database (<https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>).
@@ -386,12 +435,6 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
 /// `argument` is what SQLite documents for `op`.
 unsafe fn control(file: &mut File, api: &Api, op: c_int, argument: *mut c_void) -> Result<c_int> {
     match op {
-        // "...the argument is a pointer to the name of the super-journal", or null.
-        ffi::SQLITE_FCNTL_SYNC => {
-            // SAFETY: by contract.
-            let name = (!argument.is_null()).then(|| unsafe { CStr::from_ptr(argument.cast()) }.to_string_lossy());
-            file.sync(name.as_deref()).map(|()| code::OK)
-        }
         // Of a commit that is done an error here would say that it failed.
         ffi::SQLITE_FCNTL_COMMIT_PHASETWO => file.end_commit().map(|()| code::OK),
         ffi::SQLITE_FCNTL_LOCKSTATE => {

@@ -36,7 +36,7 @@ use crate::model::error::{Cause, Error, Result};
 use crate::model::version::{CommitId, Version};
 use crate::reading::cache::{Admission, Epoch};
 use crate::reading::reader::Reader;
-use crate::transaction::group::{Group, Moment, Participant};
+use crate::transaction::group::{Files, Group, Moment, Participant};
 use crate::transaction::journal::Notes;
 use crate::transaction::{Asked, Committed, Txn};
 
@@ -340,24 +340,28 @@ impl File {
         Ok(self.level >= Level::Reserved || self.database.store().leased()?)
     }
 
-    /// `SQLITE_FCNTL_SYNC`, the commit point of a transaction over one database. Of one over several, which
-    /// has a `super_journal` of this name, it is asked last; see [`crate::transaction::group`].
-    pub(crate) fn sync(&mut self, super_journal: Option<&str>) -> Result<()> {
+    /// `SQLITE_FCNTL_SYNC`: the commit point of a transaction that writes to this database only. Otherwise `files` or
+    /// the name of a `super_journal` say when to commit; see [`crate::transaction::group`].
+    pub(crate) fn sync(&mut self, super_journal: Option<&str>, files: Files) -> Result<()> {
         self.look_for_fork()?;
         if self.level < Level::Reserved {
             return Ok(());
         }
         self.leave_group();
-        let asked =
-            Asked { moment: self.moment(super_journal), exclusive: self.exclusive, wait: self.wait, owner: self.owner };
+        let asked = Asked {
+            moment: self.moment(super_journal, files),
+            exclusive: self.exclusive,
+            wait: self.wait,
+            owner: self.owner,
+        };
         let committed = self.txn.writing()?.commit(&self.database, &asked)?;
         self.has_committed(&committed);
         Ok(())
     }
 
-    fn moment(&self, super_journal: Option<&str>) -> Moment {
+    fn moment(&self, super_journal: Option<&str>, files: Files) -> Moment {
         let Some(participant) = &self.participant else { return Moment::Alone };
-        PARTICIPANTS.get().moment(self.connection, participant, super_journal, &SUPER_JOURNALS.get())
+        PARTICIPANTS.get().moment(self.connection, participant, super_journal, files, &SUPER_JOURNALS.get())
     }
 
     /// `SQLITE_FCNTL_COMMIT_PHASETWO`: SQLite has given up its rollback journal.

@@ -82,7 +82,7 @@ fn commit(file: &mut File, counter: u32, pages: &[u8]) -> Result<()> {
     for (n, &byte) in pages.iter().enumerate() {
         put(file, n as u32 + 2, &page(byte));
     }
-    let done = file.sync(None);
+    let done = file.sync(None, Files::None);
     file.unlock(Level::None)?;
     done
 }
@@ -176,7 +176,7 @@ fn what_was_committed_on_a_server_that_went_back_is_not_read_from_the_lost_histo
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 3, SIZE as u32));
     put(&mut file, 3, &page(31));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     assert_eq!((get(&mut file, 2).unwrap(), get(&mut file, 3).unwrap()), (page(2), page(31)));
 }
 
@@ -190,7 +190,7 @@ fn only_one_writes_and_not_from_an_old_snapshot() {
     assert!(matches!(two.lock(Level::Reserved).unwrap_err().cause, Cause::Busy(_)));
     assert!(two.reserved().unwrap());
     put(&mut one, 1, &page_one(2, 2, SIZE as u32));
-    one.sync(None).unwrap();
+    one.sync(None, Files::None).unwrap();
     one.unlock(Level::None).unwrap();
     assert!(matches!(two.lock(Level::Reserved).unwrap_err().cause, Cause::Stale { .. }));
     assert!(!two.reserved().unwrap(), "the lease was given back");
@@ -239,12 +239,12 @@ fn an_overtaken_commit_is_refused_and_its_rollback_publishes_nothing() {
     put(&mut slow, 2, &page(66));
     stand.store.expire();
     commit(&mut fast, 2, &[77]).unwrap();
-    let error = slow.sync(None).unwrap_err();
+    let error = slow.sync(None, Files::None).unwrap_err();
     assert!(matches!(error.cause, Cause::Stale { .. }), "{error}");
     // SQLite writes the originals back, and syncs.
     put(&mut slow, 2, &page(2));
     put(&mut slow, 1, &page_one(1, 2, SIZE as u32));
-    slow.sync(None).unwrap();
+    slow.sync(None, Files::None).unwrap();
     slow.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![77], Version(2)));
     commit(&mut slow, 3, &[5]).unwrap();
@@ -303,7 +303,7 @@ fn each_history_is_shown_with_a_schema_cookie_of_its_own_and_stored_with_the_tru
         first[92..96].copy_from_slice(&u32::to_be_bytes(change));
         file.lock(Level::Reserved).unwrap();
         put(&mut file, 1, &first);
-        file.sync(None).unwrap();
+        file.sync(None, Files::None).unwrap();
         file.unlock(Level::None).unwrap();
         let mut fresh = stand.file();
         begin(&mut fresh).unwrap();
@@ -323,12 +323,12 @@ fn exclusive_mode_keeps_the_lease_between_commits() {
     for (counter, byte) in [(1, 2), (2, 3)] {
         put(&mut file, 1, &page_one(counter, 2, SIZE as u32));
         put(&mut file, 2, &page(byte));
-        file.sync(None).unwrap();
+        file.sync(None, Files::None).unwrap();
         assert!(stand.store.leased().unwrap());
     }
     // Later commits under one lock leave the change counter alone.
     put(&mut file, 2, &page(4));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![4], Version(3)));
     file.unlock(Level::None).unwrap();
     assert!(!stand.store.leased().unwrap());
@@ -341,15 +341,15 @@ fn exclusive_mode_that_was_not_announced_takes_the_lease_again() {
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(1, 2, SIZE as u32));
     put(&mut file, 2, &page(2));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     put(&mut file, 2, &page(3));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     assert_eq!(content(&stand.store), [3]);
     assert!(stand.store.leased().unwrap(), "and keeps it from then on");
     stand.store.expire();
     commit(&mut other, 2, &[9]).unwrap();
     put(&mut file, 2, &page(4));
-    assert!(matches!(file.sync(None).unwrap_err().cause, Cause::Stale { .. }));
+    assert!(matches!(file.sync(None, Files::None).unwrap_err().cause, Cause::Stale { .. }));
     assert_eq!(content(&stand.store), [9]);
 }
 
@@ -381,7 +381,7 @@ fn a_failure_leaves_the_file_usable() {
                 put(&mut file, 1, &page_one(2, 2, SIZE as u32));
                 put(&mut file, 2, &page(66));
                 stand.store.fail_next(Cause::ServerFull("test".into()));
-                assert!(matches!(file.sync(None).unwrap_err().cause, Cause::ServerFull(_)));
+                assert!(matches!(file.sync(None, Files::None).unwrap_err().cause, Cause::ServerFull(_)));
             }
         }
         file.unlock(Level::None).unwrap();

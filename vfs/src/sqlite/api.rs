@@ -37,6 +37,8 @@ macro_rules! functions {
         /// The functions used here, each as <https://sqlite.org/c3ref/funclist.html> has it.
         pub(crate) struct Api {
             $(pub $field: $type,)*
+            /// Not in SQLite before 3.39.
+            pub db_name: Option<DbName>,
             /// Not in SQLite before 3.41.
             pub is_interrupted: Option<IsInterrupted>,
             pub interrupted_at: Place,
@@ -50,7 +52,12 @@ macro_rules! functions {
             }
 
             pub(crate) const fn new_linked() -> Api {
-                Api { $($field: $linked,)* is_interrupted: IS_INTERRUPTED_LINKED, interrupted_at: Place::unknown() }
+                Api {
+                    $($field: $linked,)*
+                    db_name: DB_NAME_LINKED,
+                    is_interrupted: IS_INTERRUPTED_LINKED,
+                    interrupted_at: Place::unknown(),
+                }
             }
 
             /// # Safety
@@ -70,7 +77,16 @@ macro_rules! functions {
                 let is_interrupted = (version >= IS_INTERRUPTED_SINCE).then(|| unsafe {
                     std::mem::transmute::<*const c_void, Option<IsInterrupted>>(*routines.add(IS_INTERRUPTED))
                 });
-                Ok(Api { $($field,)* is_interrupted: is_interrupted.flatten(), interrupted_at: Place::unknown() })
+                // SAFETY: as for the one before.
+                let db_name = (version >= DB_NAME_SINCE).then(|| unsafe {
+                    std::mem::transmute::<*const c_void, Option<DbName>>(*routines.add(DB_NAME))
+                });
+                Ok(Api {
+                    $($field,)*
+                    db_name: db_name.flatten(),
+                    is_interrupted: is_interrupted.flatten(),
+                    interrupted_at: Place::unknown(),
+                })
             }
         }
     };
@@ -145,6 +161,8 @@ functions! {
         unsafe extern "C" fn(*mut sqlite3_stmt) -> c_int;
     119 create_module_v2 = ffi::sqlite3_create_module_v2,
         unsafe extern "C" fn(*mut sqlite3, *const c_char, *const sqlite3_module, *mut c_void, Option<Destructor>) -> c_int;
+    127 file_control = ffi::sqlite3_file_control,
+        unsafe extern "C" fn(*mut sqlite3, *const c_char, c_int, *mut c_void) -> c_int;
     130 mutex_alloc = ffi::sqlite3_mutex_alloc,
         unsafe extern "C" fn(c_int) -> *mut sqlite3_mutex;
     133 mutex_leave = ffi::sqlite3_mutex_leave,
@@ -225,7 +243,21 @@ functions! {
         unsafe extern "C" fn(*mut sqlite3_value, *mut *mut sqlite3_value) -> c_int;
 }
 
-/// Place of `sqlite3_is_interrupted`, and the version that brought it.
+/// `sqlite3_db_name`.
+pub(crate) type DbName = unsafe extern "C" fn(*mut sqlite3, c_int) -> *const c_char;
+/// Slot of `sqlite3_db_name`, and the version that introduced it.
+const DB_NAME: usize = 264;
+const DB_NAME_SINCE: c_int = 3_039_000;
+/// A SQLite that is not part of this crate may be older.
+const DB_NAME_LINKED: Option<DbName> = {
+    #[cfg(feature = "bundled")]
+    let linked: Option<DbName> = Some(ffi::sqlite3_db_name);
+    #[cfg(not(feature = "bundled"))]
+    let linked = None;
+    linked
+};
+
+/// Slot of `sqlite3_is_interrupted`, and the version that introduced it.
 const IS_INTERRUPTED: usize = 266;
 const IS_INTERRUPTED_SINCE: c_int = 3_041_000;
 /// A SQLite that is not part of this crate may be older.

@@ -8,8 +8,11 @@
 //! the main database is in Redis     when SQLite deletes the super-journal
 //! the main database is a file       at the SYNC of the last database in Redis
 //! no super-journal                  the same; or at the first SQLITE_FCNTL_COMMIT_PHASETWO, where one of
-//!                                   them has nothing to commit and is not asked
+//!                                   them has nothing to commit and is not asked, or files are asked later
 //! ```
+//!
+//! SQLite has no super-journal where only one database needs a rollback journal on disk: a file with
+//! `synchronous=OFF`, in WAL mode, or with its journal in memory does not count.
 //!
 //! The databases of one server are one `MULTI`/`EXEC`. Of several servers each is asked all that it could
 //! refuse, then they publish one after the other; if one refuses in spite of that, those before it are
@@ -199,6 +202,16 @@ pub(crate) enum Moment {
     Later(Arc<Group>),
 }
 
+/// The files that the transaction of a database in Redis writes to as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Files {
+    None,
+    /// SQLite asks all of them to commit later than the database.
+    After,
+    /// SQLite has asked some of them already.
+    Before,
+}
+
 /// Those of this process.
 pub(crate) static PARTICIPANTS: PerProcess<Participants> = PerProcess::new();
 
@@ -239,6 +252,7 @@ impl Participants {
         connection: usize,
         participant: &Arc<Participant>,
         super_journal: Option<&str>,
+        files: Files,
         journals: &SuperJournals,
     ) -> Moment {
         participant.asked.store(true, Relaxed);
@@ -246,7 +260,7 @@ impl Participants {
         let mut unknown = Transaction::default();
         let transaction = transactions.get_mut(&connection).unwrap_or(&mut unknown);
         let others = || transaction.participants.iter().filter(|other| !Arc::ptr_eq(other, participant));
-        if others().next().is_none() && super_journal.is_none() {
+        if others().next().is_none() && super_journal.is_none() && files == Files::None {
             return Moment::Alone;
         }
         let mut unasked = others().filter(|other| !other.asked.load(Relaxed)).peekable();
@@ -260,6 +274,8 @@ impl Participants {
             Some(Some(group)) => Moment::Later(group),
             // SQLite skips databases whose journal is empty.
             Some(None) if !awaited => Moment::Now(group),
+            // A file that refuses comes before `SQLITE_FCNTL_COMMIT_PHASETWO`.
+            None if files == Files::After => Moment::Later(group),
             // SQLite may keep these journals in its own memory, so an empty one proves nothing here.
             None if all_asked => Moment::Now(group),
             Some(None) | None => Moment::Later(group),
@@ -284,8 +300,9 @@ mod tests {
     #[test]
     fn a_commit_waits_for_the_databases_that_are_yet_to_be_asked() {
         let (participants, journals) = (Participants::default(), SuperJournals::default());
-        let moment =
-            |connection, participant, name| publishes(&participants.moment(connection, participant, name, &journals));
+        let moment = |connection, participant, name| {
+            publishes(&participants.moment(connection, participant, name, Files::None, &journals))
+        };
         let enter = |connection| participants.enter(connection, Notes::new("test".into()));
         let (one, two, other) = (enter(7), enter(7), enter(8));
         assert_eq!(moment(8, &other, None), "alone");
@@ -303,6 +320,9 @@ mod tests {
         assert!(journals.group(ours).is_some());
         participants.leave(7, &two);
         assert_eq!(moment(7, &one, None), "alone");
+        let beside = |files| publishes(&participants.moment(7, &one, None, files, &journals));
+        assert_eq!(beside(Files::After), "later", "until SQLITE_FCNTL_COMMIT_PHASETWO");
+        assert_eq!(beside(Files::Before), "now", "and taken back if SQLite rolls back");
         participants.leave(7, &one);
         assert_eq!(participants.0.lock().len(), 1);
     }

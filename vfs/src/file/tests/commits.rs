@@ -12,7 +12,7 @@ fn a_rollback_after_a_spill_publishes_nothing() {
     put(&mut file, 4, &page(98));
     // Page 3 was free: its old content was not journaled and is not restored.
     file.truncate(3 * SIZE as u64).unwrap();
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![2, 3], Version(1)));
 }
@@ -37,7 +37,7 @@ fn a_shrinking_commit_goes_by_the_header() {
     commit(&mut file, 1, &[2, 3, 4]).unwrap();
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 2, SIZE as u32));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     file.truncate(2 * SIZE as u64).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![2], Version(2)));
@@ -51,7 +51,7 @@ fn a_gap_is_committed_as_zeros() {
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 5, SIZE as u32));
     put(&mut file, 5, &page(5));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!(content(&stand.store), [2, 0, 0, 5]);
 }
@@ -70,7 +70,7 @@ fn another_page_size_cuts_everything_anew() {
     put(&mut file, 2, &first[SIZE..]);
     put(&mut file, 3, &page(8));
     put(&mut file, 4, &page(9));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     file.unlock(Level::None).unwrap();
     let now = stand.store.now();
     assert_eq!((now.page_size, now.page_count), (1024, 2));
@@ -100,7 +100,7 @@ fn wal_in_the_header_becomes_a_rollback_journal() {
     let mut first = page_one(1, 1, SIZE as u32);
     first[18..20].fill(2);
     put(&mut file, 1, &first);
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     file.unlock(Level::None).unwrap();
     // SQLite has the page with 2 in its cache, and must drop it.
     assert_ne!(begin(&mut file).unwrap()[..], first[24..40]);
@@ -117,12 +117,12 @@ fn a_commit_over_several_databases_can_be_taken_back() {
     begin_writing(&mut file).unwrap();
     put(&mut file, 1, &page_one(2, 2, SIZE as u32));
     put(&mut file, 2, &page(3));
-    file.sync(Some("/tmp/other.db-mj000000900")).unwrap();
+    file.sync(Some("/tmp/other.db-mj000000900"), Files::None).unwrap();
     assert!(stand.store.leased().unwrap(), "until it is sure that the other databases commit too");
     // Another database failed: SQLite puts the originals back.
     put(&mut file, 1, &page_one(1, 2, SIZE as u32));
     put(&mut file, 2, &page(2));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     file.unlock(Level::None).unwrap();
     assert_eq!((content(&stand.store), stand.store.now().version), (vec![2], Version(3)));
     assert!(!stand.store.leased().unwrap());

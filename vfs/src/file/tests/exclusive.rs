@@ -23,7 +23,7 @@ fn the_first_read_takes_the_lease_and_normal_mode_gives_it_back() {
     file.lock(Level::Reserved).unwrap();
     put(&mut file, 1, &page_one(2, 2, SIZE as u32));
     put(&mut file, 2, &page(3));
-    file.sync(None).unwrap();
+    file.sync(None, Files::None).unwrap();
     assert_eq!(content(&stand.store), [3]);
     file.pragma("locking_mode", Some("normal")).unwrap();
     file.unlock(Level::None).unwrap();
@@ -45,7 +45,7 @@ fn there_is_no_snapshot_while_another_writes_and_a_new_one_each_time() {
     }
     put(&mut other, 1, &page_one(2, 2, SIZE as u32));
     put(&mut other, 2, &page(5));
-    other.sync(None).unwrap();
+    other.sync(None, Files::None).unwrap();
     other.unlock(Level::None).unwrap();
     begin(&mut file).unwrap();
     assert_eq!(get(&mut file, 2).unwrap(), page(5));
@@ -99,16 +99,16 @@ fn sqlite_that_keeps_an_old_lock_untold_is_made_to_drop_its_page_cache() {
         file.lock(Level::Exclusive).unwrap();
         put(&mut file, 1, &page_one(2, 2, SIZE as u32));
         put(&mut file, 2, &page(66));
-        let refused = file.sync(None).unwrap_err();
+        let refused = file.sync(None, Files::None).unwrap_err();
         assert_eq!(sqlite_code(&refused.cause, During::Commit), code::BUSY_SNAPSHOT, "{refused}");
         put(&mut file, 1, &page_one(1, 2, SIZE as u32));
-        let told = file.sync(None).unwrap_err();
+        let told = file.sync(None, Files::None).unwrap_err();
         assert_eq!(sqlite_code(&told.cause, During::Commit), code::IOERR_WRITE, "its cache is to go: {told}");
         begin(&mut file).unwrap();
         assert_eq!(get(&mut file, 2).unwrap(), page(7), "what the other has committed");
         put(&mut file, 1, &page_one(3, 2, SIZE as u32));
         put(&mut file, 2, &page(8));
-        file.sync(None).unwrap();
+        file.sync(None, Files::None).unwrap();
         assert_eq!(content(&stand.store), [8]);
     }
 }

@@ -127,7 +127,7 @@ fn pages_that_were_removed_and_added_again_come_back() {
     begin_writing(&mut writer).unwrap();
     put(&mut writer, 1, &page_one(2, 10, SIZE as u32));
     writer.truncate(10 * SIZE as u64).unwrap();
-    writer.sync(None).unwrap();
+    writer.sync(None, Files::None).unwrap();
     writer.unlock(Level::None).unwrap();
     commit(&mut writer, 3, &all(3, PAGES)).unwrap();
     commit(&mut writer, 4, &all(4, PAGES)).unwrap();

@@ -10,7 +10,7 @@ fn a_first_page_that_is_no_header_is_committed_with_the_pages_that_there_are() {
         begin_writing(&mut file).unwrap();
         put(&mut file, 1, &first);
         put(&mut file, 2, &page(2));
-        file.sync(None).unwrap();
+        file.sync(None, Files::None).unwrap();
         file.unlock(Level::None).unwrap();
         assert_eq!(stand.store.now().page_count, 2);
         begin(&mut file).unwrap();
@@ -30,7 +30,7 @@ fn pages_that_nobody_has_written_are_not_committed() {
         if let Some(last) = last {
             put(&mut file, last, &page(9));
         }
-        let refused = file.sync(None).unwrap_err();
+        let refused = file.sync(None, Files::None).unwrap_err();
         assert!(matches!(refused.cause, Cause::Damaged(_)), "{refused}");
         file.unlock(Level::None).unwrap();
     };
@@ -44,7 +44,7 @@ fn pages_that_nobody_has_written_are_not_committed() {
         begin_writing(&mut file).unwrap();
         put(&mut file, 1, &page_one(3, count, SIZE as u32));
         put(&mut file, last, &page(9));
-        file.sync(None).unwrap();
+        file.sync(None, Files::None).unwrap();
         file.unlock(Level::None).unwrap();
         assert_eq!(stand.store.now().page_count, count);
     }
@@ -56,7 +56,7 @@ fn a_database_of_which_only_the_size_is_set_is_refused() {
     let mut file = stand.file();
     begin_writing(&mut file).unwrap();
     file.truncate(SIZE as u64).unwrap();
-    let refused = file.sync(None).unwrap_err();
+    let refused = file.sync(None, Files::None).unwrap_err();
     assert!(matches!(refused.cause, Cause::Damaged(_)), "{refused}");
     file.unlock(Level::None).unwrap();
 }
