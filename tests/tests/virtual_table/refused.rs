@@ -11,6 +11,7 @@ use sqlite_redis_tests::{Server, code, number, text};
 const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT UNIQUE, a, b, UNIQUE (a, b)";
 const BUSY: i32 = 5;
 const BUSY_SNAPSHOT: i32 = 517;
+const IOERR_FSYNC: i32 = 1034;
 const ROWS: &str = "SELECT ifnull(group_concat(id || ':' || ifnull(n, '-') || ':' || s, ' '), '') FROM t";
 
 /// A file beside a table in Redis, and another connection that can lock the file.
@@ -260,6 +261,29 @@ fn a_server_that_refuses_takes_back_what_another_has_committed() {
     assert_eq!(code(one.execute_batch("COMMIT")), BUSY_SNAPSHOT);
     assert_eq!(number(&one, "SELECT count(*) FROM f"), 0);
     assert_eq!(number(&one, "SELECT n FROM s"), 2);
+}
+
+#[test]
+fn a_commit_that_can_not_be_taken_back_on_one_server_does_not_say_that_nothing_was_written() {
+    let (first, second) = (Server::start(), Server::start());
+    first.redis_cli(&["ACL", "SETUSER", "adder", "on", ">Tulip-4471", "~*", "&*", "+@all"]);
+    let one = connect();
+    create(&one, &format!("{}?user=adder&pass=Tulip-4471", first.url()), "f", "id INTEGER PRIMARY KEY, n INT INDEXED")
+        .unwrap();
+    create(&one, &second.url(), "s", "id INTEGER PRIMARY KEY, n INT").unwrap();
+    one.execute_batch("BEGIN; INSERT INTO f VALUES (1, 1); INSERT INTO s VALUES (1, 1)").unwrap();
+    // From now on, the user can add rows, but not remove them.
+    first.redis_cli(&["ACL", "SETUSER", "adder", "-zrem"]);
+    second.redis_cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = one.execute_batch("COMMIT").unwrap_err();
+    second.redis_cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    let said = error.to_string();
+    assert_eq!(code::<()>(Err(error)), IOERR_FSYNC, "{said}");
+    for part in ["virtual table main.f", "its rows are still in Redis", "zrem", "main.s", "out of memory"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("nothing was written"), "{said}");
+    assert_eq!(number(&one, "SELECT (SELECT count(*) FROM f) * 10 + (SELECT count(*) FROM s)"), 10);
 }
 
 #[test]

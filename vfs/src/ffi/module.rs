@@ -329,7 +329,8 @@ unsafe extern "C" fn begin(vtab: *mut sqlite3_vtab) -> c_int {
 unsafe extern "C" fn sync(vtab: *mut sqlite3_vtab) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes a table of ours.
-        let synced = commit::sync(unsafe { &vtab_of(vtab).table });
+        let table = unsafe { &vtab_of(vtab).table };
+        let synced = commit::sync(table).map_err(|refusal| published::refused(table, refusal));
         // SAFETY: as above.
         unsafe { outcome(vtab, synced, During::Commit) }
     })

@@ -329,6 +329,17 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// What failed, without the sentence that nothing was written: for messages about a transaction of which a part was.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Cause::ServerFull(reply) => format!("the server is out of memory ({reply})"),
+            Cause::TooFewReplicas(reply) => format!("the server takes no writes ({reply})"),
+            Cause::Moving(reply) => format!("the database has moved or is about to ({reply})"),
+            Cause::Conflict(what) => format!("{what} was changed by another client"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether a command is refused whatever its arguments are.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Cause::Permission(_) | Cause::MissingCommand(_))

@@ -17,7 +17,9 @@ const SHORT: usize = 4;
 /// Behind this, servers repeat the arguments of a command that they don't know.
 const ECHO: &str = "args beginning with:";
 /// Parts of the names of parameters whose values are secret.
-const SECRET_NAMES: [&str; 2] = ["pass", "pwd"];
+const SECRET_NAMES: [&str; 3] = ["pass", "pwd", "secret"];
+/// Such a name as a whole. As a part it would be found in `author`.
+const SECRET_NAME: &str = "auth";
 
 /// The passwords in use. A fork can't leave this locked: it is swapped, not locked.
 static KNOWN: ArcSwapOption<Vec<Arc<str>>> = ArcSwapOption::const_empty();
@@ -161,7 +163,7 @@ fn without_parameters(text: &str) -> String {
         rest = behind;
         let name = before[..at].rsplit(|c: char| !c.is_alphanumeric() && c != '_' && c != '-').next();
         let name = name.unwrap_or_default().to_ascii_lowercase();
-        if SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
+        if name == SECRET_NAME || SECRET_NAMES.iter().any(|secret| name.contains(secret)) {
             let ends = |at: usize, c: char| {
                 c.is_whitespace() || "&'\"`,;)".contains(c) || c == '%' && behind[at..].starts_with("%26")
             };
@@ -187,7 +189,7 @@ pub(crate) fn shown_address(text: &str) -> String {
         Some((_, rest)) => (HIDDEN, rest),
         None => ("", rest),
     };
-    let end = rest.find(|c: char| c.is_whitespace() || "?#,;=&|".contains(c)).unwrap_or(rest.len());
+    let end = rest.find(|c: char| c.is_whitespace() || "?#%,;=&|".contains(c)).unwrap_or(rest.len());
     let more = if end < rest.len() { HIDDEN } else { "" };
     // The `@` may belong to a password in the query, which must not be shown either.
     if !cut.is_empty() && text.contains('?') {
@@ -254,6 +256,7 @@ mod tests {
             ("redis://u:p1@h?redis=redis%3A%2F%2Fv%3Ap2%40g", "redis://…@h?redis=redis%3A%2F%2F…%40g"),
             ("'redis://u:p1@h' someone@example.org", "'redis://…@h' someone@example.org"),
             ("PWD=x1y2; Sentinel_Password=z", "PWD=…; Sentinel_Password=…"),
+            ("redis://h?auth=x&author=y", "redis://h?auth=…&author=y"),
             ("wait_ms=1: expected passion", "wait_ms=1: expected passion"),
         ] {
             assert_eq!(hide_secrets(text), shown);
@@ -293,6 +296,8 @@ mod tests {
             ("redis:/me:x@host", "…@host"),
             ("redis://me:x@host:notaport", "redis://…@host:notaport"),
             ("unix:///path?db=x&pass=a@x", "unix://…"),
+            ("redis://127.0.0.1:1%3Fauth%3Dx", "redis://127.0.0.1:1…"),
+            ("redis://127.0.0.1:1%23x", "redis://127.0.0.1:1…"),
             ("me:x@host redis://y", "…@host…"),
         ] {
             assert_eq!(shown_address(text), shown);

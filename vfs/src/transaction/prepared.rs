@@ -132,12 +132,7 @@ pub(crate) fn take_back(database: &Arc<Database>, lease: &mut Lease, published: 
         Ok(Some(reverse))
     };
     attempt().map_err(|error: Error| {
-        let reason = match error.cause {
-            // Its message says that nothing was written, which is so of the taking back only.
-            Cause::ServerFull(said) => format!("the server is out of memory ({said})"),
-            cause => cause.to_string(),
-        };
-        let cause = Cause::HalfCommitted { version: published.snapshot.version, reason };
+        let cause = Cause::HalfCommitted { version: published.snapshot.version, reason: error.cause.reason() };
         Error::from(cause).at(&database.place)
     })
 }

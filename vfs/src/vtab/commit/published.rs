@@ -92,8 +92,31 @@ pub(crate) fn roll_back(table: &Rc<Table>) -> Result<()> {
             let why = format!("another client has changed {named}{more}, which stay as they are now");
             Err(Cause::NotTakenBack(why).into())
         }
-        Err(error) => Err(Cause::NotTakenBack(format!("its rows are still in Redis: {}", error.cause)).into()),
+        Err(error) => {
+            let why =
+                format!("its rows are still in Redis, because they could not be removed: {}", error.cause.reason());
+            Err(Cause::NotTakenBack(why).into())
+        }
     }
+}
+
+/// Takes back the tables that are committed already, since the commit of another was refused. SQLite would do it at
+/// xRollback, but ignore a failure.
+///
+/// # Errors
+/// [`Cause::NotTakenBack`], or else the refusal.
+pub(crate) fn refused(table: &Table, refusal: Error) -> Error {
+    for other in table.session.tables() {
+        if let Err(mut kept) = roll_back(&other) {
+            if let Cause::NotTakenBack(why) = &mut kept.cause {
+                let refusal = table.at(refusal);
+                let place = refusal.place.as_deref().unwrap_or_default();
+                *why = format!("{why}; the commit was refused in {place}: {}", refusal.cause.reason());
+            }
+            return other.at(kept);
+        }
+    }
+    refusal
 }
 
 /// Takes back the commit of some tables, in one transaction of Redis. Returns the keys of rows that another client has
