@@ -10,6 +10,7 @@ use sqlite_redis_tests::proxy::{Fault, Proxy};
 use sqlite_redis_tests::{Server, check_integrity, code, eventually, number};
 
 const BUSY: i32 = 5;
+const BUSY_SNAPSHOT: i32 = 517;
 const LOCK: &str = "sqlite:{shop}:lock";
 const LEASE_MS: i64 = 300;
 
@@ -180,6 +181,16 @@ fn a_writer_that_slept_past_its_lease_is_refused_if_another_has_committed() {
     assert_eq!(writer.hear().unwrap(), "ok");
     assert_eq!(rows(&connection), BTreeSet::from([2, 3]));
     assert!(writer.end());
+}
+
+#[test]
+fn a_write_after_the_database_was_removed_says_so() {
+    let (server, connection) = table();
+    connection.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+    server.redis_cli(&["UNLINK", "sqlite:{shop}", "sqlite:{shop}:log"]);
+    assert_eq!(code(connection.execute_batch("INSERT INTO t VALUES (1)")), BUSY_SNAPSHOT);
+    let why = sqlite_redis_tests::text(&connection, "SELECT redis_last_error()");
+    assert!(why.contains("the database was removed or renamed after this transaction's snapshot"), "{why}");
 }
 
 fn number_of_version(connection: &Connection) -> i64 {

@@ -188,9 +188,7 @@ pub enum Cause {
     #[error("another client is writing (lease held by {0}); set a busy_timeout to wait for it")]
     Busy(String),
     /// Someone else committed since this transaction's snapshot.
-    #[error(
-        "version {found} was committed after this transaction's snapshot, version {snapshot}; roll back and run it again"
-    )]
+    #[error("{}; roll back and run it again", overtaken(*snapshot, *found))]
     Stale {
         /// The version this transaction reads.
         snapshot: Version,
@@ -326,6 +324,14 @@ pub enum Cause {
     /// A bug here.
     #[error("internal error: {0}; please report it")]
     Internal(String),
+}
+
+/// What has happened to a database since the snapshot of a transaction.
+fn overtaken(snapshot: Version, found: Version) -> String {
+    if found == Version(0) {
+        return format!("the database was removed or renamed after this transaction's snapshot, version {snapshot}");
+    }
+    format!("version {found} was committed after this transaction's snapshot, version {snapshot}")
 }
 
 impl Cause {
