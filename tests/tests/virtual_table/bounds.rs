@@ -1,4 +1,4 @@
-//! Queries of the virtual table whose work must not grow with a length or a number in them.
+//! Queries of the virtual table whose cost must not grow with the length of a pattern or the number of conditions.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::vtab::table;
@@ -12,7 +12,7 @@ fn ordinary(columns: &str) -> Connection {
 }
 
 #[test]
-fn a_long_pattern_is_looked_up_by_its_beginning() {
+fn a_long_pattern_is_looked_up_by_a_bounded_prefix() {
     let server = Server::start();
     let both = [table(&server, "x TEXT INDEXED"), ordinary("x TEXT")];
     for connection in &both {
@@ -35,14 +35,14 @@ fn a_long_pattern_is_looked_up_by_its_beginning() {
             }
         }
     }
-    // SQLite refuses such a pattern as soon as it is compared with a row; here, no row begins so.
+    // SQLite refuses a pattern this long when it compares the first row. No row has this prefix, so none is compared.
     let endless = format!("{}%", "2".repeat(20_000_000));
     let count = both[0].query_row("SELECT count(*) FROM t WHERE x LIKE ?1", [endless], |row| row.get::<_, i64>(0));
     assert_eq!(count.unwrap(), 0);
 }
 
 #[test]
-fn equalities_of_many_columns_are_looked_up_by_some_of_them() {
+fn many_equality_conditions_use_a_bounded_number_of_indexes() {
     let server = Server::start();
     let names: Vec<String> = (0..40).map(|n| format!("c{n}")).collect();
     let columns: Vec<String> = names.iter().map(|name| format!("{name} INTEGER INDEXED")).collect();

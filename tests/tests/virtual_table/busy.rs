@@ -1,4 +1,4 @@
-//! The virtual table on a server that is busy with another client's script.
+//! The virtual table on a server that is busy with another client's script (`-BUSY`).
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ const BUSY: i32 = 5;
 const BUSY_SNAPSHOT: i32 = 517;
 const LONG: Duration = Duration::from_secs(60);
 
-/// Runs something while a script runs, which is ended after `time`.
+/// Runs `action` while a script blocks the server. `SCRIPT KILL` ends the script after `time`.
 fn while_busy<T>(server: &Server, time: Duration, action: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {
         let script = scope.spawn(|| redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut server.redis()));
@@ -21,7 +21,7 @@ fn while_busy<T>(server: &Server, time: Duration, action: impl FnOnce() -> T) ->
         });
         let done = action();
         ender.join().unwrap();
-        script.join().unwrap().expect_err("it was killed");
+        script.join().unwrap().expect_err("the script was killed");
         done
     })
 }
@@ -35,7 +35,7 @@ fn scene() -> (Server, Connection) {
 }
 
 #[test]
-fn statements_wait_for_a_busy_server_as_long_as_the_busy_timeout_says() {
+fn statements_wait_for_a_busy_server_within_the_busy_timeout() {
     let (server, one) = scene();
     let short = Duration::from_millis(500);
     for sql in [
@@ -54,7 +54,7 @@ fn statements_wait_for_a_busy_server_as_long_as_the_busy_timeout_says() {
 }
 
 #[test]
-fn without_a_busy_timeout_a_busy_server_is_busy_at_once() {
+fn a_busy_server_is_sqlite_busy_at_once_without_a_busy_timeout() {
     let (server, one) = scene();
     one.busy_timeout(Duration::ZERO).unwrap();
     let short = Duration::from_millis(300);
@@ -76,7 +76,7 @@ fn an_interrupt_ends_the_wait_for_a_busy_server() {
                 handle.interrupt();
             });
             let begun = Instant::now();
-            one.execute_batch("SELECT 1 FROM t").expect_err("it was interrupted");
+            one.execute_batch("SELECT 1 FROM t").expect_err("the statement was interrupted");
             begun.elapsed()
         })
     });

@@ -1,5 +1,5 @@
-//! Large changes of virtual tables: they keep no other client of the server waiting for long, and clients of this
-//! project see all of a change or nothing, wherever the one that makes it stops.
+//! Large commits of virtual tables. No script blocks the server for long, and clients of this project see the whole
+//! commit or nothing of it, wherever the writer stops.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -26,7 +26,7 @@ fn filled(server: &Server, rows: i64) -> Connection {
     one
 }
 
-/// What `UPDATE t SET n = n + 1` has made of all rows, of each the same.
+/// How often `UPDATE t SET n = n + 1` ran. Asserts that all rows agree.
 fn offset(connection: &Connection) -> i64 {
     let offsets = "SELECT min(n - id) || ' ' || max(n - id) || ' ' || count(*) FROM t";
     let found = text(connection, offsets);
@@ -35,7 +35,7 @@ fn offset(connection: &Connection) -> i64 {
     least.parse().unwrap()
 }
 
-/// The greatest number of commands in one script while something is done.
+/// Runs `work` and returns the number of commands in the longest script that the server ran.
 fn longest_script(server: &Server, work: impl FnOnce()) -> usize {
     let mut monitor = UnixStream::connect(server.socket()).unwrap();
     monitor.write_all(b"MONITOR\r\n").unwrap();
@@ -49,7 +49,7 @@ fn longest_script(server: &Server, work: impl FnOnce()) -> usize {
         if line.contains("\"that is all\"") {
             break;
         }
-        // Commands of scripts say `lua` in the place of a client.
+        // `MONITOR` shows `lua` in place of the client's address for a command that a script calls.
         now = if line.contains(" lua] ") { now + 1 } else { 0 };
         longest = longest.max(now);
     }
@@ -57,7 +57,7 @@ fn longest_script(server: &Server, work: impl FnOnce()) -> usize {
 }
 
 #[test]
-fn no_script_is_long_however_large_the_change() {
+fn large_commits_run_in_short_scripts() {
     let server = Server::start();
     let one = table(&server, "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT, x INT UNIQUE, UNIQUE (n, s)");
     let fill = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 12000) \
@@ -84,7 +84,7 @@ fn no_script_is_long_however_large_the_change() {
 }
 
 #[test]
-fn others_see_all_or_nothing_wherever_a_large_commit_stops() {
+fn readers_see_all_or_nothing_of_a_large_commit_that_stops_anywhere() {
     let server = Server::start();
     let reader = filled(&server, ROWS);
     let proxy = Proxy::to(&server);
@@ -119,7 +119,7 @@ fn others_see_all_or_nothing_wherever_a_large_commit_stops() {
 }
 
 #[test]
-fn a_large_commit_has_a_true_outcome_whatever_is_lost() {
+fn a_large_commit_reports_its_true_outcome_after_a_lost_request_or_reply() {
     let server = Server::start();
     let reader = filled(&server, ROWS);
     let proxy = Proxy::to(&server);
@@ -145,14 +145,14 @@ fn a_large_commit_has_a_true_outcome_whatever_is_lost() {
 }
 
 #[test]
-fn a_commit_that_its_client_left_is_finished_by_who_comes_next() {
+fn the_next_client_finishes_an_abandoned_large_commit() {
     let server = Server::start();
     for next in ["read", "write", "large", "index", "drop", "rename"] {
         let other = filled(&server, ROWS);
         let proxy = Proxy::to(&server);
         let writer = connect();
         create(&writer, &proxy.url(), "t", COLUMNS).unwrap();
-        // Its first slice is done, and it never comes back.
+        // Holds the commit's last script: the first slice is applied, the rest never is.
         let scripts = {
             let before = proxy.commands().len();
             writer.execute_batch("UPDATE t SET n = n + 1").unwrap();
@@ -185,7 +185,7 @@ fn a_commit_that_its_client_left_is_finished_by_who_comes_next() {
 }
 
 #[test]
-fn a_lock_whose_client_is_gone_ends_by_itself() {
+fn the_lock_of_a_dead_client_expires() {
     let server = Server::start();
     let other = filled(&server, 10);
     server.redis_cli(&["SET", "p.main.t.hold", "wait 00", "PX", "1500"]);
@@ -194,14 +194,14 @@ fn a_lock_whose_client_is_gone_ends_by_itself() {
     server.redis_cli(&["SET", "p.main.t.hold", "wait 00", "PX", "1500"]);
     other.execute_batch(&insert("t", 11, ROWS)).unwrap();
     assert_eq!(check_keys(&server, "t") as i64, ROWS);
-    // One that stays: others give up.
+    // A lock that stays: other writers give up.
     server.redis_cli(&["SET", "p.main.t.hold", "wait 00"]);
     assert_eq!(code(other.execute_batch("UPDATE t SET n = n + 1")) & 0xff, BUSY);
     assert_eq!(code(other.execute_batch("UPDATE t SET n = n + 1 WHERE id = 3")) & 0xff, BUSY);
 }
 
 #[test]
-fn a_large_commit_is_refused_for_what_others_have_changed() {
+fn a_large_commit_is_refused_when_another_client_changed_its_rows() {
     let server = Server::start();
     let one = filled(&server, ROWS);
     let two = table(&server, COLUMNS);
@@ -218,7 +218,7 @@ fn a_large_commit_is_refused_for_what_others_have_changed() {
         let before = text(&two, now);
         assert_eq!(code(one.execute_batch("COMMIT")) & 0xff, BUSY, "{other}");
         assert_eq!(text(&two, now), before, "{other}");
-        // Nobody waits for the one that was refused.
+        // The refused commit holds no lock.
         two.execute_batch("DELETE FROM t WHERE id > 1500 OR id = 700; INSERT INTO t VALUES (700, 700, 's700')")
             .unwrap();
         two.execute_batch("UPDATE t SET n = id").unwrap();
@@ -228,7 +228,7 @@ fn a_large_commit_is_refused_for_what_others_have_changed() {
 }
 
 #[test]
-fn a_key_of_a_wrong_type_is_refused_before_a_large_commit_is_decided() {
+fn a_key_of_a_wrong_type_refuses_a_large_commit_before_any_slice_is_applied() {
     let server = Server::start();
     let one = filled(&server, ROWS);
     server.redis_cli(&["SET", "p.main.t.index:n:2999", "foreign"]);
@@ -242,14 +242,14 @@ fn a_key_of_a_wrong_type_is_refused_before_a_large_commit_is_decided() {
 }
 
 #[test]
-fn slices_that_somebody_removes_are_named_once() {
+fn missing_slices_of_a_large_commit_are_reported_once() {
     let server = Server::start();
     let one = filled(&server, 10);
     server.redis_cli(&["SET", "p.main.t.hold", "apply 4000000000 p.main.t.staged:12"]);
     let error = one.execute_batch("UPDATE t SET n = 5").unwrap_err().to_string();
     assert!(error.contains("p.main.t.staged:12") && error.contains("in part"), "{error}");
     one.execute_batch("UPDATE t SET n = 6").unwrap();
-    // What is no slice is not run.
+    // A value that is not a slice is not run.
     server.redis_cli(&["SET", "p.main.t.hold", "apply 1 p.main.t.staged:12"]);
     server.redis_cli(&["HSET", "p.main.t.staged:12", "1", "FLUSHALL", "tables", "x"]);
     let error = one.execute_batch("SELECT * FROM t").unwrap_err().to_string();
@@ -259,7 +259,7 @@ fn slices_that_somebody_removes_are_named_once() {
 }
 
 #[test]
-fn a_large_commit_of_two_tables_is_one() {
+fn a_large_commit_of_two_tables_is_atomic() {
     let server = Server::start();
     let one = filled(&server, ROWS);
     create(&one, &server.url(), "u", COLUMNS).unwrap();
@@ -277,7 +277,7 @@ fn a_large_commit_of_two_tables_is_one() {
     proxy.after(last, Fault::HoldRequest);
     let commit = std::thread::spawn(move || writer.execute_batch(&move_rows("u", "t")).unwrap());
     proxy.wait_for_held(1);
-    // Whichever table is asked first finishes both.
+    // The first table that is read finishes the commit of both.
     assert_eq!(number(&one, "SELECT count(*) FROM u"), 0);
     assert_eq!(number(&one, "SELECT count(*) FROM t"), ROWS);
     proxy.let_go();
@@ -286,7 +286,7 @@ fn a_large_commit_of_two_tables_is_one() {
 }
 
 #[test]
-fn a_large_commit_that_sqlite_does_not_finish_is_taken_back() {
+fn a_large_commit_that_a_commit_hook_refuses_is_rolled_back() {
     let server = Server::start();
     let mut one = filled(&server, ROWS);
     one.execute_batch("CREATE TABLE file (x)").unwrap();

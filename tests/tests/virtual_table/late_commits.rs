@@ -1,5 +1,5 @@
-//! The virtual table, when the commit of a connection that is cut arrives late: once the client has
-//! said what became of it, nothing changes any more.
+//! Commits of the virtual table that reach the server after the client's connection was cut. Once the client has
+//! reported an outcome, the rows no longer change.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::proxy::{Fault, Proxy};
@@ -8,7 +8,7 @@ use sqlite_redis_tests::{Server, eventually, number, text};
 
 const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT UNIQUE";
 
-/// What is committed: each in another way.
+/// Statements that each take another path through the commit.
 fn work() -> [String; 9] {
     let rows = |from: i64, to: i64| {
         format!(
@@ -47,9 +47,9 @@ impl Scene {
         self.here.execute_batch(fill).unwrap();
     }
 
-    /// Runs a statement while the commit, or the reply to it, is held and something is done to it.
-    /// Returns what the client says, and the rows before it, after it, and when all is as before and
-    /// the commit arrives at last.
+    /// Runs `sql` while the proxy holds its commit, or the reply to it, and calls `meanwhile`. Then restores the rows
+    /// and lets the held commit arrive. Returns the client's result, and the rows before the statement, after it,
+    /// and after the late arrival.
     fn late(&self, sql: &str, fault: Fault, meanwhile: impl FnOnce(&Proxy)) -> (rusqlite::Result<()>, [String; 3]) {
         self.fill();
         let before = self.rows();
@@ -63,7 +63,7 @@ impl Scene {
                 if !one.is_autocommit() {
                     one.execute_batch("ROLLBACK").unwrap();
                 }
-                // When it is closed, it removes its mark.
+                // The connection stays open: closing it would remove its commit mark.
                 (said, one)
             });
             proxy.wait_for_held(1);
@@ -87,7 +87,7 @@ impl Scene {
 }
 
 #[test]
-fn a_commit_that_arrives_after_the_client_has_given_up_is_refused() {
+fn a_commit_that_arrives_after_the_client_gave_up_is_refused() {
     let scene = Scene::new();
     for sql in work() {
         let (said, [before, then, after]) = scene.late(&sql, Fault::HoldRequest, |proxy| {
@@ -97,7 +97,7 @@ fn a_commit_that_arrives_after_the_client_has_given_up_is_refused() {
         let error = said.expect_err(&sql).to_string();
         assert!(error.contains("not now"), "{sql}: {error}");
         assert_eq!(then, before, "{sql}");
-        assert_eq!(after, before, "{sql}: the client has said that it failed");
+        assert_eq!(after, before, "{sql}: the commit took effect after the client reported a failure");
     }
 }
 
@@ -109,13 +109,13 @@ fn a_commit_whose_connection_is_cut_is_made_once() {
             let (said, [before, then, after]) = scene.late(&sql, fault, Proxy::cut_clients);
             said.expect(&sql);
             assert_ne!(then, before, "{sql}");
-            assert_eq!(after, before, "{sql}: it was made twice");
+            assert_eq!(after, before, "{sql}: the commit was made twice");
         }
     }
 }
 
 #[test]
-fn a_commit_whose_reply_makes_no_sense_has_a_true_outcome() {
+fn a_malformed_reply_to_a_commit_does_not_hide_its_outcome() {
     let server = Server::start();
     let proxy = Proxy::to(&server);
     let one = connect();
@@ -124,7 +124,7 @@ fn a_commit_whose_reply_makes_no_sense_has_a_true_outcome() {
     proxy.answer("EXEC", "+done\r\n");
     let error = one.execute_batch("INSERT INTO t VALUES (2)").unwrap_err().to_string();
     assert!(error.contains("makes no sense"), "{error}");
-    // It was not done, and can't be any more.
+    // The commit was not made, and can't arrive any more.
     let other = connect();
     create(&other, &server.url(), "t", "n INT INDEXED").unwrap();
     assert_eq!(number(&other, "SELECT count(*) FROM t"), 1);

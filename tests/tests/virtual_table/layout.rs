@@ -1,5 +1,5 @@
-//! The keys that other programs rely on: `redis_vtbl_keyspace.txt` holds what an existing C module
-//! of the same layout writes.
+//! The key layout that other programs rely on. `redis_vtbl_keyspace.txt` holds the keys that an existing C module
+//! with this layout writes.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ fn connect() -> Connection {
     Connection::open_in_memory().unwrap()
 }
 
-/// A line of `redis-cli`, cut into words.
+/// Splits a line in the quoting of `redis-cli` into words.
 fn words(line: &str) -> Vec<Vec<u8>> {
     let bytes = line.as_bytes();
     let (mut words, mut at) = (Vec::new(), 0);
@@ -51,7 +51,7 @@ fn load(server: &Server) {
     }
 }
 
-/// Everything in a server, key by key, in an order of its own.
+/// All keys of a server with type and value. Hash fields and set members are sorted.
 fn contents(server: &Server) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
     let mut redis = server.redis();
     let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(&mut redis).unwrap();
@@ -100,18 +100,18 @@ fn write_it(connection: &Connection, server: &Server) {
 }
 
 #[test]
-fn what_is_written_is_what_the_c_module_writes() {
+fn rows_are_stored_as_the_c_module_stores_them() {
     let (theirs, ours) = (Server::start(), Server::start());
     load(&theirs);
     let connection = connect();
     write_it(&connection, &ours);
-    // Closed, a connection leaves no mark of its last commit.
+    // Closing a connection removes its commit mark.
     drop(connection);
     assert_eq!(contents(&ours), contents(&theirs));
 }
 
 #[test]
-fn an_index_made_afterwards_is_the_same() {
+fn an_index_created_after_the_rows_is_stored_alike() {
     let (theirs, ours) = (Server::start(), Server::start());
     load(&theirs);
     let connection = connect();
@@ -128,7 +128,7 @@ fn an_index_made_afterwards_is_the_same() {
 }
 
 #[test]
-fn what_the_c_module_wrote_is_read_by_every_way() {
+fn rows_of_the_c_module_are_read_by_scan_and_by_index() {
     let server = Server::start();
     load(&server);
     let connection = connect();

@@ -1,5 +1,5 @@
-//! The virtual table in transactions that SQLite refuses after xSync, or takes back in part: what SQLite answers is
-//! true of the rows in Redis.
+//! Transactions that SQLite refuses after `xSync`, or rolls back to a savepoint: the rows in Redis match the outcome
+//! that SQLite reports.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ const BUSY_SNAPSHOT: i32 = 517;
 const IOERR_FSYNC: i32 = 1034;
 const ROWS: &str = "SELECT ifnull(group_concat(id || ':' || ifnull(n, '-') || ':' || s, ' '), '') FROM t";
 
-/// A file beside a table in Redis, and another connection that can lock the file.
+/// An ordinary file beside a table in Redis (`one` writes both), a connection that can lock the file (`reader`), and
+/// another client of the table (`other`).
 struct Scene {
     server: Server,
     one: Connection,
@@ -50,14 +51,14 @@ impl Scene {
         done
     }
 
-    /// Writes to both, and asks for a commit while the file is locked.
+    /// Writes to the file and to the table, and asserts that `COMMIT` is refused. Call this while the file is locked.
     fn refused(&self, sql: &str) {
         self.one.execute_batch(&format!("BEGIN; INSERT INTO o VALUES (1); {sql}")).unwrap();
         assert_eq!(code(self.one.execute_batch("COMMIT")), BUSY, "{sql}");
     }
 }
 
-/// Whatever is stored, but for the marks of commits, the counter of rowids and times to live.
+/// All keys and values, except commit marks, the rowid counter and times to live.
 fn stored(server: &Server) -> BTreeMap<String, Vec<String>> {
     let mut redis = server.redis();
     let keys: Vec<String> = cmd("KEYS").arg("*").query(&mut redis).unwrap();
@@ -85,7 +86,7 @@ const CHANGES: &str = "INSERT INTO t (n, s) VALUES (40, 'four'), (41, 'five'); \
                        UPDATE t SET id = 100 WHERE id = 3";
 
 #[test]
-fn a_transaction_rolled_back_after_a_refused_commit_leaves_every_key_as_it_was() {
+fn a_rollback_after_a_refused_commit_restores_every_key() {
     let scene = Scene::new();
     let before = stored(&scene.server);
     scene.locked(|| {
@@ -93,14 +94,14 @@ fn a_transaction_rolled_back_after_a_refused_commit_leaves_every_key_as_it_was()
         scene.one.execute_batch("ROLLBACK").unwrap();
     });
     assert_eq!(stored(&scene.server), before);
-    // The next transaction is as any other. The counter stays where the rowid 100 has raised it.
+    // The next transaction works as usual. Rowid 100 raised the counter, which keeps its value.
     scene.one.execute_batch(CHANGES).unwrap();
     assert_eq!(text(&scene.other, ROWS), "1:11:first 100:30:three 101:40:four 102:41:five");
     assert_eq!(scene.server.redis_cli(&["HGET", "p.main.t:100", "foreign"]), "kept as well");
 }
 
 #[test]
-fn a_large_transaction_is_taken_back_as_well() {
+fn a_rollback_after_a_refused_large_commit_restores_every_key() {
     let scene = Scene::new();
     let before = stored(&scene.server);
     scene.locked(|| {
@@ -114,10 +115,10 @@ fn a_large_transaction_is_taken_back_as_well() {
 }
 
 #[test]
-fn a_single_statement_that_is_refused_leaves_no_rows_however_often_it_is_tried() {
+fn a_refused_autocommit_statement_leaves_no_rows_on_any_retry() {
     let scene = Scene::new();
     let before = stored(&scene.server);
-    // Triggers write to no others than those of the schema `temp`.
+    // A trigger may write to a virtual table only in the schema `temp`.
     create(&scene.one, &scene.server.url(), "temp.u", "n INT").unwrap();
     scene
         .one
@@ -135,7 +136,7 @@ fn a_single_statement_that_is_refused_leaves_no_rows_however_often_it_is_tried()
     check_keys_of_rows(&scene);
 }
 
-/// Rows and rowids agree, by the keys themselves.
+/// Checks that rows and the rowid index agree, by the stored keys.
 fn check_keys_of_rows(scene: &Scene) {
     scene.other.execute_batch("DELETE FROM t WHERE id IN (1, 2, 3)").unwrap();
     number(&scene.other, "SELECT redis_drop_index('t', 'n')");
@@ -143,7 +144,7 @@ fn check_keys_of_rows(scene: &Scene) {
 }
 
 #[test]
-fn a_commit_hook_that_vetoes_leaves_no_rows() {
+fn a_commit_that_a_hook_refuses_leaves_no_rows() {
     let mut scene = Scene::new();
     let before = stored(&scene.server);
     scene.one.commit_hook(Some(|| true)).unwrap();
@@ -160,7 +161,7 @@ fn a_commit_hook_that_vetoes_leaves_no_rows() {
 }
 
 #[test]
-fn a_transaction_goes_on_after_a_refused_commit() {
+fn a_transaction_continues_after_a_refused_commit() {
     for (later, rows) in [
         ("", "1:10:one 2:-:two 3:30:three 4:40:four"),
         ("INSERT INTO t (n, s) VALUES (50, 'five')", "1:10:one 2:-:two 3:30:three 4:40:four 5:50:five"),
@@ -174,8 +175,8 @@ fn a_transaction_goes_on_after_a_refused_commit() {
         let before = stored(&scene.server);
         scene.locked(|| scene.refused("SAVEPOINT s; INSERT INTO t (n, s) VALUES (40, 'four')"));
         scene.one.execute_batch(later).unwrap();
-        assert_eq!(text(&scene.one, ROWS), rows, "{later}: to the transaction");
-        // A transaction that goes on is not in Redis.
+        assert_eq!(text(&scene.one, ROWS), rows, "{later}: as the transaction sees them");
+        // The open transaction has left no trace in Redis.
         assert_eq!(stored(&scene.server), before, "{later}");
         scene.one.execute_batch("COMMIT").unwrap();
         assert_eq!(text(&scene.other, ROWS), rows, "{later}");
@@ -184,7 +185,7 @@ fn a_transaction_goes_on_after_a_refused_commit() {
 }
 
 #[test]
-fn a_commit_is_asked_for_again_or_taken_back_when_the_connection_closes() {
+fn a_refused_commit_is_retried_or_rolled_back_by_close() {
     let scene = Scene::new();
     let before = stored(&scene.server);
     scene.locked(|| {
@@ -204,7 +205,7 @@ fn a_commit_is_asked_for_again_or_taken_back_when_the_connection_closes() {
 }
 
 #[test]
-fn what_others_have_changed_since_stays_and_is_named() {
+fn a_rollback_keeps_and_reports_rows_that_others_changed() {
     let scene = Scene::new();
     scene.locked(|| {
         scene.refused(CHANGES);
@@ -219,14 +220,14 @@ fn what_others_have_changed_since_stays_and_is_named() {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains("p.main.t:3`") && !said.contains("p.main.t:4`"), "{said}");
-    // Row 2 can't come back, since another has its unique value.
+    // Row 2 can't be restored, because another client took its unique value.
     assert_eq!(text(&scene.other, ROWS), "1:12:first 3:30:three 7:7:two");
     check_keys_of_rows(&scene);
 }
 
 #[test]
-fn a_transaction_that_goes_on_is_refused_if_others_have_changed_its_rows_since() {
-    // The second replaces a row that it has not read.
+fn a_continued_transaction_is_refused_when_others_changed_its_rows() {
+    // The second statement replaces a row that the transaction has not read.
     for write in ["UPDATE t SET n = 11 WHERE id = 1", "INSERT OR REPLACE INTO t (id, n, s) VALUES (1, 11, 'one')"] {
         let scene = Scene::new();
         scene.locked(|| scene.refused(write));
@@ -239,7 +240,7 @@ fn a_transaction_that_goes_on_is_refused_if_others_have_changed_its_rows_since()
 }
 
 #[test]
-fn rows_that_can_not_be_taken_back_are_reported() {
+fn rows_that_can_not_be_rolled_back_are_reported() {
     let mut scene = Scene::new();
     scene.locked(|| scene.refused("INSERT INTO t (n) VALUES (8)"));
     scene.server.kill();
@@ -249,7 +250,7 @@ fn rows_that_can_not_be_taken_back_are_reported() {
 }
 
 #[test]
-fn a_server_that_refuses_takes_back_what_another_has_committed() {
+fn a_refusal_by_one_server_rolls_back_the_commit_on_another() {
     let (first, second) = (Server::start(), Server::start());
     let one = connect();
     create(&one, &first.url(), "f", "id INTEGER PRIMARY KEY, n INT").unwrap();
@@ -264,7 +265,7 @@ fn a_server_that_refuses_takes_back_what_another_has_committed() {
 }
 
 #[test]
-fn a_commit_that_can_not_be_taken_back_on_one_server_does_not_say_that_nothing_was_written() {
+fn a_commit_that_can_not_be_rolled_back_on_one_server_is_reported() {
     let (first, second) = (Server::start(), Server::start());
     first.redis_cli(&["ACL", "SETUSER", "adder", "on", ">Tulip-4471", "~*", "&*", "+@all"]);
     let one = connect();
@@ -272,7 +273,7 @@ fn a_commit_that_can_not_be_taken_back_on_one_server_does_not_say_that_nothing_w
         .unwrap();
     create(&one, &second.url(), "s", "id INTEGER PRIMARY KEY, n INT").unwrap();
     one.execute_batch("BEGIN; INSERT INTO f VALUES (1, 1); INSERT INTO s VALUES (1, 1)").unwrap();
-    // From now on, the user can add rows, but not remove them.
+    // From now on the user can add rows but not remove them.
     first.redis_cli(&["ACL", "SETUSER", "adder", "-zrem"]);
     second.redis_cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = one.execute_batch("COMMIT").unwrap_err();
@@ -287,7 +288,7 @@ fn a_commit_that_can_not_be_taken_back_on_one_server_does_not_say_that_nothing_w
 }
 
 #[test]
-fn a_savepoint_older_than_the_tables_first_write_takes_all_of_its_writes_back() {
+fn rollback_to_a_savepoint_before_the_first_write_undoes_all_writes() {
     let server = Server::start();
     let one = table(&server, "x INT");
     one.execute_batch("CREATE TABLE o (x INT)").unwrap();

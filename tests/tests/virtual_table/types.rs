@@ -1,5 +1,4 @@
-//! Keys of a wrong type among those that a commit writes: a clear error that names the key, and not
-//! one byte written, whichever way the commit goes.
+//! A commit that meets a key of a wrong type: the error names the key, and nothing is written, on every commit path.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +11,7 @@ use sqlite_redis_tests::vtab::connect;
 
 const COLUMNS: &str = "id INTEGER PRIMARY KEY, i INT INDEXED, s TEXT UNIQUE, x INT INDEXED, f REAL, UNIQUE (f, x)";
 
-/// Rows in which `x` is of all kinds.
+/// Rows in which `x` holds integers, text and NULL.
 fn rows(from: i64, to: i64) -> String {
     format!(
         "WITH RECURSIVE n(n) AS (VALUES ({from}) UNION ALL SELECT n + 1 FROM n WHERE n < {to}) \
@@ -22,8 +21,8 @@ fn rows(from: i64, to: i64) -> String {
 
 const FROM_COUNTER: &str = "INSERT INTO t (i, s) VALUES (1000, 's1000')";
 
-/// Statements on a table with rows 1 to 130, each of a few rows and of so many that they are not
-/// watched one by one.
+/// Statements on a table with rows 1 to 130. Each exists for a few rows, which are watched one by one, and for so
+/// many that they are not.
 fn work() -> Vec<String> {
     let mut work = Vec::new();
     for last in [1002, 1110] {
@@ -49,7 +48,7 @@ fn work() -> Vec<String> {
     work
 }
 
-/// All keys with what they hold, except marks of commits, which come and go.
+/// All keys with their values, except commit marks.
 fn dump(server: &Server) -> BTreeMap<String, Vec<u8>> {
     let mut redis = server.redis();
     let mut keys: Vec<String> = cmd("KEYS").arg("*").query(&mut redis).unwrap();
@@ -62,7 +61,7 @@ fn dump(server: &Server) -> BTreeMap<String, Vec<u8>> {
     keys.into_iter().zip(held).collect()
 }
 
-/// A digest of what [`dump`] gives.
+/// A digest of the state that [`dump`] returns.
 fn digest(server: &Server) -> String {
     let script = "local keys, all = redis.call('KEYS', '*'), {} \
                   table.sort(keys) \
@@ -75,14 +74,14 @@ fn digest(server: &Server) -> String {
     cmd("EVAL").arg(script).arg(0).query(&mut server.redis()).unwrap()
 }
 
-/// One of each kind of keys: they differ by the numbers in them.
+/// One key of each kind. Keys of one kind differ only in their digits.
 fn kinds<'a>(keys: impl Iterator<Item = &'a String>) -> Vec<String> {
     let kind = |key: &str| key.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
     let mut seen = BTreeSet::new();
     keys.filter(|key| seen.insert(kind(key))).cloned().collect()
 }
 
-/// A table on a server, filled.
+/// A table on a server, and the start of its keys.
 struct Filled<'a> {
     server: &'a Server,
     connection: Connection,
@@ -110,7 +109,7 @@ impl Filled<'_> {
         done
     }
 
-    /// The keys that a statement writes, and those that say what it has to write.
+    /// One key of each kind that a statement writes, and the keys that list the table's indexes.
     fn concerned(&self, sql: &str) -> Vec<String> {
         self.fill();
         let before = dump(self.server);
@@ -123,8 +122,7 @@ impl Filled<'_> {
         keys
     }
 
-    /// Has a statement find a stream, which is of no type that a table has.
-    /// Sends a command, which may be refused.
+    /// Sends a command and ignores an error reply.
     fn tell(&self, words: &[&str]) {
         let _ = cmd(words[0]).arg(&words[1..]).query::<redis::Value>(&mut self.server.redis());
     }
@@ -138,13 +136,13 @@ impl Filled<'_> {
         let error = self.run(sql).expect_err(&format!("{sql}, with a stream at {key}")).to_string();
         let counter = format!("{}.rowid", self.base);
         if sql == FROM_COUNTER && key != counter {
-            // A number that was taken may be left out.
+            // The rowid that the statement took from the counter is not given back.
             self.tell(&["SET", &counter, "130"]);
         }
-        // A rowid that is taken, by whatever it is.
+        // The stream may occupy the key of the new row: then the rowid is taken.
         let taken = error.contains("UNIQUE constraint failed: t.id") && key.contains(":1");
         assert!(error.contains(&format!("`{key}`")) || taken, "{sql}, with a stream at {key}: {error}");
-        assert_eq!(digest(server), before, "{sql}, with a stream at {key}: {error}; and yet something was changed");
+        assert_eq!(digest(server), before, "{sql}, with a stream at {key}: {error}, but a key was changed");
         self.tell(&["DEL", key]);
         self.tell(&["RENAME", &aside, key]);
     }
@@ -157,14 +155,14 @@ impl Filled<'_> {
 }
 
 #[test]
-fn a_commit_that_meets_a_key_of_a_wrong_type_names_it_and_writes_nothing() {
+fn a_key_of_a_wrong_type_refuses_the_commit_by_name() {
     let server = Server::start();
     let table = Filled::on(&server, &server.url(), "p");
     work().iter().for_each(|sql| table.refuses_each(sql));
 }
 
 #[test]
-fn in_a_cluster_too() {
+fn a_key_of_a_wrong_type_refuses_the_commit_in_a_cluster() {
     let cluster = Cluster::new();
     let owner = &cluster.nodes[cluster.owner("vt")];
     let table = Filled::on(owner, &cluster.url(), "{vt}");
@@ -172,7 +170,7 @@ fn in_a_cluster_too() {
 }
 
 #[test]
-fn what_is_done_to_a_whole_table_is_done_whole_or_not_at_all() {
+fn changes_to_a_tables_indexes_are_atomic() {
     let server = Server::start();
     let table = Filled::on(&server, &server.url(), "p");
     let keys = |ends: &[&str]| ends.iter().map(|end| format!("p.main.t{end}")).collect::<Vec<_>>();
@@ -180,7 +178,7 @@ fn what_is_done_to_a_whole_table_is_done_whole_or_not_at_all() {
     let drop = "SELECT redis_drop_index('t', 'i')";
     keys(&[".indices", ".indices.building"]).iter().for_each(|key| table.refuses(drop, key));
     table.run(drop).unwrap();
-    // What a build has added to an index that nobody uses yet stays, and is added to the next time.
+    // An unfinished build keeps the entries that it has added; no query uses the index yet. The next build completes it.
     let create = "SELECT redis_create_index('t', 'i')";
     for key in keys(&[".index:i", ".index:i:7", ".indices", ".indices.building"]) {
         server.redis_cli(&["RENAME", &key, "aside"]);
@@ -192,7 +190,7 @@ fn what_is_done_to_a_whole_table_is_done_whole_or_not_at_all() {
         server.redis_cli(&["RENAME", "aside", &key]);
     }
     table.run(create).unwrap();
-    // A constraint that is new to rows that are there.
+    // A new constraint over rows that exist.
     let key = "p.main.t.unique:\"i\",\"f\":n20:c01c0000000000008000n20:bffc0000000000008000";
     let constrained = format!("CREATE VIRTUAL TABLE t USING redis('{}', p, {COLUMNS}, UNIQUE (i, f))", server.url());
     server.redis_cli(&["XADD", key, "1-1", "a", "b"]);
@@ -206,7 +204,7 @@ fn what_is_done_to_a_whole_table_is_done_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_key_under_a_name_that_is_never_used_does_no_harm() {
+fn a_key_under_an_unused_name_is_harmless() {
     let server = Server::start();
     let table = Filled::on(&server, &server.url(), "p");
     for sql in work() {
@@ -225,12 +223,12 @@ fn a_key_under_a_name_that_is_never_used_does_no_harm() {
 }
 
 #[test]
-fn a_key_whose_type_changes_behind_the_look_is_seen_too() {
+fn a_type_that_changes_after_the_check_refuses_the_commit() {
     let server = Server::start();
     let here = Filled::on(&server, &server.url(), "p");
     for sql in &work() {
         let keys = here.concerned(sql);
-        // The counter is asked for rowids before, and one that is given raises it only if it is behind.
+        // The counter is read before the commit, and an explicit rowid raises it only if it is behind.
         let counter = format!("{}.rowid", here.base);
         for key in keys.iter().filter(|key| **key != counter) {
             let proxy = Proxy::to(&server);
@@ -245,10 +243,10 @@ fn a_key_whose_type_changes_behind_the_look_is_seen_too() {
                 proxy.let_go();
                 let error = commit.join().unwrap();
                 if sql == FROM_COUNTER {
-                    // The number that it had taken is given back.
+                    // The rowid that the statement took from the counter is given back.
                     here.tell(&["SET", &counter, &counted]);
                 }
-                // What is watched or asked once more has been changed.
+                // The change is found by `WATCH` or by a second check of the type.
                 assert!(error.contains(&format!("`{key}`")) || error.contains("another client"), "{key}: {error}");
                 assert_eq!(digest(&server), before, "{sql}, with a stream at {key}: {error}");
             });

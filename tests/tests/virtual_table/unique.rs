@@ -1,5 +1,5 @@
-//! Constraints of the virtual table where its keys in Redis don't tell enough: values that share a key, indexes that
-//! are gone, and rows that are gone.
+//! UNIQUE constraints of the virtual table where an index entry in Redis does not decide: values that share a key,
+//! indexes that are gone, and rows that are gone.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::proxy::{Fault, Proxy};
@@ -24,7 +24,7 @@ fn same_as_ordinary(columns: &str, statements: &[&str]) {
 }
 
 #[test]
-fn values_that_share_a_key_are_unique_each() {
+fn unique_tells_values_apart_that_share_a_key() {
     let real = "id INTEGER PRIMARY KEY, v REAL UNIQUE";
     let fill = "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 300) \
                 INSERT INTO TABLE SELECT i, 1700000000.0 + i * 1e-6 FROM n";
@@ -59,7 +59,7 @@ fn values_that_share_a_key_are_unique_each() {
 }
 
 #[test]
-fn a_row_that_shares_a_key_and_gets_the_value_meanwhile_refuses_the_commit() {
+fn a_concurrent_change_to_an_equal_value_under_a_shared_key_refuses_the_commit() {
     let server = Server::start();
     let columns = "id INTEGER PRIMARY KEY, v REAL UNIQUE";
     let (one, other) = (table(&server, columns), table(&server, columns));
@@ -73,7 +73,7 @@ fn a_row_that_shares_a_key_and_gets_the_value_meanwhile_refuses_the_commit() {
 const INDEXED: &str = "id INTEGER PRIMARY KEY, s TEXT UNIQUE, v INT INDEXED, a, b, UNIQUE (a, b)";
 
 #[test]
-fn declared_indexes_that_the_server_has_lost_are_made_again() {
+fn declared_indexes_are_rebuilt_after_the_server_lost_them() {
     let server = Server::start();
     let file = server.directory().join("plain.sqlite");
     let open = || {
@@ -103,7 +103,7 @@ fn declared_indexes_that_the_server_has_lost_are_made_again() {
 }
 
 #[test]
-fn an_index_that_the_server_has_lost_is_made_again_whatever_writes_first() {
+fn any_first_write_rebuilds_an_index_that_the_server_lost() {
     let server = Server::start();
     let one = table(&server, "id INTEGER PRIMARY KEY, s TEXT UNIQUE, v INT INDEXED");
     for first in [
@@ -125,7 +125,7 @@ fn an_index_that_the_server_has_lost_is_made_again_whatever_writes_first() {
 }
 
 #[test]
-fn indexes_that_another_client_has_dropped_are_made_again_from_the_rows_that_are_there() {
+fn indexes_that_another_client_dropped_are_rebuilt_from_the_stored_rows() {
     let server = Server::start();
     let one = table(&server, INDEXED);
     one.execute_batch("INSERT INTO t (s, v, a, b) VALUES ('x', 1, 1, 1), ('y', 2, 2, 2)").unwrap();
@@ -152,7 +152,7 @@ fn indexes_that_another_client_has_dropped_are_made_again_from_the_rows_that_are
 }
 
 #[test]
-fn an_index_that_another_client_has_dropped_is_noticed_by_every_statement_that_used_it() {
+fn every_statement_notices_that_another_client_dropped_its_index() {
     let columns = "id INTEGER PRIMARY KEY, a INT, b INT";
     for (sql, dropped) in [
         ("SELECT group_concat(id) FROM t WHERE a = 1 AND b = 2", "b"),
@@ -178,7 +178,7 @@ fn an_index_that_another_client_has_dropped_is_noticed_by_every_statement_that_u
 }
 
 #[test]
-fn a_scan_whose_index_is_dropped_in_the_middle_fails_and_does_not_end_early() {
+fn a_scan_fails_when_its_index_is_dropped_midway() {
     let server = Server::start();
     let (one, other) = (table(&server, "a INT INDEXED"), table(&server, "a INT"));
     one.execute_batch(
@@ -193,7 +193,7 @@ fn a_scan_whose_index_is_dropped_in_the_middle_fails_and_does_not_end_early() {
     let error = loop {
         match rows.next() {
             Ok(Some(_)) => count += 1,
-            Ok(None) => panic!("it ended after {count} rows"),
+            Ok(None) => panic!("the scan ended after {count} rows without an error"),
             Err(error) => break error,
         }
     };
@@ -201,14 +201,14 @@ fn a_scan_whose_index_is_dropped_in_the_middle_fails_and_does_not_end_early() {
 }
 
 #[test]
-fn a_row_that_was_read_and_is_gone_refuses_the_commit() {
+fn a_deleted_row_that_the_transaction_read_refuses_the_commit() {
     let server = Server::start();
     let columns = "id INTEGER PRIMARY KEY, v INT";
     let (one, other) = (table(&server, columns), table(&server, columns));
     for write in
         ["UPDATE t SET v = 8 WHERE id = 2", "INSERT INTO t VALUES (1, 101)", "UPDATE t SET id = 1 WHERE id = 2"]
     {
-        // As written here, and by another program that gives it no field of ours.
+        // The row as this project writes it, and as another program does, without our `\0types` field.
         for row in ["1, 100", "1, NULL"] {
             other.execute_batch(&format!("DELETE FROM t; INSERT INTO t VALUES ({row}), (2, 7)")).unwrap();
             if row.ends_with("NULL") {
@@ -228,7 +228,7 @@ fn a_row_that_was_read_and_is_gone_refuses_the_commit() {
 }
 
 #[test]
-fn a_value_for_a_generated_column_is_refused_unless_it_is_the_right_one() {
+fn a_wrong_value_for_a_generated_column_is_refused() {
     let server = Server::start();
     let one = table(&server, "id INTEGER PRIMARY KEY, a INT, b INT AS (a * 2) STORED, c");
     one.execute_batch("INSERT INTO t (id, a) VALUES (1, 5)").unwrap();
@@ -254,7 +254,7 @@ fn a_value_for_a_generated_column_is_refused_unless_it_is_the_right_one() {
 }
 
 #[test]
-fn the_last_rowids_are_used_and_then_the_table_is_full() {
+fn a_table_is_full_after_the_largest_rowid() {
     let server = Server::start();
     let one = table(&server, "x");
     for transaction in ["", "BEGIN"] {
@@ -275,7 +275,7 @@ fn the_last_rowids_are_used_and_then_the_table_is_full() {
 }
 
 #[test]
-fn names_whose_keys_could_be_another_tables_are_refused() {
+fn table_names_whose_keys_could_collide_are_refused() {
     let server = Server::start();
     let one = table(&server, "x, y, UNIQUE (x, y)");
     for name in ["\"t.unique\"", "\"x.y\"", "\"t.index\""] {
@@ -284,7 +284,7 @@ fn names_whose_keys_could_be_another_tables_are_refused() {
         let error = one.execute_batch(&format!("ALTER TABLE t RENAME TO {name}")).unwrap_err().to_string();
         assert!(error.contains("keys"), "{name}: {error}");
     }
-    // Rows of such a table that another version has made.
+    // A row of such a table, as another version of this project stored it.
     server.redis_cli(&["HSET", "p.main.t.unique:1", "z", "kept"]);
     one.execute_batch("INSERT INTO t VALUES (1, 2)").unwrap();
     assert_eq!(number(&one, "SELECT redis_drop_data('t')"), 1);
@@ -292,7 +292,7 @@ fn names_whose_keys_could_be_another_tables_are_refused() {
 }
 
 #[test]
-fn a_server_that_may_drop_keys_is_refused() {
+fn a_server_that_may_evict_keys_is_refused() {
     let server = Server::with(["--maxmemory-policy", "allkeys-lru"]).start();
     let one = connect();
     let error = create(&one, &server.url(), "t", "x").unwrap_err().to_string();
@@ -303,7 +303,7 @@ fn a_server_that_may_drop_keys_is_refused() {
 }
 
 #[test]
-fn a_lost_reply_whose_mark_is_gone_is_an_unknown_outcome() {
+fn a_lost_reply_with_a_missing_commit_mark_is_an_unknown_outcome() {
     let server = Server::start();
     let proxy = Proxy::to(&server);
     let mut one = connect();
@@ -314,7 +314,7 @@ fn a_lost_reply_whose_mark_is_gone_is_an_unknown_outcome() {
             let client = std::thread::spawn(move || (one.execute_batch(sql), one));
             proxy.wait_for_held(1);
             let marks = server.redis_cli(&["KEYS", "p.main.t.commit:*"]);
-            assert!(!marks.is_empty(), "there is a mark before the commit");
+            assert!(!marks.is_empty(), "no mark was stored before the commit");
             server.redis_cli(&["DEL", &marks]);
             proxy.cut_clients();
             let (said, connection) = client.join().unwrap();
