@@ -1,5 +1,5 @@
-//! Queries on a virtual table with values that share keys of an index, or that SQLite compares in another
-//! way than the index has them, have the answer that an ordinary table gives.
+//! Queries give the answer of an ordinary table also for values that share an index key, or that SQLite compares in
+//! another order than the index stores them.
 
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::Value;
@@ -28,14 +28,14 @@ fn rows(connection: &Connection, sql: &str) -> Vec<Vec<Value>> {
     rows.unwrap().collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
-/// Runs a statement on both tables; `{}` is the table.
+/// Runs a statement on both tables; `{}` stands for the table's name.
 fn write(connection: &Connection, sql: &str) {
     for table in ["o", "t"] {
         connection.execute_batch(&sql.replace("{}", table)).unwrap();
     }
 }
 
-/// Asserts that a query has the same answer on both, and returns how many rows that has.
+/// Asserts that both tables answer a query alike, and returns the number of rows.
 fn same(connection: &Connection, sql: &str) -> usize {
     let [ordinary, ours] = ["o", "t"].map(|table| rows(connection, &sql.replace("{}", table)));
     assert_eq!(ours, ordinary, "{sql}");
@@ -43,7 +43,7 @@ fn same(connection: &Connection, sql: &str) -> usize {
 }
 
 #[test]
-fn an_offset_skips_only_rows_that_where_selects() {
+fn an_offset_counts_only_rows_that_match_the_condition() {
     let server = Server::start();
     let connection = pair(&server, "UTF-8", "id INTEGER PRIMARY KEY, a INDEXED, b");
     write(&connection, "INSERT INTO {} VALUES (1, 1, 1), (2, 1, 2), (3, 3, 3), (4, 4, 9), (5, 5, 5)");
@@ -57,7 +57,7 @@ fn an_offset_skips_only_rows_that_where_selects() {
 }
 
 #[test]
-fn an_offset_counts_values_that_share_a_key_one_by_one() {
+fn an_offset_counts_each_row_of_a_shared_key() {
     let server = Server::start();
     let connection = pair(&server, "UTF-8", "id INTEGER PRIMARY KEY, a REAL INDEXED, b INDEXED");
     write(
@@ -72,7 +72,7 @@ fn an_offset_counts_values_that_share_a_key_one_by_one() {
             same(&connection, &format!("{query} LIMIT 5 OFFSET {offset}"));
         }
     }
-    // The condition is one that the index does not know: rows before the OFFSET are read after all.
+    // An index can't decide `a = a`, so the rows before the OFFSET are read.
     same(&connection, "SELECT id FROM {} WHERE id > 3 AND a = a AND b IS b ORDER BY id LIMIT 5 OFFSET 600");
     same(&connection, "SELECT a FROM {} WHERE a > 0 AND typeof(b) = 'text' ORDER BY a LIMIT 5 OFFSET 600");
 }
@@ -100,7 +100,7 @@ fn integers_that_share_a_score_are_compared_exactly_in_a_subquery() {
 }
 
 #[test]
-fn text_in_utf16_is_ordered_and_found_as_the_database_does() {
+fn text_is_compared_in_the_encoding_of_the_database() {
     let server = Server::start();
     for encoding in ["UTF-8", "UTF-16le", "UTF-16be"] {
         server.redis_cli(&["FLUSHALL"]);
@@ -108,7 +108,7 @@ fn text_in_utf16_is_ordered_and_found_as_the_database_does() {
         let texts = ["a", "b", "Ā", "ÿ", "～", "😀", "z", "aa", "£5"];
         for (n, item) in texts.iter().enumerate() {
             for table in ["o", "t"] {
-                // What the CHECK makes of it depends on the encoding.
+                // Whether the CHECK accepts the text depends on the encoding.
                 let _ =
                     connection.execute(&format!("INSERT INTO {table} VALUES (?, ?)"), params![item, (n % 4) as i64]);
             }
@@ -129,7 +129,7 @@ fn text_in_utf16_is_ordered_and_found_as_the_database_does() {
 }
 
 #[test]
-fn numbers_of_other_tables_find_text_that_looks_like_them() {
+fn comparisons_with_another_tables_number_apply_its_affinity() {
     let server = Server::start();
     let connection = pair(&server, "UTF-8", "id INTEGER PRIMARY KEY, a INDEXED, b TEXT INDEXED, c INDEXED");
     connection.execute_batch("CREATE TABLE n (x INTEGER); INSERT INTO n VALUES (5), ('!'), (6.5)").unwrap();
@@ -161,7 +161,7 @@ fn numbers_of_other_tables_find_text_that_looks_like_them() {
     same(&connection, "SELECT id FROM {} WHERE a IN (SELECT x FROM n) ORDER BY id");
     same(&connection, "SELECT n.x, y.id FROM n JOIN {} AS y ON y.a < n.x ORDER BY 1, 2");
     same(&connection, "SELECT n.x, y.id FROM n LEFT JOIN {} AS y ON y.b = n.x ORDER BY 1, 2");
-    // The transaction's own rows, too.
+    // The open transaction's own rows are compared in the same way.
     connection.execute_batch("BEGIN").unwrap();
     write(&connection, "INSERT INTO {} VALUES (20, '5', '5', 1), (21, 5.0, 5.0, 1)");
     same(&connection, "SELECT id FROM {} WHERE a IN (SELECT x FROM n) ORDER BY id");
@@ -172,7 +172,7 @@ fn numbers_of_other_tables_find_text_that_looks_like_them() {
 }
 
 #[test]
-fn a_like_of_the_application_is_asked_about_each_row() {
+fn an_overridden_like_function_is_called_for_each_row() {
     let server = Server::start();
     let connection = pair(&server, "UTF-8", "a TEXT INDEXED");
     write(&connection, "INSERT INTO {} VALUES ('Ärger'), ('arger'), ('berg'), ('A' || char(0) || 'b'), (x'6162')");
@@ -197,7 +197,7 @@ fn a_like_of_the_application_is_asked_about_each_row() {
 }
 
 #[test]
-fn blobs_and_numbers_are_like_a_pattern_with_escape() {
+fn like_with_escape_matches_blobs_and_numbers() {
     let server = Server::start();
     let connection = pair(&server, "UTF-8", "id INTEGER PRIMARY KEY, a INDEXED, b TEXT INDEXED");
     write(
@@ -214,7 +214,7 @@ fn blobs_and_numbers_are_like_a_pattern_with_escape() {
 }
 
 #[test]
-fn numbers_that_other_programs_wrote_have_the_type_of_an_ordinary_column() {
+fn numbers_of_other_programs_get_the_columns_affinity() {
     let server = Server::start();
     let columns = "id INTEGER PRIMARY KEY, i INTEGER, n NUMERIC, r REAL, x TEXT";
     let connection = pair(&server, "UTF-8", columns);
@@ -251,7 +251,7 @@ fn numbers_that_other_programs_wrote_have_the_type_of_an_ordinary_column() {
 }
 
 #[test]
-fn a_query_whose_index_is_dropped_while_it_reads_says_so() {
+fn a_query_fails_when_its_index_is_dropped_midway() {
     let server = Server::start();
     let connection = pair(&server, "UTF-8", "id INTEGER PRIMARY KEY, a INT INDEXED");
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO {} SELECT i, i FROM n";
@@ -271,18 +271,18 @@ fn a_query_whose_index_is_dropped_while_it_reads_says_so() {
     let refused = loop {
         match found.next() {
             Ok(Some(_)) => read += 1,
-            Ok(None) => panic!("{read} rows of 3000"),
+            Ok(None) => panic!("the query ended without an error after {read} of 3000 rows"),
             Err(error) => break error.to_string(),
         }
     };
     assert!(refused.contains("the index on `a` was changed by another client"), "{refused}");
     drop(found);
-    // From the next query on, rows are read without it.
+    // The next query reads the rows without the index.
     assert_eq!(same(&connection, "SELECT a FROM {} WHERE a > 0 ORDER BY a"), 3000);
 }
 
 #[test]
-fn a_row_that_is_ignored_leaves_no_message_to_the_next_failure() {
+fn a_row_skipped_by_or_ignore_leaves_no_error_message() {
     let server = Server::start();
     let connection = pair(&server, "UTF-8", "id INTEGER PRIMARY KEY, a UNIQUE");
     write(&connection, "INSERT INTO {} VALUES (1, 5)");

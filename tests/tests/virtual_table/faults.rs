@@ -1,5 +1,5 @@
-//! What other programs, servers and rights can do to a virtual table: each gets rows that are right,
-//! or an error that names its reason, and nothing is ever written in part.
+//! Damage by other programs, failing servers and missing rights: a client reads correct rows, or gets an error that
+//! names the reason, and no commit is written in part.
 
 use redis::cmd;
 use rusqlite::Connection;
@@ -24,7 +24,7 @@ fn insert(from: i64, to: i64) -> String {
 }
 
 #[test]
-fn a_counter_that_is_behind_costs_no_row() {
+fn a_rowid_counter_that_is_behind_overwrites_no_row() {
     let server = Server::start();
     for counter in ["3", "0", "-7"] {
         for (rows, sql) in
@@ -38,7 +38,7 @@ fn a_counter_that_is_behind_costs_no_row() {
                     assert_eq!(number(&one, "SELECT count(*) FROM t WHERE rowid <= 10 AND i = rowid"), 10);
                     assert_eq!(check_keys(&server, "t") as i64, 10 + rows);
                 }
-                // Rowids from the counter are never negative.
+                // A rowid from the counter must be positive.
                 Err(error) => {
                     assert!(counter == "-7" && error.to_string().contains("p.main.t.rowid"), "{error}");
                     let _ = one.execute_batch("ROLLBACK");
@@ -51,7 +51,7 @@ fn a_counter_that_is_behind_costs_no_row() {
 }
 
 #[test]
-fn a_row_deleted_while_it_is_on_its_way_is_no_row() {
+fn a_row_deleted_between_index_and_fetch_is_skipped() {
     let server = Server::start();
     let here = filled(&server, 20);
     for (sql, left) in [
@@ -69,7 +69,7 @@ fn a_row_deleted_while_it_is_on_its_way_is_no_row() {
             proxy.next("HMGET", Fault::HoldRequest);
             let reader = scope.spawn(move || number(&one, &format!("SELECT count(*) FROM ({sql})")));
             proxy.wait_for_held(1);
-            // Its index told that it is there.
+            // The index has listed the row already.
             here.execute("DELETE FROM t WHERE rowid = ?1", [deleted]).unwrap();
             proxy.let_go();
             assert_eq!(reader.join().unwrap(), left, "{sql}");
@@ -79,7 +79,7 @@ fn a_row_deleted_while_it_is_on_its_way_is_no_row() {
 }
 
 #[test]
-fn a_key_of_a_wrong_type_is_refused_and_nothing_written() {
+fn a_key_of_a_wrong_type_refuses_the_statement_and_nothing_is_written() {
     let server = Server::start();
     let one = filled(&server, 5);
     let dump = || text(&one, "SELECT group_concat(rowid || i || s) FROM t WHERE rowid < 8");
@@ -101,7 +101,7 @@ fn a_key_of_a_wrong_type_is_refused_and_nothing_written() {
         let key = format!("p.main.t{}{key}", if key.starts_with(':') { "" } else { "." });
         let before = dump();
         server.redis_cli(&["RENAME", &key, "aside"]);
-        // A stream: no command of ours fits it.
+        // A stream: none of this project's commands works on it.
         server.redis_cli(&["XADD", &key, "*", "a", "b"]);
         for sql in [
             "INSERT INTO t VALUES (77, 'new', 0.5)",
@@ -127,7 +127,7 @@ fn a_key_of_a_wrong_type_is_refused_and_nothing_written() {
                 assert_eq!(dump(), before, "{key}, {sql}");
                 assert_eq!(check_keys(&server, "t") as i64, rows, "{key}, {sql}");
             } else {
-                // What was not in the way: as before, for the next.
+                // The key was not used: undo the statement for the next one.
                 one.execute_batch("DELETE FROM t WHERE rowid > 5; UPDATE t SET i = rowid, s = 'text ' || rowid")
                     .unwrap();
             }
@@ -141,7 +141,7 @@ fn a_key_of_a_wrong_type_is_refused_and_nothing_written() {
 }
 
 #[test]
-fn what_does_not_parse_is_passed_over_or_read_as_text() {
+fn malformed_index_entries_are_skipped_and_malformed_values_read_as_text() {
     let server = Server::start();
     let one = filled(&server, 3);
     let mut redis = server.redis();
@@ -161,11 +161,11 @@ fn what_does_not_parse_is_passed_over_or_read_as_text() {
 }
 
 #[test]
-fn rowids_whose_scores_are_others_are_read_once_each() {
+fn rowids_with_wrong_scores_are_read_once_each() {
     let server = Server::start();
     let one = table(&server, "i INT");
     one.execute_batch(&insert(1, 2600).replace("n, 'text ' || n, n / 4.0", "n")).unwrap();
-    // At the ends of windows, and where several share one score.
+    // At the ends of read windows, and where several rowids share one score.
     for (score, rowids) in
         [("499", 500..503), ("500.5", 100..101), ("7", 990..1010), ("1500", 1490..1510), ("1e300", 3..4)]
     {
@@ -180,7 +180,7 @@ fn rowids_whose_scores_are_others_are_read_once_each() {
 }
 
 #[test]
-fn each_right_that_is_missing_is_named_and_nothing_written_in_part() {
+fn each_missing_right_is_named_and_no_commit_is_partial() {
     let server = Server::start();
     let work = [
         "SELECT count(*) FROM t WHERE i >= 0",
@@ -191,7 +191,7 @@ fn each_right_that_is_missing_is_named_and_nothing_written_in_part() {
         "UPDATE t SET i = i + 1, s = NULL WHERE i = 100",
         "DELETE FROM t WHERE rowid = 3",
         "INSERT OR REPLACE INTO t (rowid, i) VALUES (50, 5), (2, 6)",
-        // So many that a script writes.
+        // Enough rows that the commit runs in a script.
         &insert(200, 350),
         "UPDATE t SET i = i + 1, s = s || 'x', f = NULL",
         "DELETE FROM t WHERE i > 210",
@@ -236,7 +236,7 @@ fn each_right_that_is_missing_is_named_and_nothing_written_in_part() {
             "+@all",
             &format!("-{command}"),
         ]);
-        // A connection that has its rights already keeps none of the one before.
+        // `ACL DELUSER` has closed the connections of the round before, so none keeps its rights.
         let url = format!("{}?user=some&pass=Secret-9&db=0", server.url());
         let one = connect();
         let mut done = 0;
@@ -266,7 +266,7 @@ fn each_right_that_is_missing_is_named_and_nothing_written_in_part() {
         assert!(error.contains("access rules"), "{command}: {error}");
     }
     for command in ["hmget", "smembers", "watch", "multi", "exec", "hset", "zadd", "sadd", "eval", "incrby", "set"] {
-        assert!(refused.iter().any(|(other, _)| *other == command), "nobody misses {command}");
+        assert!(refused.iter().any(|(other, _)| *other == command), "no statement failed without {command}");
     }
 }
 
@@ -275,16 +275,16 @@ fn rows_of(connection: &Connection) -> String {
 }
 
 #[test]
-fn a_scan_whose_server_goes_away_fails_and_does_not_end_early() {
+fn a_scan_fails_when_its_server_goes_away() {
     let server = Server::start();
     drop(filled(&server, 5000));
-    // At any of its commands, also of a batch that was asked for ahead.
+    // At several of its commands, also in a batch that was prefetched.
     for (n, fault) in [(1, Fault::CutReply), (700, Fault::LoseRequest), (1700, Fault::LoseReply), (3100, Fault::Reset)]
     {
         let proxy = Proxy::to(&server);
         let one = connect();
         create(&one, &proxy.url(), "t", COLUMNS).unwrap();
-        // A connection that breaks is made anew, and no row is missing or twice.
+        // A lost connection is replaced, and the scan returns each row exactly once.
         proxy.after(n, fault);
         assert_eq!(number(&one, "SELECT count(*) * 10000 + count(DISTINCT i) FROM (SELECT i FROM t)"), 50_005_000);
         assert!(!proxy.is_armed());
@@ -305,7 +305,7 @@ fn a_scan_whose_server_goes_away_fails_and_does_not_end_early() {
 }
 
 #[test]
-fn slots_that_move_are_followed_in_the_middle_of_scans_and_transactions() {
+fn scans_and_transactions_follow_a_moving_slot() {
     let cluster = Cluster::new();
     let from = cluster.owner("vt");
     let to = cluster.primaries().into_iter().find(|node| *node != from).unwrap();
@@ -316,7 +316,7 @@ fn slots_that_move_are_followed_in_the_middle_of_scans_and_transactions() {
     one.execute_batch(&format!("CREATE VIRTUAL TABLE t USING redis({address}, '{{vt}}', i INT, f REAL)")).unwrap();
     one.execute_batch(&more(1, 1600)).unwrap();
     let sums = |one: &Connection| number(one, "SELECT count(*) * 1000 + count(DISTINCT i) FROM (SELECT i FROM t)");
-    // In the middle of a scan and of a transaction.
+    // The slot moves during a scan, and again during a transaction.
     let mut select = one.prepare("SELECT i FROM t").unwrap();
     let mut rows = select.query([]).unwrap();
     for _ in 0..600 {

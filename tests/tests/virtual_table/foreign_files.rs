@@ -1,12 +1,12 @@
-//! Views and triggers of a file that somebody else may have made: they can't use the module and its functions, and
-//! the servers that they name are asked nothing.
+//! Views and triggers of an untrusted file can't use the module and its functions, and open no connection to the
+//! servers that they name.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::vtab::{connect, create};
 use sqlite_redis_tests::{Server, number, text};
 
-/// The schema of a file that reads from the server of whoever opens it, and sends to another. It is written with the
-/// module at hand, as its author would.
+/// The schema of an attacker's file: it reads from a server that the victim can reach, and sends rows to another. Its
+/// author had the extension loaded.
 fn foreign_file(server: &Server) -> Connection {
     let path = server.directory().join("foreign.sqlite");
     sqlite_redis::register().unwrap();
@@ -32,7 +32,7 @@ fn foreign_file(server: &Server) -> Connection {
     Connection::open(&path).unwrap()
 }
 
-/// The commands that clients have sent since the statistics were reset.
+/// The names of commands that clients sent since `CONFIG RESETSTAT`, except `CONFIG` and `INFO`.
 fn commands(server: &Server) -> Vec<String> {
     let all = server.redis_cli(&["INFO", "commandstats"]);
     let names = all.lines().filter_map(|line| Some(line.strip_prefix("cmdstat_")?.split_once(':')?.0.to_owned()));
@@ -40,12 +40,12 @@ fn commands(server: &Server) -> Vec<String> {
 }
 
 #[test]
-fn views_and_triggers_of_a_file_are_refused_and_ask_no_server() {
+fn views_and_triggers_of_a_file_are_refused_without_connecting() {
     let server = Server::start();
     server.redis_cli(&["HSET", "internal", "token", "tulips"]);
     server.redis_cli(&["ZADD", "ranks", "1", "one"]);
     let file = foreign_file(&server);
-    // A commit of a table of the application's own: its connection has something to clear up when it closes.
+    // A commit to the application's own table: closing its connection has a commit mark to remove.
     create(&file, &server.url(), "temp.own", "n INTEGER").unwrap();
     file.execute_batch("INSERT INTO own VALUES (1); DROP TABLE own").unwrap();
     server.redis_cli(&["CONFIG", "RESETSTAT"]);
@@ -64,7 +64,7 @@ fn views_and_triggers_of_a_file_are_refused_and_ask_no_server() {
             assert!(refused.to_string().contains("unsafe use of virtual table"), "{statement}: {refused}");
         }
     }
-    // Tools look at the schema before anything else.
+    // Tools read the schema first; this must work without a server.
     assert_eq!(text(&file, "SELECT group_concat(name) FROM pragma_table_info('leak')"), "card");
     assert_eq!(number(&file, "SELECT count(*) FROM pragma_table_list WHERE name = 'leak'"), 1);
     assert_eq!(number(&file, "SELECT count(*) FROM old"), 1);
@@ -73,7 +73,7 @@ fn views_and_triggers_of_a_file_are_refused_and_ask_no_server() {
 }
 
 #[test]
-fn the_application_itself_uses_what_the_file_may_not() {
+fn the_application_may_use_what_its_files_may_not() {
     let server = Server::start();
     server.redis_cli(&["HSET", "internal", "token", "tulips"]);
     let file = foreign_file(&server);
@@ -86,7 +86,7 @@ fn the_application_itself_uses_what_the_file_may_not() {
 }
 
 #[test]
-fn triggers_of_the_application_write_to_tables_of_the_schema_temp() {
+fn temporary_triggers_write_to_tables_of_the_schema_temp() {
     let server = Server::start();
     let connection = connect();
     create(&connection, &server.url(), "temp.t", "n INTEGER").unwrap();

@@ -1,5 +1,4 @@
-//! Side by side with an ordinary table of the same definition: the same statements have the same
-//! outcome, and the same queries the same answer.
+//! Random statements on a virtual table and on an ordinary table of the same definition have the same outcome.
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -18,19 +17,19 @@ const DEFINITIONS: [&str; 6] = [
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Conflict clause, and the values of id, a, b, c.
+    /// Index of the conflict clause; values of id, a, b and c.
     Insert(usize, [Value; 4]),
-    /// Conflict clause, column, value, condition.
+    /// Index of the conflict clause, index of the column, value, condition.
     Update(usize, usize, Value, Condition),
     Delete(Condition),
     Select(Condition, usize, bool),
-    /// Condition, order, limit and offset.
+    /// Condition, column of ORDER BY, whether it descends, LIMIT, OFFSET.
     Page(Option<Condition>, usize, bool, i64, i64),
-    /// `BEGIN` and so on.
+    /// Index of a statement such as `BEGIN` in [`TRANSACTION`].
     Transaction(usize),
 }
 
-/// Column, operator, operands.
+/// Index of the column, index of the operator, two operands.
 type Condition = (usize, usize, Value, Value);
 
 const COLUMNS: [&str; 4] = ["id", "a", "b", "c"];
@@ -93,7 +92,7 @@ fn where_of((column, operator, one, two): &Condition) -> (String, Vec<Value>) {
     (format!("{} {operator}", COLUMNS[*column]), values)
 }
 
-/// What comes of a statement: rows as text, or the failure.
+/// The outcome of a statement: rows as text, or primary error code and message.
 type Outcome = Result<Vec<String>, (i32, String)>;
 
 fn run(connection: &Connection, sql: &str, values: &[Value]) -> Outcome {
@@ -114,7 +113,7 @@ fn run(connection: &Connection, sql: &str, values: &[Value]) -> Outcome {
     })
 }
 
-/// A value such that those which SQLite takes for equal look alike: 5 and 5.0, `x` and `X`.
+/// Maps values that SQLite compares as equal (5 and 5.0, `x` and `X` with NOCASE) to the same text.
 fn alike(sql: &str) -> String {
     format!("lower(quote(iif(typeof({sql}) IN ('integer', 'real'), {sql} + 0.0, {sql})))")
 }
@@ -127,12 +126,12 @@ fn step_sql(definition: &str, step: &Step) -> (String, Vec<Value>) {
         Step::Update(or, column, value, condition) => {
             let (mut condition, mut values) = where_of(condition);
             values.insert(0, value.clone());
-            // Where rows can be in each other's way, they have to come in the same order.
+            // Rows that conflict with each other must be updated in the same order, so no index is used.
             if *column == 0 || definition.contains("UNIQUE") {
                 condition.insert(0, '+');
             }
-            // SQLite computes the new rows of a virtual table before it changes the first: one that is
-            // replaced by another of them comes back.
+            // SQLite computes the new rows of a virtual table before it changes the first one, so a row that an earlier
+            // one replaced comes back. An ordinary table does not have this, so the case is left out.
             let or = if *column == 0 && CLAUSES[*or] == "OR REPLACE" { 0 } else { *or };
             (format!("UPDATE {} t SET {} = ? WHERE {condition}", CLAUSES[or], COLUMNS[*column]), values)
         }
@@ -144,7 +143,7 @@ fn step_sql(definition: &str, step: &Step) -> (String, Vec<Value>) {
             let (condition, values) = where_of(condition);
             let direction = if *descending { "DESC" } else { "" };
             let order = COLUMNS[*order];
-            // The order is told by what it is about: rows that are equal in it come as they will.
+            // Rows that compare as equal may come in any order, so only the ordering column is shown.
             (
                 format!(
                     "SELECT group_concat({}), count(*), sum(id & 1023), {}, {}, {} \
@@ -160,7 +159,7 @@ fn step_sql(definition: &str, step: &Step) -> (String, Vec<Value>) {
         Step::Page(condition, order, descending, limit, offset) => {
             let (condition, values) = condition.as_ref().map_or(("1".to_owned(), Vec::new()), where_of);
             let (direction, order) = (if *descending { "DESC" } else { "" }, COLUMNS[*order]);
-            // Rows that are equal in the order come as they will.
+            // Rows that compare as equal may come in any order.
             let of_row = if order == "id" { "group_concat(id || ifnull(a, '-'))".to_owned() } else { alike(order) };
             let of_row = if order == "id" { of_row } else { format!("group_concat({of_row})") };
             let page =
@@ -183,7 +182,7 @@ fn both(server: &Server, definition: &str) -> (Connection, Connection) {
     (ordinary, ours)
 }
 
-/// Rows and indexes agree: every way to read gives the same rows, to a new client too.
+/// Asserts that rows and indexes agree: a new client reads the same rows by scan and by each index.
 fn check(server: &Server, definition: &str, ours: &Connection) -> Result<(), TestCaseError> {
     let fresh = Connection::open_in_memory().unwrap();
     fresh.execute_batch(&format!("CREATE VIRTUAL TABLE t USING redis('{}', p, {definition})", server.url())).unwrap();
@@ -197,7 +196,7 @@ fn check(server: &Server, definition: &str, ours: &Connection) -> Result<(), Tes
     Ok(())
 }
 
-/// Two tables of one definition go through the same steps.
+/// Applies the same steps to both tables and compares each outcome.
 fn compare(server: &Server, definition: &str, steps: &[Step]) -> Result<(), TestCaseError> {
     let (ordinary, ours) = both(server, definition);
     let mut counts = true;
@@ -210,8 +209,8 @@ fn compare(server: &Server, definition: &str, steps: &[Step]) -> Result<(), Test
         let (expected, found) = (run(&ordinary, EVERYTHING, &[]), run(&ours, EVERYTHING, &[]));
         prop_assert_eq!(&found, &expected, "after {} {:?} in {}", sql, values, definition);
         prop_assert_eq!(ours.is_autocommit(), ordinary.is_autocommit());
-        // SQLite counts rows that a constraint's own clause skips, and rows that the statement has
-        // replaced before it came to them: it can't be told, until the next statement that writes.
+        // SQLite counts rows that a constraint's own clause skips, and rows that the statement replaced before
+        // reaching them. The virtual table can't report that count, so it is not compared until the next write.
         if matches!(step, Step::Update(2, ..)) {
             counts = false;
         } else if done {
@@ -228,7 +227,7 @@ fn compare(server: &Server, definition: &str, steps: &[Step]) -> Result<(), Test
 }
 
 #[test]
-fn statements_and_queries_have_the_outcome_of_an_ordinary_table() {
+fn random_statements_have_the_outcome_of_an_ordinary_table() {
     let work = || {
         let server = Server::start();
         let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
@@ -237,6 +236,6 @@ fn statements_and_queries_have_the_outcome_of_an_ordinary_table() {
         let outcome = TestRunner::new(config).run(&all, |(n, steps)| compare(&server, DEFINITIONS[n], &steps));
         outcome.unwrap_or_else(|error| panic!("{error}"));
     };
-    // Trees of values this wide need more stack than a test has.
+    // Shrinking values this large needs more stack than a test thread has.
     std::thread::Builder::new().stack_size(64 << 20).spawn(work).unwrap().join().unwrap();
 }

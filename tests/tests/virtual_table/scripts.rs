@@ -1,5 +1,5 @@
-//! The script that commits to virtual tables: a server is given its text once, and again when it has
-//! forgotten it; whatever happens to it meanwhile, a commit is made once.
+//! The commit script of the virtual table. Its text is sent once, and again after the server has lost it (`NOSCRIPT`).
+//! A commit is made exactly once in every case.
 
 use redis::cmd;
 use rusqlite::Connection;
@@ -10,7 +10,7 @@ use sqlite_redis_tests::{Server, number, text};
 
 const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT UNIQUE";
 
-/// Commits, each of another kind, and what is there then.
+/// Commits of different kinds, and `count(*)` and `sum(n)` after each.
 const WORK: [(&str, &str); 5] = [
     ("INSERT INTO t (n, s) VALUES (1, 'one')", "1 1"),
     ("BEGIN; INSERT INTO t VALUES (2, 2, 'two'); UPDATE t SET n = n + 10; COMMIT", "2 23"),
@@ -31,18 +31,18 @@ fn flush(server: &Server) {
     assert_eq!(server.redis_cli(&["SCRIPT", "FLUSH"]), "OK");
 }
 
-/// How often scripts were called by their text, and by their digest.
+/// Number of `EVAL` and of `EVALSHA` calls so far.
 fn calls(server: &Server) -> (u64, u64) {
     (server.calls("eval"), server.calls("evalsha"))
 }
 
 #[test]
-fn the_text_of_the_script_is_sent_once() {
+fn the_script_text_is_sent_once_per_process() {
     let server = Server::start();
     let one = table(&server, COLUMNS);
     one.execute_batch("INSERT INTO t VALUES (-1, 0, 'first'); DELETE FROM t").unwrap();
     let before = calls(&server);
-    // Another connection of the process knows what the server has.
+    // A second connection of the process knows that the server has the script.
     for one in [&one, &table(&server, COLUMNS)] {
         for (sql, expected) in WORK {
             one.execute_batch(sql).unwrap();
@@ -52,12 +52,12 @@ fn the_text_of_the_script_is_sent_once() {
         one.execute_batch("SELECT redis_drop_data('t')").unwrap();
     }
     let after = calls(&server);
-    // Dropping the data takes two: one locks the table.
+    // Dropping the data calls the script twice; the first call locks the table.
     assert_eq!((after.0 - before.0, after.1 - before.1), (0, 2 * (WORK.len() as u64 + 2)));
 }
 
 #[test]
-fn a_server_that_has_forgotten_the_script_is_given_it_again() {
+fn a_flushed_script_is_sent_again() {
     let server = Server::start();
     let one = table(&server, COLUMNS);
     for (sql, expected) in WORK {
@@ -67,7 +67,7 @@ fn a_server_that_has_forgotten_the_script_is_given_it_again() {
         check_keys(&server, "t");
     }
     assert_eq!(number(&one, "SELECT redis_drop_data('t')"), 2);
-    // Between the first step and the second, too.
+    // The server loses the script between its load and the commit.
     let proxy = Proxy::to(&server);
     let mut through = connect();
     create(&through, &proxy.url(), "t", COLUMNS).unwrap();
@@ -91,7 +91,7 @@ fn a_server_that_has_forgotten_the_script_is_given_it_again() {
 }
 
 #[test]
-fn a_server_that_was_restarted_is_given_the_script_again() {
+fn the_script_is_sent_again_after_a_restart() {
     let mut server = Server::with(["--appendonly", "yes", "--appendfsync", "always"]).start();
     let one = table(&server, COLUMNS);
     for (sql, expected) in WORK {
@@ -104,7 +104,7 @@ fn a_server_that_was_restarted_is_given_the_script_again() {
 }
 
 #[test]
-fn a_commit_whose_reply_is_lost_by_a_server_without_the_script_is_made_once() {
+fn a_lost_noscript_reply_does_not_repeat_a_commit() {
     let server = Server::start();
     let proxy = Proxy::to(&server);
     let one = connect();
@@ -112,7 +112,7 @@ fn a_commit_whose_reply_is_lost_by_a_server_without_the_script_is_made_once() {
     one.execute_batch("INSERT INTO t VALUES (-1, 0, 'first'); DELETE FROM t").unwrap();
     for (sql, expected) in WORK {
         flush(&server);
-        // What is lost is that nothing was written.
+        // The lost reply is `NOSCRIPT`: nothing was written.
         proxy.next("EXEC", Fault::LoseReply);
         let done = one.execute_batch(sql);
         assert!(!proxy.is_armed());
@@ -125,7 +125,7 @@ fn a_commit_whose_reply_is_lost_by_a_server_without_the_script_is_made_once() {
 }
 
 #[test]
-fn a_node_that_gets_the_slot_is_given_the_script() {
+fn the_script_is_sent_to_the_node_that_takes_over_the_slot() {
     let cluster = Cluster::new();
     let (from, slot) = (cluster.owner("vt"), cluster.slot("vt"));
     let to = cluster.primaries().into_iter().find(|node| *node != from).unwrap();
@@ -145,7 +145,7 @@ fn a_node_that_gets_the_slot_is_given_the_script() {
 }
 
 #[test]
-fn who_may_not_call_a_script_by_its_digest_calls_it_by_its_text() {
+fn falls_back_to_eval_when_evalsha_is_forbidden() {
     let server = Server::start();
     let rules = ["ACL", "SETUSER", "some", "on", ">Secret-9", "~*", "+@all", "-evalsha"];
     cmd(rules[0]).arg(&rules[1..]).exec(&mut server.redis()).unwrap();
@@ -159,23 +159,23 @@ fn who_may_not_call_a_script_by_its_digest_calls_it_by_its_text() {
     }
     let after = calls(&server);
     assert_eq!((after.0 - before.0, after.1 - before.1), (WORK.len() as u64, 0));
-    // It was tried once.
+    // `EVALSHA` was tried once.
     let log = server.redis_cli(&["ACL", "LOG"]);
     assert_eq!(log.lines().filter(|line| *line == "evalsha").count(), 1, "{log}");
 }
 
 #[test]
-fn a_commit_with_more_keys_than_a_command_takes_is_one_commit() {
+fn a_commit_with_more_keys_than_one_command_takes_is_atomic() {
     let server = Server::start();
     let one = table(&server, "a INT INDEXED, b INT INDEXED, c INT INDEXED");
     let insert = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 17000) \
                   INSERT INTO t (rowid, a, b, c) SELECT n, n, n, n FROM n";
-    // Sets come first, in the order of the columns; that of the last row is beyond.
+    // The index sets are checked first, in the order of the columns, so this key is beyond the limit of one command.
     let wrong = "p.main.t.index:c:17000";
     server.redis_cli(&["XADD", wrong, "1-1", "a", "b"]);
     let error = one.execute_batch(insert).unwrap_err().to_string();
     assert!(error.contains(&format!("`{wrong}`")), "{error}");
-    // The names of indexes, this client's mark, and the key of a wrong type.
+    // The list of indexes, this client's commit mark, and the key of a wrong type.
     assert_eq!(server.redis_cli(&["DBSIZE"]), "3");
     server.redis_cli(&["DEL", wrong]);
     one.execute_batch(insert).unwrap();

@@ -1,4 +1,4 @@
-//! The virtual table among others: other clients, other definitions, other programs, lost replies.
+//! The virtual table beside other clients, other definitions and other programs; access rules, lost replies, Sentinels.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -28,7 +28,7 @@ fn failure(result: rusqlite::Result<()>) -> String {
 }
 
 #[test]
-fn hashes_of_other_programs_are_rows() {
+fn hashes_that_other_programs_wrote_are_rows() {
     let server = Server::start();
     server.redis_cli(&["ZADD", "p.main.t.index.rowid", "1", "1", "2", "2", "3", "3", "4", "4"]);
     server.redis_cli(&["HSET", "p.main.t:1", "a", "12", "b", "x", "more", "kept"]);
@@ -43,7 +43,7 @@ fn hashes_of_other_programs_are_rows() {
     one.execute_batch("UPDATE t SET b = 'z' WHERE rowid = 1; INSERT INTO t VALUES (5, 'new')").unwrap();
     assert_eq!(one.last_insert_rowid(), 5, "the counter was below existing rowids");
     assert_eq!(server.redis_cli(&["HGET", "p.main.t:1", "more"]), "kept");
-    // A row changes and another goes behind the index.
+    // Another program changes a row and deletes another, and does not update the index.
     server.redis_cli(&["HSET", "p.main.t:1", "a", "13"]);
     server.redis_cli(&["DEL", "p.main.t:5"]);
     assert_eq!(text(&one, "SELECT group_concat(rowid) FROM t WHERE a = 12 OR a = 5"), "");
@@ -111,7 +111,7 @@ fn defaults_generated_columns_and_returning_work() {
 }
 
 #[test]
-fn tables_to_look_around_show_redis() {
+fn redis_keys_and_its_kin_show_the_keys_of_a_server() {
     let server = Server::start();
     server.redis_cli(&["HSET", "h:1", "a", "1", "b", "2"]);
     server.redis_cli(&["ZADD", "z", "1.5", "x", "inf", "y"]);
@@ -186,7 +186,7 @@ fn bad_input_gets_a_clear_error() {
         assert!(error.contains("p.main.t.rowid") || error.contains("not an integer"), "{error}");
     }
     server.redis_cli(&["DEL", "p.main.t.rowid"]);
-    // Keys of a wrong type: refused before anything is written.
+    // Keys of a wrong type are refused before anything is written.
     one.execute_batch("INSERT INTO t VALUES (1, 1)").unwrap();
     server.redis_cli(&["SET", "p.main.t:2", "x"]);
     server.redis_cli(&["SET", "p.main.t.index:a:5", "x"]);
@@ -203,7 +203,7 @@ fn bad_input_gets_a_clear_error() {
 }
 
 #[test]
-fn rights_that_are_missing_are_named() {
+fn a_write_without_the_right_to_it_names_the_access_rules() {
     let server = Server::start();
     server.redis_cli(&["ACL", "SETUSER", "reader", "on", "nopass", "~*", "+@all", "-exec", "-zadd"]);
     open(&server, "a INT").execute_batch("INSERT INTO t VALUES (1)").unwrap();
@@ -217,7 +217,7 @@ fn rights_that_are_missing_are_named() {
 }
 
 #[test]
-fn a_lost_reply_is_no_failure_and_no_second_commit() {
+fn a_commit_with_a_lost_reply_succeeds_and_is_made_once() {
     let server = Server::start();
     let (path, target) = (server.directory().join("lossy.sock"), server.socket());
     let listener = UnixListener::bind(&path).unwrap();
@@ -232,7 +232,7 @@ fn a_lost_reply_is_no_failure_and_no_second_commit() {
             std::thread::spawn(move || {
                 let mut buffer = vec![0; 1 << 16];
                 while let Ok(count @ 1..) = client.read(&mut buffer) {
-                    // The commit arrives, its reply does not.
+                    // The commit reaches the server; its reply is lost.
                     if buffer[..count].windows(4).any(|window| window == b"EXEC") && losing.swap(false, SeqCst) {
                         cutting.store(true, SeqCst);
                     }
@@ -256,7 +256,7 @@ fn a_lost_reply_is_no_failure_and_no_second_commit() {
     for sql in ["INSERT INTO t VALUES (2)", "BEGIN; INSERT INTO t VALUES (3), (4); UPDATE t SET a = a + 10; COMMIT"] {
         lose.store(true, SeqCst);
         one.execute_batch(sql).unwrap();
-        assert!(!lose.load(SeqCst), "nothing was lost");
+        assert!(!lose.load(SeqCst), "no reply was lost");
     }
     assert_eq!(text(&one, "SELECT group_concat(a) FROM t"), "11,12,13,14");
     assert_eq!(text(&open(&server, "a INT INDEXED"), "SELECT group_concat(a) FROM t WHERE a > 0"), "11,12,13,14");
@@ -317,7 +317,7 @@ fn in_a_cluster_the_prefix_needs_a_hash_tag() {
     assert_eq!(number(&one, "SELECT redis_drop_data('u')"), 1);
 }
 
-/// A process that ends with its test, however that ends.
+/// A child process that is killed when the test ends, also when the test fails.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -328,7 +328,7 @@ impl Drop for Ended {
 }
 
 #[test]
-fn sentinels_lead_to_the_primary_also_after_a_failover() {
+fn sentinels_lead_to_the_new_primary_after_a_failover() {
     let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
     let replica = Server::replica_of(&primary);
     let port = sqlite_redis_tests::free_port().unwrap();
@@ -365,17 +365,17 @@ fn sentinels_lead_to_the_primary_also_after_a_failover() {
     ));
     let outcome = created.and_then(|()| {
         one.execute_batch("INSERT INTO t VALUES (1)")?;
-        // Replication takes its time; what it has not brought over, a failover loses.
+        // Replication is asynchronous: a failover loses rows that have not reached the replica.
         sqlite_redis_tests::eventually("the replica has the row", || {
             replica.redis_cli(&["HGET", "p.main.t:1", "a"]) == "1"
         });
-        // It is refused until the sentinel has heard enough of the replica.
+        // The Sentinel refuses until it has enough information about the replica.
         sqlite_redis_tests::eventually("a failover begins", || asked(&["failover", "shop"]).is_ok());
-        sqlite_redis_tests::eventually("the sentinel tells of the new primary", || {
+        sqlite_redis_tests::eventually("the sentinel names the new primary", || {
             let address = asked(&["get-master-addr-by-name", "shop"]);
             address.is_ok_and(|reply| format!("{reply:?}").contains(&replica.port().to_string()))
         });
-        // The sentinel does this, too, when it has waited long enough.
+        // The Sentinel sends this as well, but only after a delay.
         primary.redis_cli(&["REPLICAOF", "127.0.0.1", &replica.port().to_string()]);
         one.execute_batch("INSERT INTO t VALUES (2)")
     });
