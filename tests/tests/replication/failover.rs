@@ -1,5 +1,5 @@
-//! Failovers to a replica that lacks the last commits, replicas that lag, and data that is removed
-//! under open connections: no client mixes two histories, and none believes what is lost.
+//! Failovers to a replica that lacks the last commits, lagging replicas, and data removed under open connections. No
+//! client mixes two histories, and no client keeps pages of a lost commit.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use sqlite_redis_tests::proxy::{Fault, Proxy};
 use sqlite_redis_tests::switch::Switch;
 use sqlite_redis_tests::{Server, check_integrity, eventually, number, text};
 
-/// A primary, its replica, and the way that clients take to whichever is the primary.
+/// A primary, its replica, and a switch that leads clients to one of them.
 struct Pair {
     primary: Server,
     replica: Server,
     way: Switch,
 }
 
-/// Rows enough for several pages, so that a mixture of two versions would show.
+/// Rows for several pages, so that a mixture of two versions would show.
 const TABLE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, stamp INTEGER, filler TEXT);
     WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 40)
     INSERT INTO t SELECT n, 0, printf('%0*d', 400, 0) FROM n;";
@@ -36,25 +36,25 @@ impl Pair {
         self.way.options("shop").timeout(Duration::from_millis(5000 + n)).lease(Duration::from_secs(1))
     }
 
-    /// A connection with a cache of its own for each `n`, as another process would have it.
+    /// A connection whose cache is shared only with connections of the same `n`. Another `n` acts as another process.
     fn client(&self, n: u64) -> Connection {
         let connection = self.options(n).open().unwrap();
         connection.busy_timeout(Duration::from_secs(20)).unwrap();
         connection
     }
 
-    /// Waits until the replica has all that the primary has.
+    /// Waits until the replica has everything that the primary has.
     fn in_step(&self) {
-        eventually("the replica has it all", || self.primary.stored("shop") == self.replica.stored("shop"));
+        eventually("the replica has caught up", || self.primary.stored("shop") == self.replica.stored("shop"));
     }
 
-    /// From now on the replica gets nothing more.
+    /// Waits for the replica, then detaches it from the primary.
     fn part(&self) {
         self.in_step();
         assert_eq!(self.replica.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
     }
 
-    /// The replica takes over.
+    /// Leads clients to the replica.
     fn fail_over(&self) {
         self.way.turn(&self.replica);
     }
@@ -65,7 +65,7 @@ fn stamp(connection: &Connection, stamp: i64) -> rusqlite::Result<()> {
     connection.execute_batch(&sql)
 }
 
-/// The stamp, which must be that of the whole table.
+/// The stamp. Asserts that all rows carry the same one.
 #[track_caller]
 fn stamped(connection: &Connection) -> i64 {
     let torn = "SELECT count(*) FROM t WHERE stamp <> (SELECT stamp FROM t WHERE id = 1)
@@ -76,7 +76,7 @@ fn stamped(connection: &Connection) -> i64 {
 }
 
 #[test]
-fn a_lost_commit_is_forgotten_by_every_cache() {
+fn every_cache_drops_a_commit_that_the_failover_lost() {
     let pair = Pair::new();
     let (writer, other) = (pair.client(1), pair.client(2));
     stamp(&writer, 1).unwrap();
@@ -92,10 +92,10 @@ fn a_lost_commit_is_forgotten_by_every_cache() {
 }
 
 #[test]
-fn another_commit_of_the_same_number_is_not_taken_for_the_lost_one() {
+fn a_commit_with_the_number_of_a_lost_one_invalidates_caches() {
     let pair = Pair::new();
     let (one, two) = (pair.client(1), pair.client(2));
-    // A second connection on the cache of the first, which has never seen the lost version.
+    // A second connection on the first one's cache. It has never read the lost version.
     let beside = pair.client(1);
     stamp(&one, 1).unwrap();
     assert_eq!((stamped(&two), stamped(&beside)), (1, 1));
@@ -104,13 +104,13 @@ fn another_commit_of_the_same_number_is_not_taken_for_the_lost_one() {
     let lost = pair.primary.stored("shop");
     assert_eq!(stamped(&one), 2);
     pair.fail_over();
-    // The first knows nothing of the failover when another makes the same number anew. SQLite's
-    // change counter is the same too, so its own cache would seem to be valid.
+    // The first connection does not know of the failover when another client commits the same version number.
+    // SQLite's change counter is the same, so SQLite's own cache would seem valid.
     stamp(&two, 3).unwrap();
     let made = pair.replica.stored("shop");
     assert_eq!(lost.number("version"), made.number("version"));
     assert_ne!(lost.fields["commit"], made.fields["commit"]);
-    assert_eq!(lost.fields["page1"][24..28], made.fields["page1"][24..28], "the change counter");
+    assert_eq!(lost.fields["page1"][24..28], made.fields["page1"][24..28], "the change counters differ");
     assert_eq!((stamped(&one), stamped(&beside), stamped(&two)), (3, 3, 3));
     stamp(&one, 4).unwrap();
     assert_eq!((stamped(&one), stamped(&beside), stamped(&two)), (4, 4, 4));
@@ -118,7 +118,7 @@ fn another_commit_of_the_same_number_is_not_taken_for_the_lost_one() {
 }
 
 #[test]
-fn a_lost_schema_is_forgotten_too() {
+fn every_connection_drops_a_schema_that_the_failover_lost() {
     let pair = Pair::new();
     let (one, two) = (pair.client(1), pair.client(2));
     stamp(&one, 1).unwrap();
@@ -133,10 +133,10 @@ fn a_lost_schema_is_forgotten_too() {
 }
 
 #[test]
-fn a_reader_in_the_lost_history_is_told_so_and_never_goes_on_in_the_other() {
+fn a_read_transaction_on_a_lost_version_fails() {
     let pair = Pair::new();
     let (writer, two) = (pair.client(1), pair.client(2));
-    // So few pages in its caches that it must fetch again.
+    // The caches are too small for the table, so pages are fetched again.
     let reader = pair.options(3).cache_size(4096).open().unwrap();
     reader.execute_batch("PRAGMA cache_size = 2").unwrap();
     pair.part();
@@ -155,7 +155,7 @@ fn a_reader_in_the_lost_history_is_told_so_and_never_goes_on_in_the_other() {
 }
 
 #[test]
-fn a_reader_that_both_histories_share_reads_on() {
+fn a_read_transaction_on_a_version_of_both_histories_continues() {
     let pair = Pair::new();
     let two = pair.client(2);
     let reader = pair.options(3).cache_size(4096).open().unwrap();
@@ -165,18 +165,18 @@ fn a_reader_that_both_histories_share_reads_on() {
     assert_eq!(stamped(&reader), 1);
     pair.part();
     stamp(&two, 2).unwrap();
-    assert_eq!(stamped(&reader), 1, "rolled back from the version that will be lost");
+    assert_eq!(stamped(&reader), 1, "not rolled back from the version that will be lost");
     pair.fail_over();
-    assert_eq!(stamped(&reader), 1, "as it is there");
+    assert_eq!(stamped(&reader), 1, "not the version that the new primary has");
     stamp(&two, 3).unwrap();
-    // What was learnt of the lost version is no help to roll back from the one of the same number.
+    // The undo data of the lost version must not be used to roll back from another commit of the same number.
     assert_failure(failure(&reader, "SELECT sum(length(filler)) FROM t"), code::BUSY_SNAPSHOT, "");
     reader.execute_batch("ROLLBACK").unwrap();
     assert_eq!(stamped(&reader), 3);
 }
 
 #[test]
-fn a_write_transaction_that_is_open_across_the_failover_is_refused_if_its_base_is_lost() {
+fn a_failover_that_lost_the_base_version_refuses_an_open_transaction() {
     let pair = Pair::new();
     let writer = pair.client(1);
     pair.part();
@@ -193,7 +193,7 @@ fn a_write_transaction_that_is_open_across_the_failover_is_refused_if_its_base_i
 }
 
 #[test]
-fn a_write_transaction_that_is_open_across_the_failover_is_done_if_its_base_is_there() {
+fn a_failover_that_kept_the_base_version_lets_an_open_transaction_commit() {
     let pair = Pair::new();
     let writer = pair.client(1);
     stamp(&writer, 1).unwrap();
@@ -208,7 +208,7 @@ fn a_write_transaction_that_is_open_across_the_failover_is_done_if_its_base_is_t
 }
 
 #[test]
-fn an_open_write_transaction_does_not_overwrite_what_the_new_primary_has_taken() {
+fn an_open_transaction_does_not_overwrite_commits_of_the_new_primary() {
     let pair = Pair::new();
     let (writer, two) = (pair.client(1), pair.client(2));
     stamp(&writer, 1).unwrap();
@@ -216,16 +216,16 @@ fn an_open_write_transaction_does_not_overwrite_what_the_new_primary_has_taken()
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
     stamp(&writer, 2).unwrap();
     pair.fail_over();
-    // The lease was not replicated in time, so a second one is given.
+    // The lease was not replicated, so another client acquires one.
     stamp(&two, 3).unwrap();
     assert_failure(failure(&writer, "COMMIT"), code::BUSY_SNAPSHOT, "");
     assert_eq!((stamped(&writer), stamped(&two)), (3, 3));
     pair.replica.check_stored("shop");
 }
 
-/// A commit whose reply is lost and whose server fails over before it can be asked.
+/// Runs a commit whose reply is lost. `meanwhile` can fail over before the client asks for the outcome.
 fn commit_lost_on_the_way(pair: &Pair, prepare: impl FnOnce(), meanwhile: impl FnOnce()) -> rusqlite::Result<()> {
-    // Between client and switch, so that the retry takes the same way to the other server.
+    // The proxy is between client and switch, so that the retry reaches the other server through the switch.
     let proxy = Proxy::to_socket(pair.way.socket());
     let writer = proxy.options("shop").timeout(Duration::from_secs(20)).open().unwrap();
     writer.busy_timeout(Duration::from_secs(20)).unwrap();
@@ -242,17 +242,17 @@ fn commit_lost_on_the_way(pair: &Pair, prepare: impl FnOnce(), meanwhile: impl F
 }
 
 #[test]
-fn a_commit_without_reply_that_the_failover_lost_is_done_again_on_the_new_primary() {
+fn a_commit_without_reply_that_the_failover_lost_is_retried() {
     let pair = Pair::new();
     commit_lost_on_the_way(&pair, || pair.part(), || pair.fail_over()).unwrap();
     assert_eq!(stamped(&pair.client(1)), 5);
     let (old, new) = (pair.primary.stored("shop"), pair.replica.stored("shop"));
-    assert_eq!(old.fields, new.fields, "the same commit, by its id");
+    assert_eq!(old.fields, new.fields, "the two servers hold different commits");
     pair.replica.check_stored("shop");
 }
 
 #[test]
-fn a_commit_without_reply_that_the_failover_kept_is_done_once() {
+fn a_commit_without_reply_that_the_failover_kept_is_made_once() {
     let pair = Pair::new();
     commit_lost_on_the_way(
         &pair,
@@ -269,7 +269,7 @@ fn a_commit_without_reply_that_the_failover_kept_is_done_once() {
 }
 
 #[test]
-fn a_commit_without_reply_whose_place_another_took_is_refused() {
+fn a_commit_without_reply_is_refused_when_another_took_its_version() {
     let pair = Pair::new();
     let outcome = commit_lost_on_the_way(
         &pair,
@@ -285,7 +285,7 @@ fn a_commit_without_reply_whose_place_another_took_is_refused() {
 }
 
 #[test]
-fn the_old_primary_that_comes_back_as_a_replica_is_not_read() {
+fn an_old_primary_that_returns_as_a_replica_is_refused() {
     let pair = Pair::new();
     let one = pair.client(1);
     pair.part();
@@ -301,7 +301,7 @@ fn the_old_primary_that_comes_back_as_a_replica_is_not_read() {
     assert_failure(failure(&one, "UPDATE t SET stamp = 9"), code::IOERR_READ, "name its primary");
     let refused = pair.options(3).open().map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("is a replica of"), "{refused}");
-    // To who only reads, with a cache of the history that it has given up, it shows the new one.
+    // A read-only connection may read a replica: it shows the new history, although the cache held the lost one.
     assert_eq!(stamped(&pair.options(1).read_only(true).open().unwrap()), 3);
     pair.way.turn(&pair.replica);
     assert_eq!(stamped(&one), 3);
@@ -309,20 +309,20 @@ fn the_old_primary_that_comes_back_as_a_replica_is_not_read() {
 }
 
 #[test]
-fn a_replica_that_lags_shows_whole_versions_and_a_cache_goes_back_and_forth_with_it() {
+fn a_lagging_replica_shows_whole_versions_to_a_cache_that_switches_servers() {
     let pair = Pair::new();
     let (one, beside) = (pair.client(1), pair.client(1));
     pair.in_step();
     let reader = pair.replica.options("shop").read_only(true).open().unwrap();
     for round in 1..4 {
         stamp(&one, round * 10).unwrap();
-        // The replica stays behind from here on.
+        // From here on the replica lags.
         pair.part();
         for n in 1..5 {
             stamp(&one, round * 10 + n).unwrap();
         }
         assert_eq!(stamped(&reader), round * 10);
-        // One cache sees the newer version, the older one, and the newer one again.
+        // One cache reads the newer version, the older one, and the newer one again.
         beside.execute_batch("BEGIN").unwrap();
         assert_eq!((stamped(&one), stamped(&beside)), (round * 10 + 4, round * 10 + 4));
         pair.way.turn(&pair.replica);
@@ -330,7 +330,7 @@ fn a_replica_that_lags_shows_whole_versions_and_a_cache_goes_back_and_forth_with
         pair.way.turn(&pair.primary);
         assert_eq!((stamped(&one), stamped(&beside)), (round * 10 + 4, round * 10 + 4));
         beside.execute_batch("ROLLBACK").unwrap();
-        // It catches up.
+        // The replica catches up.
         let port = pair.primary.port().to_string();
         assert_eq!(pair.replica.redis_cli(&["REPLICAOF", "127.0.0.1", &port]), "OK");
         pair.in_step();
@@ -338,7 +338,7 @@ fn a_replica_that_lags_shows_whole_versions_and_a_cache_goes_back_and_forth_with
     }
 }
 
-/// Connections that are idle, in a read transaction, and in a write transaction.
+/// Removes the database under an idle connection, a read transaction and a write transaction.
 fn removed_under_them(remove: impl FnOnce(&Server)) {
     let server = Server::start();
     server.open("shop").execute_batch(TABLE).unwrap();
@@ -359,8 +359,8 @@ fn removed_under_them(remove: impl FnOnce(&Server)) {
         assert!(connection.is_autocommit());
         assert_eq!(number(connection, "SELECT count(*) FROM sqlite_schema"), 0);
     }
-    // A new database of the same name begins, for all of them.
-    eventually("the lease is over", || !server.is_leased("shop"));
+    // Every connection can use a new database of the same name.
+    eventually("the lease expired", || !server.is_leased("shop"));
     idle.execute_batch(TABLE).unwrap();
     stamp(&writer, 8).unwrap();
     for connection in [&idle, &reader, &writer] {
@@ -381,7 +381,7 @@ fn a_removed_hash_is_an_empty_database_to_open_connections() {
 }
 
 #[test]
-fn a_server_that_restarts_without_its_last_commits_is_another_history() {
+fn commits_that_a_restart_lost_are_dropped_from_every_cache() {
     let mut server = Server::with(["--appendonly", "no"]).start();
     let one = server.open_apart("shop", 1);
     one.execute_batch(TABLE).unwrap();

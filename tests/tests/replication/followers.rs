@@ -1,5 +1,5 @@
-//! Connections that learn of commits without asking, and what becomes of them when the one who
-//! tells them falls silent.
+//! Followers: a thread that learns of commits with a blocking `XREAD`, so that reads need no round trip; and reads while
+//! a follower gets no replies.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use sqlite_redis_tests::{Server, eventually, hosts, number, text};
 const MINUTE: Duration = Duration::from_secs(60);
 const BOUNDED: Consistency = Consistency::Bounded(MINUTE);
 
-/// A server, and a connection to a database there that another process might have.
+/// A server, and a connection whose cache is its own, as another process would have it.
 fn server() -> (Server, Connection) {
     let server = Server::start();
     let writer = server.open_apart("shop", 1);
@@ -32,13 +32,13 @@ fn insert(connection: &Connection, x: i64) {
     connection.execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
 }
 
-/// Commands that this process has sent to the server.
+/// Number of commands that this process sent to the server.
 fn commands(connection: &Connection) -> u64 {
     let stats = text(connection, "PRAGMA redis_stats");
     stats.split(['=', ' ']).nth(3).unwrap().parse().unwrap()
 }
 
-/// Connections that wait for news.
+/// Number of followers that wait in `XREAD`.
 fn followers(server: &Server) -> usize {
     server.redis_cli(&["CLIENT", "LIST"]).matches(" cmd=xread ").count()
 }
@@ -48,8 +48,8 @@ fn a_warm_read_transaction_sends_nothing_while_the_follower_is_live() {
     let (server, _writer) = server();
     for level in [BOUNDED, Consistency::Session] {
         let connection = reader(server.options("shop").consistency(level));
-        // Between two questions of the follower itself.
-        eventually("reads cost nothing", || {
+        // Retried, because the follower itself sends a command now and then.
+        eventually("50 reads send no command", || {
             let before = commands(&connection);
             for _ in 0..50 {
                 assert_eq!(newest(&connection), 0);
@@ -60,12 +60,12 @@ fn a_warm_read_transaction_sends_nothing_while_the_follower_is_live() {
 }
 
 #[test]
-fn commits_of_others_arrive_without_a_question() {
+fn a_follower_delivers_commits_of_other_processes() {
     let (server, writer) = server();
     let connection = reader(server.options("shop").consistency(BOUNDED));
     for x in 1..=20 {
         insert(&writer, x);
-        // By asking, it would learn of it after a minute.
+        // Without the follower, the connection would ask after a minute.
         eventually("it arrives", || newest(&connection) == x);
     }
     let snapshot = text(&connection, "PRAGMA redis_snapshot");
@@ -73,11 +73,11 @@ fn commits_of_others_arrive_without_a_question() {
 }
 
 #[test]
-fn a_session_learns_of_commits_from_its_replica() {
+fn a_session_follows_its_replica() {
     let servers = Replicated::with(1);
     let writer = servers.primary.open_apart("shop", 1);
     writer.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (0)").unwrap();
-    // A replica without the database would be passed over for a while, and the primary followed.
+    // A follower skips a replica without the database for a while, and follows the primary.
     servers.in_step(0, "shop");
     let connection = reader(servers.options("shop", Consistency::Session));
     newest(&connection);
@@ -90,13 +90,13 @@ fn a_session_learns_of_commits_from_its_replica() {
 }
 
 #[test]
-fn what_is_older_than_the_bound_is_seen_although_the_follower_is_stuck() {
+fn bounded_reads_keep_their_bound_while_the_follower_is_stuck() {
     let (server, writer) = server();
     let proxy = Proxy::to(&server);
     let bound = Duration::from_millis(400);
     let connection = reader(proxy.options("shop").timeout(MINUTE).consistency(Consistency::Bounded(bound)));
     for x in 1..=5 {
-        // Its question waits in the proxy; it does not know that.
+        // The proxy holds the follower's `XREAD`, which the follower can't notice.
         proxy.next("XREAD", Fault::HoldRequest);
         newest(&connection);
         proxy.wait_for_held(1);
@@ -111,31 +111,31 @@ fn what_is_older_than_the_bound_is_seen_although_the_follower_is_stuck() {
 }
 
 #[test]
-fn a_session_asks_when_its_follower_is_stuck() {
+fn session_reads_ask_the_server_while_the_follower_is_stuck() {
     let (server, writer) = server();
     let proxy = Proxy::to(&server);
-    // The follower would wait for its reply for longer than the test does.
+    // The follower would wait for this reply longer than the test runs.
     let connection = reader(proxy.options("shop").timeout(2 * MINUTE).consistency(Consistency::Session));
     newest(&connection);
     proxy.next("XREAD", Fault::HoldRequest);
     proxy.wait_for_held(1);
     insert(&writer, 1);
-    eventually("it asks", || newest(&connection) == 1);
+    eventually("the session asks the server", || newest(&connection) == 1);
     proxy.settle(true);
 }
 
 #[test]
-fn a_follower_comes_back_after_its_server_was_away() {
+fn a_follower_resumes_after_its_server_was_away() {
     let mut server = Server::with(["--appendonly", "yes", "--appendfsync", "always"]).start();
     server.open_apart("shop", 1).execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (0)").unwrap();
     let connection = reader(server.options("shop").consistency(BOUNDED));
     newest(&connection);
-    eventually("it follows", || followers(&server) == 1);
+    eventually("the follower waits", || followers(&server) == 1);
     server.kill();
-    assert_eq!(newest(&connection), 0, "within the bound, nobody is asked");
+    assert_eq!(newest(&connection), 0, "a read within the bound needs the server");
     server.restart();
     insert(&server.open_apart("shop", 1), 1);
-    eventually("it follows again", || newest(&connection) == 1);
+    eventually("the follower reads the commit", || newest(&connection) == 1);
 }
 
 #[test]
@@ -146,29 +146,29 @@ fn one_follower_serves_a_process_and_ends_with_its_last_connection() {
     for connection in &connections {
         newest(connection);
     }
-    eventually("it waits", || followers(&server) == 1);
+    eventually("the follower waits", || followers(&server) == 1);
     assert_eq!(text(&connections[0], "PRAGMA redis_consistency = strong"), "strong");
     drop(connections);
-    // A live one asks twice a second.
-    eventually("it has ended", || {
+    // A live follower sends `XREAD` twice a second.
+    eventually("the follower has ended", || {
         let before = server.calls("xread");
         std::thread::sleep(Duration::from_secs(3));
         server.calls("xread") == before
     });
     let again = reader(server.options("shop").consistency(BOUNDED));
     newest(&again);
-    eventually("another one waits", || followers(&server) == 1);
+    eventually("another follower waits", || followers(&server) == 1);
 }
 
 #[test]
-fn a_follower_tells_of_a_history_that_went_back() {
+fn a_follower_notices_a_history_that_went_back() {
     let (server, writer) = server();
     let connection = reader(server.options("shop").consistency(BOUNDED));
     insert(&writer, 1);
     assert_eq!(server.redis_cli(&["COPY", "sqlite:{shop}", "sqlite:{kept}"]), "1");
     insert(&writer, 2);
     eventually("it arrives", || newest(&connection) == 2);
-    // As a failover does that loses a commit; the log stays as it was.
+    // A failover that loses a commit does this; the log stays as it was.
     assert_eq!(server.redis_cli(&["COPY", "sqlite:{kept}", "sqlite:{shop}", "REPLACE"]), "1");
     eventually("the loss is seen", || newest(&connection) == 1);
     assert_eq!(server.redis_cli(&["DEL", "sqlite:{shop}:log"]), "1");
@@ -186,14 +186,14 @@ fn a_log_without_its_database_does_not_make_a_follower_spin() {
     let connection = reader(server.options("shop").consistency(BOUNDED));
     newest(&connection);
     assert_eq!(server.redis_cli(&["DEL", "sqlite:{shop}"]), "1");
-    eventually("it is gone", || number(&connection, "SELECT count(*) FROM sqlite_schema") == 0);
+    eventually("the database is gone", || number(&connection, "SELECT count(*) FROM sqlite_schema") == 0);
     let before = server.calls("xread");
     std::thread::sleep(Duration::from_secs(1));
     assert!(server.calls("xread") - before < 5);
 }
 
 #[test]
-fn a_follower_that_is_not_allowed_costs_nothing_but_questions() {
+fn reads_ask_the_server_where_xread_is_forbidden() {
     let (server, writer) = server();
     let user = ["ACL", "SETUSER", "deaf", "on", ">Pass-of-deaf", "~*", "+@all", "-xread", "-role", "-info"];
     assert_eq!(server.redis_cli(&user), "OK");
@@ -203,13 +203,13 @@ fn a_follower_that_is_not_allowed_costs_nothing_but_questions() {
         for _ in 0..5 {
             let x = newest(&writer) + 1;
             insert(&writer, x);
-            eventually("it is seen", || newest(&connection) == x);
+            eventually("the commit is seen", || newest(&connection) == x);
         }
     }
 }
 
 #[test]
-fn a_forked_child_follows_by_itself() {
+fn a_forked_child_has_its_own_follower() {
     let (server, _writer) = server();
     let script = "
 import os

@@ -1,4 +1,4 @@
-//! Databases on whichever server the Sentinels name.
+//! Databases on the server that the Sentinels name.
 
 use rusqlite::Connection;
 use sqlite_redis::Consistency;
@@ -20,7 +20,7 @@ fn connections_follow_the_primary_and_the_old_one_comes_back_as_a_replica() {
     db.execute_batch("CREATE TABLE t (x)").unwrap();
     let old = group.primary();
     group.servers[old].kill();
-    // Waits for the next primary by itself.
+    // The connection waits for the next primary.
     db.execute("INSERT INTO t VALUES (1)", []).unwrap();
     let new = group.switched_from(old);
     group.servers[old].restart();
@@ -34,12 +34,12 @@ fn connections_follow_the_primary_and_the_old_one_comes_back_as_a_replica() {
 }
 
 #[test]
-fn replicas_are_those_of_the_present_primary() {
+fn reads_use_the_replicas_of_the_current_primary() {
     let mut group = Group::new();
     let db = open(&group, "a");
     db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
     let options = group.options("a").replica("auto").consistency(Consistency::Snapshot);
-    // As another process would have it.
+    // Another timeout gives the reader its own cache, as another process would have it.
     let reader = options.timeout(Duration::from_millis(2001)).open().unwrap();
     let places: Vec<_> = group.relays.iter().map(|relay| format!("redis://127.0.0.1:{}", relay.port())).collect();
     let read = || (number(&reader, "SELECT count(*) FROM t"), told(&reader, "server"));
@@ -70,9 +70,9 @@ fn replicas_are_those_of_the_present_primary() {
     check_integrity(&reader);
 }
 
-/// `FAILOVERS=20 SEED=7 cargo test -p sqlite-redis-tests --test replication sentinel::nothing -- --nocapture` runs more of them.
+/// Runs more failovers with `FAILOVERS=20 SEED=7 cargo test -p sqlite-redis-tests --test replication sentinel::no_acknowledged -- --nocapture`.
 #[test]
-fn nothing_acknowledged_is_lost_in_failovers_and_clients_write_again() {
+fn no_acknowledged_commit_is_lost_in_failovers() {
     let number = |name, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
     let (failovers, seed) = (number("FAILOVERS", 3), number("SEED", 1));
     let verdict = failovers::run(failovers as usize, seed, |failover| println!("{failover:?}"));

@@ -1,4 +1,4 @@
-//! Sentinels and servers that are not as they should be: clear errors, and no wrong data.
+//! Sentinels and servers in a wrong state: a clear error, and never wrong data.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use sqlite_redis_tests::relay::Relay;
 use sqlite_redis_tests::{Server, check_integrity, eventually, free_port, number, program};
 
 fn options(url: &str) -> Options {
-    // Nothing here is to wait for a failover.
+    // No test here waits for a failover.
     Options::new("shop").server(url).failover(Duration::from_millis(200)).timeout(Duration::from_secs(20))
 }
 
-/// What is said when this does not open.
+/// Asserts the code and the words of the error when this address is opened.
 #[track_caller]
 fn refused(url: &str, expected: i32, words: &[&str]) {
     let (found, why) = open_failure(&options(url));
@@ -30,7 +30,7 @@ fn primary() -> Server {
 }
 
 #[test]
-fn sentinels_that_know_nothing_of_the_service_are_named() {
+fn sentinels_that_do_not_know_the_service_are_named() {
     let primary = primary();
     let (one, two) = (sentinel(primary.port(), ""), sentinel(primary.port(), ""));
     let stranger = url([&one, &two]).replace("shop@", "stop@");
@@ -38,12 +38,12 @@ fn sentinels_that_know_nothing_of_the_service_are_named() {
     refused(&stranger, code::CANTOPEN, &[&both[0], &both[1], "database `shop` on sentinel://stop@127.0.0.1:"]);
     let nobody = format!("sentinel://shop@127.0.0.1:{}", free_port().unwrap());
     refused(&nobody, code::CANTOPEN, &["Connection refused"]);
-    // A server is no Sentinel.
+    // A data server is not a Sentinel.
     refused(&url([&primary]), code::CANTOPEN, &["unknown command", "SENTINEL"]);
 }
 
 #[test]
-fn of_sentinels_that_disagree_the_one_is_believed_whose_server_is_a_primary() {
+fn of_sentinels_that_disagree_the_one_that_names_a_primary_counts() {
     let primary = primary();
     let replica = Server::replica_of(&primary);
     let behind = sentinel(replica.port(), "");
@@ -56,13 +56,13 @@ fn of_sentinels_that_disagree_the_one_is_believed_whose_server_is_a_primary() {
         db.execute_batch("CREATE TABLE IF NOT EXISTS t (x); INSERT INTO t VALUES (1)").unwrap();
     }
     let version: u64 = primary.stored("shop").number("version");
-    assert_eq!(version, 4, "all of it was written at the primary");
+    assert_eq!(version, 4, "not every commit went to the primary");
     hung.signal("CONT");
     refused(&url([&lost]), code::CANTOPEN, &["names 127.0.0.1:", "Connection refused"]);
 }
 
-/// A server that was cut off and still takes itself for the primary, the one that replaced it, and
-/// the Sentinels: one that was cut off too, and one that knows of the failover.
+/// An old primary that was cut off and still has the role, the new primary, a Sentinel that was cut off as well, and
+/// a Sentinel that knows of the failover.
 fn replaced() -> (Server, Server, Server, Server) {
     let old = primary();
     old.open("shop").execute_batch("CREATE TABLE t (x)").unwrap();
@@ -75,21 +75,21 @@ fn replaced() -> (Server, Server, Server, Server) {
 }
 
 #[test]
-fn a_sentinel_that_missed_a_failover_does_not_lead_back() {
+fn a_sentinel_that_missed_a_failover_does_not_lead_to_the_old_primary() {
     let (old, new, behind, mut right) = replaced();
     let way = Proxy::to(&behind);
     let options = options(&format!("{},{}", url([&right]), way.url().trim_start_matches("redis://")));
     let db = options.open().unwrap();
     db.execute("INSERT INTO t VALUES (1)", []).unwrap();
     let version = || -> u64 { old.stored("shop").number("version") };
-    assert_eq!(version(), 1, "it was led to the new primary");
+    assert_eq!(version(), 1, "the commit went to the old primary");
     right.kill();
     eventually("the other Sentinel is asked", || {
         db.execute("INSERT INTO t VALUES (2)", []).unwrap();
         way.commands().contains(&"SENTINEL".to_owned())
     });
     db.execute("INSERT INTO t VALUES (3)", []).unwrap();
-    assert_eq!(version(), 1, "the server that answers is not left for it");
+    assert_eq!(version(), 1, "the connection left the new primary although it answers");
     new.redis_cli(&["CLIENT", "KILL", "TYPE", "normal"]);
     let port = old.port();
     let why = format!("names 127.0.0.1:{port}, which has been replaced since");
@@ -102,13 +102,13 @@ fn a_sentinel_that_missed_a_failover_does_not_lead_back() {
 }
 
 #[test]
-fn sentinels_that_were_told_anew_are_believed_again() {
+fn sentinels_that_were_configured_again_are_trusted() {
     let (old, new, behind, right) = replaced();
     let db = options(&url([&right, &behind])).open().unwrap();
     db.execute("INSERT INTO t VALUES (1)", []).unwrap();
     assert_eq!(old.redis_cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]), "OK");
-    eventually("the old one has it", || old.stored("shop") == new.stored("shop"));
-    // Their epochs begin at zero again.
+    eventually("the old primary has the commit", || old.stored("shop") == new.stored("shop"));
+    // The Sentinels' epochs start at zero again.
     let tell = |command: &[&str]| [&right, &behind].iter().for_each(|one| assert_eq!(one.redis_cli(command), "OK"));
     tell(&["SENTINEL", "REMOVE", "shop"]);
     assert_eq!(old.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
@@ -120,7 +120,7 @@ fn sentinels_that_were_told_anew_are_believed_again() {
 }
 
 #[test]
-fn a_sentinel_that_does_not_let_its_epoch_be_asked_for_is_believed() {
+fn a_sentinel_that_forbids_asking_for_its_epoch_is_trusted() {
     let primary = primary();
     let sentinel = sentinel(primary.port(), "");
     let rules =
@@ -150,11 +150,11 @@ fn a_primary_that_is_loading_is_busy_until_it_has_loaded() {
     let set = |option, value| assert_eq!(primary.redis_cli(&["CONFIG", "SET", option, value]), "OK");
     set("rdbcompression", "no");
     set("loading-process-events-interval-bytes", "1024");
-    // Longer than all of this takes.
+    // Longer than the test takes.
     set("key-load-delay", "50000");
     std::thread::scope(|scope| {
         scope.spawn(move || redis::cmd("DEBUG").arg("RELOAD").exec(&mut redis).unwrap());
-        eventually("it is loading", || primary.redis_cli(&["GET", "x"]).contains("LOADING"));
+        eventually("the primary is loading", || primary.redis_cli(&["GET", "x"]).contains("LOADING"));
         assert_failure(failure(&db, "SELECT * FROM t"), code::BUSY, "still loading");
         assert_failure(failure(&db, "INSERT INTO t VALUES (2)"), code::BUSY, "still loading");
         let other = options.clone().prefix("another").open().unwrap();
@@ -171,7 +171,7 @@ fn a_primary_that_is_loading_is_busy_until_it_has_loaded() {
 }
 
 #[test]
-fn a_replica_without_its_primary_is_not_taken_for_one() {
+fn a_replica_whose_primary_is_gone_is_refused() {
     let primary = primary();
     let replica = Server::replica_of(&primary);
     let sentinel = sentinel(replica.port(), "");
@@ -180,7 +180,7 @@ fn a_replica_without_its_primary_is_not_taken_for_one() {
 }
 
 #[test]
-fn passwords_of_sentinels_and_servers_are_their_own() {
+fn sentinels_and_servers_have_separate_passwords() {
     let primary = Server::with(["--requirepass", "secret1"]).tcp().start();
     let sentinel = sentinel(primary.port(), "sentinel auth-pass shop secret1\nrequirepass secret2\n");
     let with = |server: &str, sentinel_password: &str| {
@@ -196,7 +196,7 @@ fn passwords_of_sentinels_and_servers_are_their_own() {
 }
 
 #[test]
-fn users_who_may_not_ask_are_told_what_is_missing() {
+fn a_missing_right_to_role_or_sentinel_is_named() {
     let primary = primary();
     let sentinel = sentinel(primary.port(), "");
     for (server, user, rules) in [(&primary, "app", "+@all -role"), (&sentinel, "app", "+@all -sentinel")] {
@@ -207,7 +207,7 @@ fn users_who_may_not_ask_are_told_what_is_missing() {
     let url = url([&sentinel]);
     refused(&url.replace("://", "://app:secret@"), code::PERM, &["role"]);
     refused(&format!("{url}?sentinel_user=app&sentinel_password=secret"), code::PERM, &["sentinel"]);
-    // Without INFO there is nothing to check, without WAIT nothing to wait with.
+    // Without `INFO`, the role is not checked; without `WAIT`, no replica can be waited for.
     let acl = ["ACL", "SETUSER", "app", "+@all", "-info", "-wait"];
     assert_eq!(primary.redis_cli(&acl), "OK");
     let db = options(&url.replace("://", "://app:secret@")).wait(1, Duration::from_secs(1)).open().unwrap();
@@ -227,7 +227,7 @@ fn tls_to_plain_ports_is_refused() {
 }
 
 #[test]
-fn a_name_that_leads_to_another_server_is_followed_although_the_old_one_still_answers() {
+fn a_write_follows_a_host_name_that_moved_to_another_server() {
     let old = primary();
     let new = Server::replica_of(&old);
     let name = Relay::new();
@@ -238,14 +238,14 @@ fn a_name_that_leads_to_another_server_is_followed_although_the_old_one_still_an
     assert_eq!(new.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
     assert_eq!(old.redis_cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]), "OK");
     name.lead_to(&new);
-    // The connection still leads to the old one, which refuses to be written.
+    // The connection still leads to the old primary, now a replica, which refuses the write.
     db.execute("INSERT INTO t VALUES (2)", []).unwrap();
     assert_eq!(number(&new.open("shop"), "SELECT count(*) FROM t"), 2);
     new.check_stored("shop");
 }
 
 #[test]
-fn a_primary_with_too_few_replicas_takes_no_commit() {
+fn a_primary_with_too_few_replicas_refuses_commits() {
     let primary = Server::with(["--repl-diskless-sync-delay", "0", "--min-replicas-to-write", "1"])
         .with(["--min-replicas-max-lag", "10"])
         .tcp()
@@ -272,7 +272,7 @@ fn a_primary_with_too_few_replicas_takes_no_commit() {
 }
 
 #[test]
-fn a_replica_that_was_cut_off_is_a_copy_that_goes_its_own_way() {
+fn a_detached_replica_is_an_independent_copy() {
     let primary = primary();
     let copy = Server::replica_of(&primary);
     let db = primary.open("shop");

@@ -1,4 +1,4 @@
-//! Where a database is, as operators see it: server, replicas, how far they are, who writes.
+//! The status of a database for operators: its server, its replicas and their lag, and the holder of the lease.
 
 use sqlite_redis::admin::{Admin, ReplicaState, Status};
 use sqlite_redis_tests::{Server, eventually};
@@ -8,12 +8,12 @@ fn status(server: &Server) -> Status {
 }
 
 #[test]
-fn a_replica_is_shown_with_what_it_lacks() {
+fn status_shows_the_lag_of_each_replica() {
     let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
     let replica = Server::replica_of(&primary);
     let db = primary.open("shop");
     db.execute_batch("CREATE TABLE t (x)").unwrap();
-    eventually("it is in step", || {
+    eventually("the replica has caught up", || {
         matches!(status(&primary).replicas[0].state, ReplicaState::Has { version: 1, behind: 0, behind_ms: Some(0) })
     });
     let shown = status(&primary);
@@ -28,13 +28,13 @@ fn a_replica_is_shown_with_what_it_lacks() {
 }
 
 #[test]
-fn a_replica_with_another_history_or_without_the_database_is_shown_as_such() {
+fn status_shows_replicas_with_another_history_or_without_the_database() {
     let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
     let replica = Server::replica_of(&primary);
     let db = primary.open("shop");
     db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
     let state = || status(&primary).replicas[0].state.clone();
-    eventually("it is in step", || matches!(state(), ReplicaState::Has { behind: 0, .. }));
+    eventually("the replica has caught up", || matches!(state(), ReplicaState::Has { behind: 0, .. }));
     assert_eq!(replica.redis_cli(&["CONFIG", "SET", "replica-read-only", "no"]), "OK");
     assert_eq!(replica.redis_cli(&["HSET", "sqlite:{shop}", "commit", "00000000000000aa"]), "0");
     assert!(matches!(state(), ReplicaState::AnotherHistory { version: 2 }), "{:?}", state());
