@@ -1,5 +1,5 @@
-//! Keys that someone has damaged by hand: never a panic, never a torn read, and all is well again
-//! when the damage is undone.
+//! Keys that someone damaged by hand: the client reports an error, never panics and never mixes versions, and works
+//! again once the damage is undone.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure, run};
@@ -12,7 +12,7 @@ fn redis(server: &Server, arguments: &[&str]) -> redis::Value {
     redis::cmd(arguments[0]).arg(&arguments[1..]).query(&mut server.redis()).unwrap()
 }
 
-/// A database of some 200 pages, which are not fetched all at once.
+/// A database of about 200 pages, more than one fetch brings.
 fn database() -> (Server, Connection) {
     let server = Server::start();
     let connection = server.open("shop");
@@ -27,7 +27,7 @@ fn database() -> (Server, Connection) {
     (server, connection)
 }
 
-/// Another cache than that of the connection that [`database`] returns.
+/// A connection that does not share the cache of the connection that [`database`] returns.
 fn with_own_cache(server: &Server) -> Connection {
     server.options("shop").log_commits(77).open().unwrap()
 }
@@ -78,7 +78,7 @@ fn damaged_metadata_is_refused_with_its_field_until_it_is_repaired() {
 }
 
 #[test]
-fn another_format_is_left_alone() {
+fn a_database_of_a_newer_format_is_refused_and_unchanged() {
     let (server, connection) = database();
     for format in ["3", "", "one"] {
         redis(&server, &["HSET", HASH, "format", format]);
@@ -103,7 +103,7 @@ fn a_damaged_page_is_refused_with_its_number_until_it_is_repaired() {
         ] {
             redis(&server, &damage);
             let words = format!("hash field {page} {words}");
-            // The version is the same, so what is cached would hide it.
+            // The version is unchanged, so the cache would hide the damage.
             let options = server.options("shop").log_commits(rand::random_range(1000..1_000_000));
             if page == "page1" {
                 assert_failure(open_failure(&options), code::CORRUPT, &words);
@@ -120,7 +120,7 @@ fn a_damaged_page_is_refused_with_its_number_until_it_is_repaired() {
 }
 
 #[test]
-fn pages_of_nonsense_are_sqlites_to_refuse() {
+fn pages_with_malformed_content_are_refused_by_sqlite() {
     let (server, _connection) = database();
     redis(&server, &["HSET", HASH, "page2", &"x".repeat(4096)]);
     let connection = with_own_cache(&server);
@@ -131,7 +131,7 @@ fn pages_of_nonsense_are_sqlites_to_refuse() {
 }
 
 #[test]
-fn keys_of_another_type_are_left_alone() {
+fn keys_of_another_type_are_refused_and_unchanged() {
     for (key, value) in [(HASH, "hash"), (LOG, "stream")] {
         let server = Server::start();
         redis(&server, &["SET", key, "mine"]);
@@ -165,7 +165,7 @@ fn a_hash_that_becomes_another_type_refuses_the_commit() {
 }
 
 #[test]
-fn a_database_deleted_by_hand_is_empty_and_can_be_made_anew() {
+fn a_deleted_database_is_empty_and_can_be_created_again() {
     let (server, connection) = database();
     redis(&server, &["DEL", HASH]);
     let error = run(&connection, SCAN).unwrap_err();
@@ -186,12 +186,12 @@ fn a_database_deleted_under_a_transaction_refuses_its_commit() {
     assert_good(&connection);
 }
 
-/// A reader that has begun, whose pages are not cached, when another has committed.
+/// A read transaction without cached pages, whose snapshot is two commits behind.
 fn reader_behind(server: &Server, connection: &Connection) -> Connection {
     let reader = with_own_cache(server);
     reader.execute_batch("BEGIN").unwrap();
     assert_eq!(number(&reader, "SELECT id FROM t WHERE id = 1"), 1);
-    // Not so many pages that the undo data would not fit into the log's entries.
+    // Few enough pages that the undo data fits into the log's entries.
     connection.execute("UPDATE t SET x = zeroblob(4000) || id WHERE id > 100", []).unwrap();
     connection.execute("UPDATE t SET x = zeroblob(4000) WHERE id > 100", []).unwrap();
     reader
@@ -206,7 +206,7 @@ fn assert_snapshot_gone(reader: &Connection, words: &str) {
 }
 
 #[test]
-fn a_reader_behind_reads_its_snapshot_with_the_log_and_not_without() {
+fn a_reader_behind_needs_the_log_for_its_snapshot() {
     let (server, connection) = database();
     let reader = reader_behind(&server, &connection);
     assert_eq!(number(&reader, SCAN), 800_000);
@@ -221,14 +221,14 @@ fn a_reader_behind_reads_its_snapshot_with_the_log_and_not_without() {
 
 type Fields = Vec<(String, Vec<u8>)>;
 
-/// The fields of a log entry.
+/// The fields of the log entry `id`.
 fn entry(server: &Server, id: &str) -> Fields {
     let entries: Vec<(String, Fields)> =
         redis::cmd("XRANGE").arg(LOG).arg(id).arg(id).query(&mut server.redis()).unwrap();
     entries.into_iter().next().unwrap().1
 }
 
-/// Makes the log anew with one field changed in the entry of `version`.
+/// Rewrites the log with one field changed, or removed, in the entry of `version`.
 fn forge(server: &Server, version: u64, field: &str, value: Option<&[u8]>) {
     let entries: Vec<_> = [version, version + 1].map(|id| (id, entry(server, &format!("{id}-0")))).into();
     redis(server, &["DEL", LOG]);
@@ -247,7 +247,7 @@ fn forge(server: &Server, version: u64, field: &str, value: Option<&[u8]>) {
 }
 
 #[test]
-fn log_entries_that_make_no_sense_cost_a_reader_its_snapshot_and_nothing_else() {
+fn malformed_log_entries_cost_a_reader_only_its_snapshot() {
     let id = b"0123456789abcdef".as_slice();
     let nonsense: [(&str, Option<&[u8]>); 14] = [
         ("commit", Some(b"x")),
@@ -263,7 +263,7 @@ fn log_entries_that_make_no_sense_cost_a_reader_its_snapshot_and_nothing_else() 
         ("undo", Some(&[0x80])),
         ("undo", Some(&[0xff; 20])),
         ("undo", Some(&[0x96, 0x01, 3, 200, 200, 200])),
-        // Page 150: a run that reaches past its end.
+        // Page 150, with a run that ends past the page.
         ("undo", Some(&[0x96, 0x01, 5, 0xff, 0x1f, 2, 7, 7])),
     ];
     for (field, value) in nonsense {
@@ -273,8 +273,8 @@ fn log_entries_that_make_no_sense_cost_a_reader_its_snapshot_and_nothing_else() 
         forge(&server, version + 1, field, value);
         match run(&reader, SCAN) {
             Err(_) => assert_snapshot_gone(&reader, ""),
-            // Valid undo data of something else is not nonsense that can be seen.
-            Ok(()) => panic!("{field}={value:?} was believed"),
+            // Only malformed data is listed here: well-formed undo data of another page can't be recognised.
+            Ok(()) => panic!("{field}={value:?} was accepted"),
         }
         assert_good(&connection);
         connection.execute_batch("CREATE TABLE after (x)").unwrap();
@@ -283,7 +283,7 @@ fn log_entries_that_make_no_sense_cost_a_reader_its_snapshot_and_nothing_else() 
 }
 
 #[test]
-fn a_log_that_is_ahead_does_not_keep_commits_from_being_made() {
+fn a_log_that_is_ahead_does_not_prevent_commits() {
     let (server, connection) = database();
     redis(&server, &["XADD", LOG, "999999-0", "commit", "x"]);
     connection.execute("INSERT INTO t VALUES (1000, 'one')", []).unwrap();
@@ -291,11 +291,11 @@ fn a_log_that_is_ahead_does_not_keep_commits_from_being_made() {
     assert_eq!(text(&with_own_cache(&server), "SELECT x FROM t WHERE id = 1000"), "one");
     connection.execute("DELETE FROM t WHERE id = 1000", []).unwrap();
     assert_good(&connection);
-    assert_eq!(server.redis_cli(&["XLEN", LOG]), "1", "it was begun anew");
+    assert_eq!(server.redis_cli(&["XLEN", LOG]), "1", "the log was not begun anew");
 }
 
 #[test]
-fn a_log_that_becomes_another_type_does_not_keep_commits_from_being_made() {
+fn a_log_of_another_type_does_not_prevent_commits() {
     let (server, connection) = database();
     redis(&server, &["SET", LOG, "mine"]);
     connection.execute("INSERT INTO t VALUES (1000, 'one')", []).unwrap();
@@ -305,7 +305,7 @@ fn a_log_that_becomes_another_type_does_not_keep_commits_from_being_made() {
 }
 
 #[test]
-fn a_commit_that_trims_a_log_or_undo_data_of_another_type_is_reported_as_done() {
+fn a_log_of_another_type_does_not_fail_a_commit_that_was_made() {
     for (key, log_bytes) in [(LOG, 400), ("sqlite:{shop}:undo", 3 << 20)] {
         let (server, _) = database();
         let db = server.options("shop").log_bytes(log_bytes).open().unwrap();
@@ -315,7 +315,7 @@ fn a_commit_that_trims_a_log_or_undo_data_of_another_type_is_reported_as_done() 
         for x in 1..=6 {
             redis(&server, &["DEL", key]);
             redis(&server, &["SET", key, "mine"]);
-            // For small ones the log has undo data, for large ones the stream has it.
+            // Small commits have undo data in the log, large ones in the stream.
             let sql =
                 if key == LOG { "INSERT INTO t VALUES (1000, 'one')" } else { "UPDATE t SET x = randomblob(4000)" };
             db.execute(sql, []).unwrap_or_else(|error| panic!("{key}: commit {x}: {error}"));
@@ -327,13 +327,13 @@ fn a_commit_that_trims_a_log_or_undo_data_of_another_type_is_reported_as_done() 
                 assert_good(&reader);
             }
         }
-        assert!(removed > 0, "{key} is begun anew");
+        assert!(removed > 0, "{key} was not begun anew");
         check_integrity(&reader);
     }
 }
 
 #[test]
-fn a_lock_of_another_kind_keeps_writers_waiting_as_any_lock_does() {
+fn a_lock_of_another_type_blocks_writers() {
     let (server, connection) = database();
     connection.busy_timeout(std::time::Duration::ZERO).unwrap();
     redis(&server, &["SET", "sqlite:{shop}:lock", "someone"]);
@@ -348,7 +348,7 @@ fn a_lock_of_another_kind_keeps_writers_waiting_as_any_lock_does() {
 }
 
 #[test]
-fn a_page_count_that_metadata_and_page_1_agree_on_takes_no_memory_when_it_shrinks() {
+fn a_forged_page_count_takes_no_memory_when_the_database_shrinks() {
     let (server, _connection) = database();
     let mut first = server.stored("shop").bytes()[..4096].to_vec();
     first[28..32].copy_from_slice(&4_000_000_000u32.to_be_bytes());
@@ -357,7 +357,7 @@ fn a_page_count_that_metadata_and_page_1_agree_on_takes_no_memory_when_it_shrink
     redis::cmd("HSET").arg(HASH).arg(fields.0).arg(fields.1).arg(fields.2).arg(fields.3).exec(&mut client).unwrap();
     for sql in ["VACUUM", "PRAGMA page_size=8192; VACUUM", "PRAGMA page_size=512; VACUUM"] {
         let connection = with_own_cache(&server);
-        assert_eq!(number(&connection, SCAN), 800_000, "the pages that are there are read");
+        assert_eq!(number(&connection, SCAN), 800_000, "not every stored page was read");
         assert_eq!(failure(&connection, sql).0 & 0xff, code::CORRUPT, "{sql}");
     }
     restore(&server);

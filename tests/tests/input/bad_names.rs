@@ -1,5 +1,5 @@
-//! Names and settings: what is refused, in which words, and what each setting does when given as
-//! URI parameter or in the environment.
+//! Names and settings: bad ones are refused with a reason, and each setting works as URI parameter and in the
+//! environment.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use sqlite_redis::{Options, SETTINGS};
 use sqlite_redis_tests::failures::{assert_failure, code, failure, open_uri};
 use sqlite_redis_tests::{Server, check_integrity, hosts, number, text};
 
-/// SQLite's code for a URI that does not open, and the reason.
+/// The SQLite code of a URI that does not open, and the reason.
 fn uri_failure(uri: &str) -> (i32, String) {
     let failed = sqlite_redis_tests::code(open_uri(uri).map(|_| ()));
     (failed, sqlite_redis::last_failure().map(|error| error.to_string()).unwrap_or_default())
 }
 
 #[test]
-fn names_that_no_key_can_be_made_of_are_refused() {
+fn names_without_a_valid_key_are_refused() {
     let server = Server::start();
     let long = "x".repeat(513);
     for (name, words) in [
@@ -37,7 +37,7 @@ fn names_that_no_key_can_be_made_of_are_refused() {
 }
 
 #[test]
-fn names_that_no_key_can_be_made_of_are_refused_in_uris_too() {
+fn names_without_a_valid_key_are_refused_in_uris() {
     let server = Server::start();
     let url = server.url();
     let long = "x".repeat(513);
@@ -58,7 +58,7 @@ fn names_that_no_key_can_be_made_of_are_refused_in_uris_too() {
 }
 
 #[test]
-fn names_of_all_other_kinds_are_databases_of_their_own() {
+fn every_other_name_is_a_separate_database() {
     let server = Server::start();
     let longest = "x".repeat(512);
     let names =
@@ -72,7 +72,7 @@ fn names_of_all_other_kinds_are_databases_of_their_own() {
         assert_eq!(text(&server.open(name), "SELECT x FROM t"), name);
         assert_eq!(server.redis_cli(&["EXISTS", &format!("sqlite:{{{name}}}")]), "1", "{name}");
     }
-    assert_eq!(text(&server.open("/a"), "SELECT x FROM t"), "a", "a leading / is dropped");
+    assert_eq!(text(&server.open("/a"), "SELECT x FROM t"), "a", "the leading / was not dropped");
     assert_eq!(server.redis_cli(&["--raw", "EVAL", "return #redis.call('KEYS', 'sqlite:*}')", "0"]), "14");
 }
 
@@ -92,7 +92,7 @@ fn unknown_parameters_are_named() {
     }
 }
 
-/// For each setting a value that makes no sense, and what is said of it.
+/// Bad values: setting, value, and words of the error.
 const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("redis", "localhost:6379", "expected redis://, rediss://, unix://"),
     ("redis", "http://localhost", "expected redis://, rediss://, unix://"),
@@ -217,17 +217,17 @@ sys.stdin.readline()
     assert_eq!(server.redis_cli(&["EXISTS", "uri:{shop}"]), "1");
     assert_eq!(host.hear().as_deref(), Some("attempt to write a readonly database"));
     assert_eq!(host.hear().as_deref(), Some("written"));
-    assert_eq!(host.hear().as_deref(), Some("unable to open database file"), "empty counts as not given");
+    assert_eq!(host.hear().as_deref(), Some("unable to open database file"), "an empty variable counts as set");
 }
 
 #[test]
-fn modes_are_those_of_sqlite() {
+fn uri_modes_work_as_in_sqlite() {
     let server = Server::start();
     let uri = |name: &str, more: &str| format!("file:{name}?vfs=redis&redis={}&{more}", server.url());
     for mode in ["mode=ro", "mode=rw", "mode=ro&readonly=1"] {
         assert_failure(uri_failure(&uri("shop", mode)), code::CANTOPEN, "no such database");
     }
-    assert_eq!(server.redis_cli(&["DBSIZE"]), "0", "nothing was made");
+    assert_eq!(server.redis_cli(&["DBSIZE"]), "0", "a key was stored");
     open_uri(&uri("shop", "mode=rwc")).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     open_uri(&uri("shop", "mode=rw")).unwrap().execute_batch("INSERT INTO t VALUES (1)").unwrap();
     for mode in ["mode=ro", "readonly=1", "mode=rwc&readonly=1", "mode=rw&readonly=on"] {
@@ -255,7 +255,7 @@ fn typed_options_have_the_same_modes() {
 }
 
 #[test]
-fn wal_is_refused_politely() {
+fn wal_mode_is_refused_with_a_reason() {
     let server = Server::start();
     let connection = server.open("shop");
     connection.execute_batch("CREATE TABLE t (x)").unwrap();
@@ -268,7 +268,7 @@ fn wal_is_refused_politely() {
 }
 
 #[test]
-fn a_failure_names_its_own_connection() {
+fn an_error_names_the_database_of_its_connection() {
     let server = Server::start();
     let (one, two) = (server.open("one"), server.open("two"));
     two.busy_timeout(Duration::ZERO).unwrap();

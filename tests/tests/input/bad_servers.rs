@@ -1,5 +1,5 @@
-//! Servers that are away, full, loading, or refuse: the right code, a reason that names database
-//! and server, and a connection that works again when the cause is gone.
+//! Servers that are down, full, loading, or refuse commands: the right error code, a reason that names database and
+//! server, and a connection that works again when the cause is gone.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ fn table(server: &Server) -> Connection {
 
 const LEASE: Duration = Duration::from_millis(300);
 
-/// Keeps what it has answered to, whenever it is killed.
+/// A server whose append-only file holds every acknowledged write, also after `kill`.
 fn lasting() -> Server {
     Server::with(["--appendonly", "yes", "--appendfsync", "always"]).start()
 }
 
-/// It reads what is there, and writes.
+/// Asserts that the connection reads `rows` rows and can write.
 fn assert_usable(connection: &Connection, rows: i64) {
     assert_eq!(number(connection, "SELECT count(*) FROM t"), rows);
     connection.execute_batch("INSERT INTO t VALUES (9); DELETE FROM t WHERE x = 9").unwrap();
@@ -69,7 +69,7 @@ fn a_server_that_goes_down_in_a_read_transaction_fails_it() {
 }
 
 #[test]
-fn a_server_that_goes_down_before_a_commit_leaves_its_fate_unknown() {
+fn a_server_that_goes_down_before_a_commit_leaves_its_outcome_unknown() {
     let mut server = lasting();
     let connection = table(&server);
     connection.execute_batch("BEGIN; INSERT INTO t VALUES (2)").unwrap();
@@ -81,7 +81,7 @@ fn a_server_that_goes_down_before_a_commit_leaves_its_fate_unknown() {
 }
 
 #[test]
-fn a_server_that_is_back_in_time_gets_the_commit() {
+fn a_commit_succeeds_when_the_server_returns_within_the_timeout() {
     let mut server = lasting();
     let connection = server.options("shop").timeout(Duration::from_secs(30)).open().unwrap();
     connection.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
@@ -123,7 +123,7 @@ fn a_wrong_password_is_named_as_the_cause_but_not_shown() {
     }
     let right = Options::new("shop").server(format!("{}?pass=right-secret", server.url())).open().unwrap();
     right.execute_batch("CREATE TABLE t (x)").unwrap();
-    // The rules change while it is open.
+    // The access rules change while the connection is open.
     let mut redis =
         redis::Client::open(format!("{}?pass=right-secret", server.url())).unwrap().get_connection().unwrap();
     redis::cmd("CONFIG").arg(&["SET", "requirepass", "changed"]).exec(&mut redis).unwrap();
@@ -140,7 +140,7 @@ fn set_user(server: &Server, rules: &[&str]) {
 }
 
 #[test]
-fn a_user_who_may_only_read_reads_and_is_told_so_when_writing() {
+fn a_read_only_user_reads_and_gets_a_permission_error_for_writes() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@read", "+@connection", "+info", "+type"]);
@@ -153,7 +153,7 @@ fn a_user_who_may_only_read_reads_and_is_told_so_when_writing() {
 }
 
 #[test]
-fn a_user_without_scripts_writes_and_gives_the_lease_back() {
+fn a_user_without_scripts_writes_and_releases_the_lease() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@all", "-@scripting"]);
@@ -170,7 +170,7 @@ fn a_user_without_scripts_writes_and_gives_the_lease_back() {
 }
 
 #[test]
-fn a_user_without_info_opens_all_the_same() {
+fn a_user_without_info_can_open() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@all", "-info"]);
@@ -178,7 +178,7 @@ fn a_user_without_info_opens_all_the_same() {
 }
 
 #[test]
-fn a_user_without_a_command_that_is_needed_is_told_which() {
+fn a_missing_right_to_a_needed_command_is_named() {
     let server = Server::start();
     table(&server);
     for command in ["hmget", "type"] {
@@ -196,7 +196,7 @@ fn a_user_without_a_command_that_is_needed_is_told_which() {
 }
 
 #[test]
-fn a_user_who_may_not_discard_leaves_nothing_open_behind() {
+fn a_user_without_discard_leaves_no_connection_inside_multi() {
     let server = Server::start();
     let holder = table(&server);
     set_user(&server, &["+@all", "-discard"]);
@@ -211,7 +211,7 @@ fn a_user_who_may_not_discard_leaves_nothing_open_behind() {
 }
 
 #[test]
-fn a_user_without_these_keys_is_told_so() {
+fn a_missing_right_to_the_keys_is_a_permission_error() {
     let server = Server::start();
     table(&server);
     set_user(&server, &["+@all", "resetkeys", "~other:*"]);
@@ -222,7 +222,7 @@ fn a_user_without_these_keys_is_told_so() {
 }
 
 #[test]
-fn a_database_number_that_is_not_there_is_refused() {
+fn a_database_number_out_of_range_is_refused() {
     let server = Server::start();
     let there = Options::new("shop").server(format!("{}?db=3", server.url()));
     there.open().unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
@@ -252,7 +252,7 @@ fn a_loading_server_is_busy_until_it_has_loaded() {
     }
     std::thread::scope(|scope| {
         scope.spawn(move || redis::cmd("DEBUG").arg("RELOAD").exec(&mut redis).unwrap());
-        eventually("it is loading", || {
+        eventually("the server is loading", || {
             let state = redis::cmd("GET").arg("x").exec(&mut server.redis());
             state.is_err_and(|error| error.code() == Some("LOADING"))
         });
@@ -263,13 +263,13 @@ fn a_loading_server_is_busy_until_it_has_loaded() {
         assert_failure(failure(&other, "SELECT * FROM sqlite_schema"), code::BUSY, "still loading");
         other.busy_timeout(Duration::from_secs(60)).unwrap();
         other.execute_batch("CREATE TABLE t (x)").unwrap();
-        eventually("it has loaded", || run(&connection, "SELECT * FROM t").is_ok());
+        eventually("the server has loaded", || run(&connection, "SELECT * FROM t").is_ok());
     });
     assert_usable(&connection, 1);
 }
 
 #[test]
-fn a_replica_is_opened_read_only_or_not_at_all() {
+fn a_replica_can_only_be_opened_read_only() {
     let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
     let connection = table(&primary);
     let replica = Server::replica_of(&primary);
@@ -281,7 +281,7 @@ fn a_replica_is_opened_read_only_or_not_at_all() {
     assert_eq!(number(&there, "SELECT count(*) FROM t"), 1);
     assert_eq!(sqlite_redis_tests::code(there.execute_batch("INSERT INTO t VALUES (2)")), code::READONLY);
     connection.execute("INSERT INTO t VALUES (2)", []).unwrap();
-    eventually("it follows", || number(&there, "SELECT count(*) FROM t") == 2);
+    eventually("the replica has the commit", || number(&there, "SELECT count(*) FROM t") == 2);
     replica.redis_cli(&["REPLICAOF", "NO", "ONE"]);
     assert_usable(&replica.open("shop"), 2);
     assert_eq!(number(&there, "SELECT count(*) FROM t"), 2);
@@ -292,13 +292,13 @@ fn a_full_server_rolls_the_transaction_back() {
     let server = Server::start();
     let connection = table(&server);
     let limit = |bytes: &str| assert_eq!(server.redis_cli(&["CONFIG", "SET", "maxmemory", bytes]), "OK");
-    // Full from the start: there is not even room for the lease.
+    // The server is full from the start: there is no room for the lease.
     limit("1");
     assert_failure(failure(&connection, "INSERT INTO t VALUES (2)"), code::FULL, "out of memory");
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 1, "reading goes on");
     limit("0");
     assert_usable(&connection, 1);
-    // Full at the commit.
+    // The server becomes full before the commit.
     connection.execute_batch("BEGIN; INSERT INTO t VALUES (2); INSERT INTO t VALUES (zeroblob(100000))").unwrap();
     limit("1");
     assert_failure(failure(&connection, "COMMIT"), code::FULL, "nothing was written");
@@ -310,7 +310,7 @@ fn a_full_server_rolls_the_transaction_back() {
 }
 
 #[test]
-fn a_server_that_may_drop_pages_is_refused_unless_allowed() {
+fn a_server_that_may_evict_pages_is_refused_unless_allowed() {
     for policy in ["allkeys-lru", "allkeys-lfu", "allkeys-random"] {
         let server = Server::with(["--maxmemory-policy", policy]).start();
         assert_failure(open_failure(&server.options("shop")), code::CANTOPEN, policy);

@@ -1,5 +1,5 @@
-//! How connections are made, kept and given up: servers that are slow to accept, that are replicas, that are full;
-//! connections that are idle; passwords that change.
+//! Making, keeping and replacing connections: servers that are slow to accept, are replicas or are full; idle
+//! connections; changing passwords.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -22,17 +22,17 @@ fn table(server: &Server) -> Connection {
     connection
 }
 
-/// Opens a database where a server gives no useful answer, which must end soon after half a second.
+/// Opening this address fails with `words`, and the time limit `connect_ms` (half a second) ends it.
 fn ends_in_time(url: &str, words: &str) {
     let begun = Instant::now();
     let options = Options::new("shop").server(url).connect_timeout(HALF).timeout(20 * SECOND);
     let error = options.open().map(|_| ()).unwrap_err().to_string();
     assert!(error.contains(words), "{error}");
-    // It would take minutes, or for ever.
+    // Without the limit it would take minutes, or never end.
     assert!(begun.elapsed() < 10 * SECOND, "{:?}", begun.elapsed());
 }
 
-/// A server that says something to each client, then a byte again and again.
+/// A server that sends `greeting` to each client, then one byte every 20 ms.
 fn trickling(greeting: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -51,16 +51,16 @@ fn trickling(greeting: &'static [u8]) -> u16 {
 }
 
 #[test]
-fn a_login_or_handshake_that_trickles_ends_in_time() {
+fn a_trickling_login_or_handshake_times_out() {
     ends_in_time(&format!("redis://127.0.0.1:{}", trickling(b"$1000000\r\n")), "no reply in time");
     ends_in_time(&format!("redis://127.0.0.1:{}", trickling(b"*1000000\r\n$99999\r\n")), "no reply in time");
-    // A long message of the handshake.
+    // A TLS record header that announces a long handshake message.
     ends_in_time(&format!("rediss://127.0.0.1:{}", trickling(b"\x16\x03\x03\x40\x00\x02")), "no reply in time");
     ends_in_time(&format!("rediss://127.0.0.1:{}", trickling(b"")), "without TLS, the address begins with redis://");
 }
 
 #[test]
-fn a_unix_socket_that_accepts_nobody_ends_in_time() {
+fn a_unix_socket_that_accepts_no_connection_times_out() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
     let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
@@ -73,7 +73,7 @@ fn a_unix_socket_that_accepts_nobody_ends_in_time() {
 }
 
 #[test]
-fn a_server_without_room_for_another_client_says_so() {
+fn the_error_names_maxclients_when_a_server_is_full() {
     let server = Server::with(["--maxclients", "3"]).start();
     let held: Vec<_> = (0..3)
         .map(|_| {
@@ -83,9 +83,9 @@ fn a_server_without_room_for_another_client_says_so() {
         })
         .filter_map(Result::ok)
         .collect();
-    // What looks whether the server is up may hold a place for a moment.
+    // The connection that checked whether the server is up may still count for a moment.
     assert!(held.len() >= 2);
-    eventually("it is full", || {
+    eventually("the server is full", || {
         let error = server.options("shop").open().map(|_| ()).map_err(|error| error.to_string());
         error.is_err_and(|error| error.contains("no connection left") && error.contains("max number of clients"))
     });
@@ -95,7 +95,7 @@ fn a_server_without_room_for_another_client_says_so() {
 }
 
 #[test]
-fn an_idle_connection_that_was_forgotten_costs_time_and_no_error() {
+fn a_silently_dropped_idle_connection_causes_no_error() {
     let server = Server::start();
     let way = Switch::to(&server);
     let db = way.options("shop").timeout(SECOND).open().unwrap();
@@ -103,7 +103,7 @@ fn an_idle_connection_that_was_forgotten_costs_time_and_no_error() {
     db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
     let virtually = vtab::connect();
     let url = format!("unix://{}", way.socket().display());
-    // Its replies are waited for as long as the environment says, ten seconds.
+    // The virtual table waits for replies as long as the environment says: ten seconds.
     virtually.execute_batch(&format!("CREATE VIRTUAL TABLE v USING redis('{url}', p, x)")).unwrap();
     virtually.execute_batch("INSERT INTO v VALUES (1)").unwrap();
     let silence = || {
@@ -118,7 +118,7 @@ fn an_idle_connection_that_was_forgotten_costs_time_and_no_error() {
     db.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (3)").unwrap();
     silence();
     db.execute_batch("COMMIT").unwrap();
-    assert_eq!(number(&server.open("shop"), COUNT), 3, "each is done once");
+    assert_eq!(number(&server.open("shop"), COUNT), 3, "a statement was lost or made twice");
     assert_eq!(number(&virtually, "SELECT count(*) FROM v"), 1);
     silence();
     virtually.execute_batch("INSERT INTO v VALUES (2)").unwrap();
@@ -127,7 +127,7 @@ fn an_idle_connection_that_was_forgotten_costs_time_and_no_error() {
 }
 
 #[test]
-fn a_name_that_leads_to_a_replica_for_a_while_shows_nothing_old() {
+fn a_name_that_leads_to_a_replica_for_a_while_serves_no_stale_reads() {
     let primary = Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start();
     let writer = table(&primary);
     let replica = Server::replica_of(&primary);
@@ -147,28 +147,28 @@ fn a_name_that_leads_to_a_replica_for_a_while_shows_nothing_old() {
 }
 
 #[test]
-fn a_primary_that_is_made_a_replica_without_a_word_is_left() {
+fn a_primary_that_silently_becomes_a_replica_is_no_longer_read() {
     let (old, new) = (Server::start(), Server::with(["--repl-diskless-sync-delay", "0"]).tcp().start());
     table(&old);
     let db = old.options("shop").timeout(2 * SECOND).open().unwrap();
     assert_eq!(number(&db, COUNT), 1);
     table(&new);
     old.follow(&new);
-    eventually("it is in step", || old.is_replica_in_step());
-    // Its connections are as they were; after a while they ask.
-    eventually("it is not read any more", || db.query_row(COUNT, [], |_| Ok(())).is_err());
+    eventually("the replica has caught up", || old.is_replica_in_step());
+    // The open connections still work; they ask for the role again after a while.
+    eventually("reads are refused", || db.query_row(COUNT, [], |_| Ok(())).is_err());
     assert_failure(failure(&db, COUNT), code::IOERR_READ, "is a replica of 127.0.0.1");
 }
 
 #[test]
-fn a_replica_without_its_first_copy_is_busy_and_not_empty() {
+fn a_replica_before_its_first_sync_is_busy_and_not_empty() {
     let replica = Server::with(["--replicaof", "127.0.0.1", "1"]).start();
     for read_only in [false, true] {
         let db = replica.options("shop").read_only(read_only).open().unwrap();
         db.busy_timeout(Duration::ZERO).unwrap();
         assert_failure(failure(&db, COUNT), code::BUSY, "has got no data yet");
     }
-    // One that has lost its primary later serves what it has.
+    // A replica that loses its primary later serves the data that it has.
     let cut = Server::start();
     table(&cut);
     assert_eq!(cut.redis_cli(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
@@ -179,7 +179,7 @@ fn a_replica_without_its_first_copy_is_busy_and_not_empty() {
 }
 
 #[test]
-fn where_the_role_may_not_be_asked_the_server_is_taken_as_it_was_named() {
+fn a_server_that_forbids_role_is_taken_for_a_primary() {
     let server = Server::start();
     table(&server);
     let acl = ["ACL", "SETUSER", "some", "on", ">secret-word", "~*", "+@all", "-role"];
@@ -189,14 +189,14 @@ fn where_the_role_may_not_be_asked_the_server_is_taken_as_it_was_named() {
 }
 
 #[test]
-fn a_sentinel_that_is_named_as_a_server_is_told_from_one() {
+fn the_address_of_a_sentinel_named_as_a_server_is_refused() {
     let sentinel = Server::with(["--sentinel"]).configured("").start();
     let error = sentinel.options("shop").open().map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("it is a Sentinel, to be named as sentinel://"), "{error}");
 }
 
 #[test]
-fn what_a_server_repeats_of_a_password_is_not_shown() {
+fn a_password_that_the_server_echoes_is_hidden() {
     let server = Server::with(["--rename-command", "AUTH", "HIDDEN"]).start();
     for user in ["user=me&", ""] {
         let url = format!("{}?{user}pass=Crocus-77", server.url());
@@ -210,7 +210,7 @@ fn what_a_server_repeats_of_a_password_is_not_shown() {
 }
 
 #[test]
-fn a_password_comes_from_a_file_and_can_change_while_connections_are_open() {
+fn a_password_file_can_change_while_connections_are_open() {
     let server = Server::with(["--requirepass", "Hyacinth-1"]).start();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("password");
@@ -223,7 +223,7 @@ fn a_password_comes_from_a_file_and_can_change_while_connections_are_open() {
             redis::Client::open(format!("{}?pass=Hyacinth-1", server.url())).unwrap().get_connection().unwrap();
         redis::cmd(words[0]).arg(&words[1..]).exec(&mut redis).unwrap();
     };
-    // Another password beside the first, which then goes, and with it all connections.
+    // The new password is added first. Then the old one is removed and all connections are closed.
     cli(&["ACL", "SETUSER", "default", ">Hyacinth-2"]);
     std::fs::write(&file, "Hyacinth-2\n").unwrap();
     cli(&["CLIENT", "KILL", "TYPE", "normal"]);
@@ -240,7 +240,7 @@ fn a_password_comes_from_a_file_and_can_change_while_connections_are_open() {
 }
 
 #[test]
-fn a_password_in_the_environment_is_for_the_server_that_is_named_there() {
+fn a_password_in_the_environment_is_sent_only_to_the_server_named_there() {
     let (server, other) = (Server::start(), Server::start());
     for one in [&server, &other] {
         assert_eq!(one.redis_cli(&["CONFIG", "SET", "requirepass", "Hyacinth-5"]), "OK");
@@ -268,7 +268,7 @@ for url in (os.environ['SQLITE_REDIS_URL'], os.environ['OTHER']):
     let Some(said) = hosts::run_python(script, &environment) else { return };
     let lines: Vec<_> = said.out.lines().collect();
     assert_eq!(lines[..2], ["0", "made"], "{said:?}");
-    // A schema may be anybody's, and name anybody's server.
+    // Anybody may have written the schema, so its addresses get no password from the environment.
     assert!(lines[2].contains("NOAUTH") && !said.out.contains("Hyacinth"), "{said:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Servers that always have more to say: what is asked of them ends, in bounded time and memory.
+//! Servers whose replies never finish a task: log, scan and promotion end, in bounded time and memory.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use sqlite_redis_tests::proxy::Proxy;
 use sqlite_redis_tests::vtab::{connect, create};
 use sqlite_redis_tests::{Server, check_integrity, number};
 
-/// For what would go on for ever.
+/// Upper bound for operations that would otherwise never end.
 const SOON: Duration = Duration::from_secs(60);
 
 fn bulk(text: &str) -> String {
@@ -20,7 +20,7 @@ fn array(items: &[String]) -> String {
     format!("*{}\r\n{}", items.len(), items.concat())
 }
 
-/// A hundred log entries from a version on, each with so much undo data.
+/// A hundred log entries from version `first` on, each with `undo` bytes of undo data.
 fn entries(first: u64, undo: usize) -> String {
     let undo = "x".repeat(undo);
     let entry = |version: u64| {
@@ -31,7 +31,7 @@ fn entries(first: u64, undo: usize) -> String {
     array(&(first..first + 100).map(entry).collect::<Vec<_>>())
 }
 
-/// A database, and a connection through a proxy that has a snapshot and few pages in its cache.
+/// A database, and a read transaction through a proxy with few pages in its cache.
 fn reader(server: &Server) -> (Proxy, Connection) {
     let direct = server.open("shop");
     direct.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (zeroblob(1000000))").unwrap();
@@ -45,7 +45,7 @@ fn version(server: &Server) -> u64 {
     server.redis_cli(&["HGET", "sqlite:{shop}", "version"]).parse().unwrap()
 }
 
-/// The server claims to be so many versions ahead.
+/// Makes the server claim to be `versions` versions ahead.
 fn go_ahead(server: &Server, versions: u64) {
     let version = (version(server) + versions).to_string();
     server.redis_cli(&["HSET", "sqlite:{shop}", "version", &version, "commit", "00000000000000aa"]);
@@ -56,8 +56,8 @@ fn asked(proxy: &Proxy, command: &str) -> usize {
 }
 
 #[test]
-fn a_log_without_end_costs_a_reader_its_snapshot() {
-    // More versions than a log has, more bytes, and entries that never get there.
+fn an_endless_log_costs_a_reader_its_snapshot() {
+    // More versions than a log has, more bytes than are read, and entries that never reach the version.
     for (ahead, undo, most) in [(1_000_000_000_000, 20_000, 0), (19_000, 20_000, 200), (19_000, 1, 200)] {
         let server = Server::start();
         let (proxy, reader) = reader(&server);
@@ -74,7 +74,7 @@ fn a_log_without_end_costs_a_reader_its_snapshot() {
 }
 
 #[test]
-fn a_scan_without_end_is_given_up() {
+fn an_endless_scan_is_given_up() {
     let server = Server::start();
     server.open("shop").execute_batch("CREATE TABLE t (x)").unwrap();
     let proxy = Proxy::to(&server);
@@ -96,13 +96,13 @@ fn a_scan_without_end_is_given_up() {
     assert_eq!(number(&one, "SELECT count(*) FROM t"), 1);
 }
 
-/// The failure of a query.
+/// The error of a query that should fail.
 fn number_of(connection: &Connection, sql: &str) -> String {
     connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap_err().to_string()
 }
 
 #[test]
-fn pages_that_never_come_to_their_place_refuse_the_write() {
+fn staged_pages_that_are_never_promoted_refuse_the_write() {
     let server = Server::start();
     let (proxy, writer) = reader(&server);
     writer.execute_batch("COMMIT").unwrap();

@@ -1,4 +1,4 @@
-//! `sqlite3_interrupt` ends what waits for a server, and never makes a commit's outcome untold.
+//! `sqlite3_interrupt` ends waiting for a server, and never hides the outcome of a commit.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,10 +13,10 @@ use sqlite_redis_tests::{Server, code, number};
 use tempfile::TempDir;
 
 const INTERRUPT: i32 = 9;
-/// Longer than any test may take: nothing but the interrupt ends the wait.
+/// Longer than any test may take, so only the interrupt can end the wait.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Runs statements, interrupts them after a while, and checks that they end soon after that.
+/// Runs statements, interrupts them after 400 ms, and asserts that they end soon after.
 fn interrupted(connection: &Connection, sql: &str) {
     let handle = connection.get_interrupt_handle();
     let begun = Instant::now();
@@ -29,7 +29,7 @@ fn interrupted(connection: &Connection, sql: &str) {
         connection.execute_batch(sql)
     });
     assert_eq!(code(outcome), INTERRUPT, "{sql}");
-    // Less than a virtual table waits for a reply or a connection.
+    // Less than the time that a virtual table waits for a reply or a connection.
     assert!(begun.elapsed() < wait + Duration::from_secs(2), "{sql}: {:?}", begun.elapsed());
 }
 
@@ -40,7 +40,7 @@ fn patient(server: &Server) -> Connection {
 }
 
 #[test]
-fn waiting_for_the_lease_ends_and_leaves_it_to_others() {
+fn an_interrupted_wait_for_the_lease_leaves_the_queue() {
     let server = Server::start();
     let writer = patient(&server);
     writer.execute_batch("CREATE TABLE t (x)").unwrap();
@@ -59,7 +59,7 @@ fn waiting_for_the_lease_ends_and_leaves_it_to_others() {
 }
 
 #[test]
-fn reading_from_a_server_that_hangs_ends_and_can_be_done_again() {
+fn an_interrupted_read_can_be_retried() {
     let server = Server::start();
     let writer = patient(&server);
     writer
@@ -68,7 +68,7 @@ fn reading_from_a_server_that_hangs_ends_and_can_be_done_again() {
              INSERT INTO t SELECT zeroblob(3000) FROM n",
         )
         .unwrap();
-    // With a lease of its own length, a connection has a cache of its own.
+    // Another lease time gives the connection its own cache.
     let cold = |seconds| {
         let options = server.options("shop").timeout(LONG).lease(Duration::from_secs(seconds));
         let connection = options.open().unwrap();
@@ -80,7 +80,7 @@ fn reading_from_a_server_that_hangs_ends_and_can_be_done_again() {
     interrupted(&reader, "SELECT sum(length(x)) FROM t");
     server.signal("CONT");
     assert_eq!(number(&reader, "SELECT sum(length(x)) FROM t"), 6_000_000);
-    // In the middle of a write transaction, all of it is rolled back, and the lease is given back.
+    // In a write transaction, the interrupt rolls the transaction back and releases the lease.
     let other = cold(21);
     other.execute_batch("BEGIN; INSERT INTO t VALUES (1)").unwrap();
     server.signal("STOP");
@@ -93,7 +93,7 @@ fn reading_from_a_server_that_hangs_ends_and_can_be_done_again() {
     assert_eq!(number(&other, "SELECT count(*) FROM t"), 2001);
 }
 
-/// Commits on a server that hangs, while others interrupt the connection.
+/// Commits while the server hangs and another thread interrupts the connection.
 fn commit_while_interrupted(server: &Server, connection: &Connection) {
     let handle = connection.get_interrupt_handle();
     server.signal("STOP");
@@ -128,7 +128,7 @@ fn a_commit_of_a_virtual_table_is_not_interrupted() {
 }
 
 #[test]
-fn a_virtual_table_on_a_server_that_hangs_ends_its_statement() {
+fn a_statement_of_a_virtual_table_is_interrupted() {
     let server = Server::start();
     let connection = table(&server, "n INTEGER");
     connection.execute_batch("INSERT INTO t VALUES (1)").unwrap();
@@ -140,7 +140,7 @@ fn a_virtual_table_on_a_server_that_hangs_ends_its_statement() {
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 1);
 }
 
-/// A server whose listing of keys never ends.
+/// A server whose `SCAN` never ends.
 fn endless() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("s");
@@ -150,7 +150,7 @@ fn endless() -> (TempDir, PathBuf) {
             let client = client.unwrap();
             std::thread::spawn(move || {
                 let (mut replies, mut requests) = (client.try_clone().unwrap(), BufReader::new(client));
-                // A scan that goes in a circle would be given up.
+                // A cursor that repeats would end the scan.
                 let mut cursors = 1_000_000..;
                 while let Some(name) = command(&mut requests) {
                     let reply = match name.as_str() {
@@ -169,7 +169,7 @@ fn endless() -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// The name of the next command.
+/// Reads one command and returns its name.
 fn command(requests: &mut impl BufRead) -> Option<String> {
     let mut line = String::new();
     requests.read_line(&mut line).ok().filter(|length| *length > 0)?;
@@ -187,13 +187,13 @@ fn command(requests: &mut impl BufRead) -> Option<String> {
 }
 
 #[test]
-fn a_listing_of_keys_without_end_ends() {
+fn an_endless_listing_of_keys_is_interrupted() {
     let (_directory, path) = endless();
     interrupted(&connect(), &format!("SELECT count(*) FROM redis_keys('unix://{}', '*')", path.display()));
 }
 
 #[test]
-fn waits_end_in_a_sqlite_that_does_not_tell_of_interrupts() {
+fn waits_are_interrupted_on_sqlite_without_is_interrupted() {
     let (_directory, path) = endless();
     let script = format!(
         "
@@ -216,11 +216,11 @@ assert count(db) == 1
 ",
         path.display()
     );
-    // Debian's Python has SQLite 3.40.
+    // Debian's Python has SQLite 3.40, which lacks `sqlite3_is_interrupted`.
     python(&Server::start(), &script);
 }
 
-/// A TCP port that takes no connection: its queue is full, so packets are dropped.
+/// A TCP port that accepts no connection: its queue is full, so the kernel drops packets.
 fn full() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
@@ -229,15 +229,15 @@ fn full() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
     let mut queued = Vec::new();
     while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
         queued.push(stream);
-        assert!(queued.len() < 100, "the queue has no end");
+        assert!(queued.len() < 100, "the queue of the listener never fills");
     }
     (socket.into(), queued, address)
 }
 
 #[test]
-fn connecting_ends() {
+fn connecting_is_interrupted() {
     let (_listener, _queued, full) = full();
-    // Takes connections, and says nothing.
+    // Accepts connections and sends nothing.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let mute_at = mute.local_addr().unwrap();
     let connection = connect();

@@ -1,4 +1,4 @@
-//! Names, addresses, stored bytes and servers that are wrong; TLS.
+//! Bad names, addresses, stored data and servers; connections; interrupts; TLS.
 
 mod bad_data;
 mod bad_names;

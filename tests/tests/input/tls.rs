@@ -1,4 +1,4 @@
-//! Servers that speak TLS, with a certificate authority of the test's own.
+//! Servers that speak TLS, with a certificate authority that the test makes.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +14,7 @@ fn openssl(directory: &Path, arguments: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority, and keys and certificates of a server on this machine and of a client.
+/// Makes an authority, and keys and certificates of a server on this machine and of a client.
 fn make_certificates(directory: &Path) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     openssl(directory, &format!("req -x509 {key} -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"));
@@ -37,7 +37,7 @@ fn tls_server() -> (Server, u16, tempfile::TempDir) {
     tls_server_that("no")
 }
 
-/// The same; `asks` whether clients must have certificates.
+/// As [`tls_server`]; `asks` is the server's `tls-auth-clients`.
 fn tls_server_that(asks: &str) -> (Server, u16, tempfile::TempDir) {
     let certificates = tempfile::Builder::new().prefix("sqlite-redis-tls.").tempdir().unwrap();
     make_certificates(certificates.path());
@@ -52,7 +52,7 @@ fn tls_server_that(asks: &str) -> (Server, u16, tempfile::TempDir) {
             ("--tls-auth-clients", asks.to_owned()),
         ];
         let options = options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]);
-        // Another test may have taken the port meanwhile.
+        // Another test may have taken the port.
         if let Ok(server) = std::panic::catch_unwind(|| Server::with(options).start()) {
             return (server, port, certificates);
         }
@@ -72,7 +72,7 @@ except sqlite3.Error as error:
 ";
 
 #[test]
-fn a_tls_server_is_trusted_by_its_authority_only() {
+fn a_tls_server_needs_a_trusted_authority_or_insecure() {
     if !program::has_tls() {
         return;
     }
@@ -92,14 +92,14 @@ fn a_tls_server_is_trusted_by_its_authority_only() {
     assert!(said.out.contains(&format!("database `shop` on {url}")), "{said:?}");
     assert!(said.out.contains("certificate"), "{said:?}");
 
-    // Whoever asks for it may go without.
+    // `#insecure` turns off the check of the certificate.
     let url = format!("rediss://localhost:{port}/#insecure");
     let said = hosts::run_python(QUERY, &[("SQLITE_REDIS_URL", &url)]).unwrap();
     assert_eq!(said.out, "3", "{said:?}");
 }
 
 #[test]
-fn tls_to_a_plain_port_and_plain_to_a_tls_port_fail_with_the_right_form_of_the_address() {
+fn an_address_with_the_wrong_scheme_for_tls_names_the_right_one() {
     if !program::has_tls() {
         return;
     }
@@ -119,7 +119,7 @@ fn tls_to_a_plain_port_and_plain_to_a_tls_port_fail_with_the_right_form_of_the_a
 }
 
 #[test]
-fn a_client_shows_its_certificate_and_trusts_an_authority_and_a_name() {
+fn a_client_certificate_an_authority_and_a_name_can_be_set() {
     if !program::has_tls() {
         return;
     }
@@ -135,7 +135,7 @@ fn a_client_shows_its_certificate_and_trusts_an_authority_and_a_name() {
 
     let known = |host: &str| options(host).tls_identity(file("client.crt"), file("client.key"));
     let db = known("localhost").open().unwrap();
-    // Replies and requests of several records.
+    // Requests and replies that span several TLS records.
     db.execute_batch(
         "CREATE TABLE t (x);
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
@@ -156,7 +156,7 @@ fn a_client_shows_its_certificate_and_trusts_an_authority_and_a_name() {
 }
 
 #[test]
-fn settings_of_tls_are_refused_where_there_is_none() {
+fn tls_settings_are_refused_for_an_address_without_tls() {
     let server = Server::start();
     let (failed, why) = open_failure(&server.options("shop").tls_name("localhost"));
     assert_eq!(failed, code::CANTOPEN);

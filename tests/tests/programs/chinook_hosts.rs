@@ -1,10 +1,10 @@
-//! The Chinook queries, asked from programs that load the extension: they answer as they do on
-//! the file, digit by digit, since the same SQLite asks both.
+//! The Chinook queries in programs that load the extension. The answers equal those on the file digit by digit, because
+//! one SQLite runs both.
 
 use sqlite_redis_tests::hosts::{self, Said};
 use sqlite_redis_tests::{Server, queries};
 
-/// A server with Chinook on it, and the file; `None`, with a message, where there is no file.
+/// A server that holds Chinook, and the path of the file; `None`, with a message, where the file is missing.
 fn imported() -> Option<(Server, String)> {
     let path = sqlite_redis_tests::chinook()?;
     let (server, path) = (Server::start(), path.display().to_string());
@@ -21,7 +21,7 @@ fn imported() -> Option<(Server, String)> {
     Some((server, path))
 }
 
-/// What both databases answer, as the program printed it.
+/// The answers on both databases, as the program printed them.
 fn assert_same(redis: &Said, file: &Said) {
     assert!(redis.ok && redis.err.is_empty(), "{redis:?}");
     assert!(file.ok && file.err.is_empty(), "{file:?}");
@@ -32,7 +32,7 @@ fn assert_same(redis: &Said, file: &Said) {
 }
 
 #[test]
-fn the_sqlite3_shell_gets_the_files_answers() {
+fn the_sqlite3_shell_answers_chinook_queries_as_on_the_file() {
     let Some((server, path)) = imported() else { return };
     let asked: String =
         queries::chinook().iter().map(|query| format!(".print {}\n{};\n", query.name, query.sql)).collect();
@@ -42,7 +42,7 @@ fn the_sqlite3_shell_gets_the_files_answers() {
 }
 
 #[test]
-fn python_gets_the_files_answers() {
+fn python_answers_chinook_queries_as_on_the_file() {
     let Some((server, path)) = imported() else { return };
     let script = "
 db = connect(os.environ['URI'])

@@ -1,4 +1,4 @@
-//! What the documents tell operators to do, done.
+//! Runs the procedures and access rules that `docs/` gives to operators.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use sqlite_redis::Options;
 use sqlite_redis::admin::{Admin, ImportOptions};
 use sqlite_redis_tests::{Server, check_integrity, code, hosts, number, vtab};
 
-/// The lines of the documents that begin with `ACL SETUSER`.
+/// The lines of `docs/` that begin with `ACL SETUSER`.
 fn access_rules() -> Vec<Vec<String>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
     let document = std::fs::read_to_string(path).unwrap();
@@ -29,7 +29,7 @@ fn as_user(server: &Server, user: &str) -> Options {
     Options::new("shop").server(format!("{}?user={user}&pass=secret", server.url()))
 }
 
-/// What the server has refused so far, save for what the client library says of itself.
+/// The commands that the server's ACL has refused so far, except the client library's `CLIENT` commands.
 fn refused(server: &Server) -> Vec<String> {
     let log = server.redis_cli(&["ACL", "LOG"]);
     let lines: Vec<&str> = log.lines().collect();
@@ -42,7 +42,7 @@ fn the_documented_access_rules_let_an_application_do_everything() {
     let server = server_with_users();
     let db = as_user(&server, "shop").lease(Duration::from_millis(150)).log_commits(10).open().unwrap();
     db.execute_batch("CREATE TABLE item (n INTEGER PRIMARY KEY, content BLOB)").unwrap();
-    // Longer than the lease, so that it is renewed.
+    // Takes longer than the lease, so the lease is renewed.
     db.execute_batch(
         "BEGIN IMMEDIATE;
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
@@ -52,7 +52,7 @@ fn the_documented_access_rules_let_an_application_do_everything() {
     std::thread::sleep(Duration::from_millis(400));
     db.execute_batch("COMMIT; DELETE FROM item WHERE n > 10; VACUUM").unwrap();
     db.execute_batch("PRAGMA page_size = 1024; VACUUM; BEGIN IMMEDIATE; DELETE FROM item; ROLLBACK").unwrap();
-    // Another process, and the log it reads to keep its cache.
+    // Another process uses the log to keep its cache current.
     let other = as_user(&server, "shop").log_commits(11).open().unwrap();
     assert_eq!(number(&other, "SELECT count(*) FROM item"), 10);
     other.execute_batch("BEGIN; SELECT count(*) FROM item").unwrap();
@@ -60,12 +60,12 @@ fn the_documented_access_rules_let_an_application_do_everything() {
     assert_eq!(number(&other, "SELECT count(*) FROM item WHERE content IS NOT NULL"), 10);
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(number(&other, "SELECT count(*) FROM item"), 9);
-    // The log trimmed by its bytes.
+    // The byte limit trims the log.
     let small = as_user(&server, "shop").log_bytes(4000).open().unwrap();
     for n in 0..20 {
         small.execute("UPDATE item SET content = randomblob(3000) WHERE n = 2 + ?1 % 8", [n]).unwrap();
     }
-    // Commits that are staged.
+    // Commits large enough to be staged.
     let large = as_user(&server, "shop").stage_bytes(0).open().unwrap();
     large.execute_batch("UPDATE item SET content = 1; DELETE FROM item WHERE n > 5; VACUUM").unwrap();
     check_integrity(&db);
@@ -101,7 +101,7 @@ fn the_documented_access_rules_let_an_operator_administer() {
     assert_eq!(admin.names().unwrap(), ["copy", "shop"]);
     let info = admin.info("shop").unwrap().unwrap();
     assert_eq!(info.page_count, 2);
-    assert!(info.redis_bytes > 100, "it was allowed to ask: {info:?}");
+    assert!(info.redis_bytes > 100, "the size in Redis is unknown: {info:?}");
     assert!(admin.remove("copy").unwrap());
     assert_eq!(refused(&server), Vec::<String>::new());
 }
@@ -154,10 +154,10 @@ fn count(server: &Server, name: &str) -> i64 {
 }
 
 #[test]
-fn a_copy_of_the_hash_is_a_fork() {
+fn a_copied_hash_is_an_independent_database() {
     let server = Server::start();
     let db = shop(&server);
-    // What an earlier database of that name has left must not matter.
+    // The log of an earlier database of that name must not matter.
     server.redis_cli(&["XADD", "sqlite:{test}:log", "900-0", "commit", "x"]);
     assert_eq!(server.redis_cli(&["COPY", "sqlite:{shop}", "sqlite:{test}"]), "1");
     db.execute("DELETE FROM item", []).unwrap();
@@ -168,7 +168,7 @@ fn a_copy_of_the_hash_is_a_fork() {
 }
 
 #[test]
-fn a_renamed_hash_is_a_moved_database_and_its_writer_is_refused() {
+fn renaming_the_hash_moves_the_database_and_refuses_the_open_commit() {
     let server = Server::start();
     let db = shop(&server);
     db.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (4)").unwrap();
@@ -191,7 +191,7 @@ fn a_dump_of_the_hash_restores_on_another_server() {
 }
 
 #[test]
-fn the_pages_one_after_the_other_are_a_database_file() {
+fn the_stored_pages_in_order_form_a_database_file() {
     let server = Server::start();
     shop(&server);
     let mut redis = server.redis();
@@ -205,7 +205,7 @@ fn the_pages_one_after_the_other_are_a_database_file() {
         let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
         values += &format!("    file.write(page(bytes.fromhex('{hex}'), 4096))\n");
     }
-    assert!(shorter > 0, "the documented function has something to do");
+    assert!(shorter > 0, "no stored page is shorter than a page, so the documented function is not tested");
     let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/formats.md");
     let text = std::fs::read_to_string(documents).unwrap();
     let function = text.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
@@ -218,7 +218,7 @@ fn the_pages_one_after_the_other_are_a_database_file() {
 }
 
 #[test]
-fn a_lease_taken_away_by_hand_costs_a_transaction_and_no_data() {
+fn a_deleted_lease_fails_the_transaction_and_loses_no_data() {
     let server = Server::start();
     let (one, two) = (shop(&server), server.open("shop"));
     one.execute_batch("BEGIN IMMEDIATE; INSERT INTO item VALUES (4)").unwrap();
@@ -229,7 +229,7 @@ fn a_lease_taken_away_by_hand_costs_a_transaction_and_no_data() {
 }
 
 #[test]
-fn a_lost_log_harms_no_database() {
+fn a_deleted_log_loses_no_data() {
     let server = Server::start();
     let (one, two) = (shop(&server), server.open("shop"));
     assert_eq!(number(&two, "SELECT count(*) FROM item"), 3);

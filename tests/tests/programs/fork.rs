@@ -1,5 +1,5 @@
-//! A process that forks with connections open, in Debian's Python: a Rust test has threads, and
-//! must not fork.
+//! Processes that fork with open connections. They run in Debian's Python, because a Rust test has threads and must not
+//! fork.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use sqlite_redis_tests::replicated::Replicated;
 use sqlite_redis_tests::{Server, number};
 
 #[test]
-fn child_and_parent_both_go_on_with_a_connection() {
+fn child_and_parent_both_use_a_connection_after_a_fork() {
     let server = Server::start();
     python(
         &server,
@@ -30,7 +30,7 @@ assert count(db) == 101
 }
 
 #[test]
-fn the_schema_cookie_stays_that_of_the_database_whoever_writes_after_a_fork() {
+fn after_a_fork_child_and_parent_keep_the_schema_cookie() {
     let server = Server::start();
     python(
         &server,
@@ -56,7 +56,7 @@ assert count(db) == 2
 }
 
 #[test]
-fn what_a_session_has_seen_its_child_has_seen_too() {
+fn a_forked_child_keeps_its_parents_session_version() {
     let set = Replicated::with(1);
     set.primary.open("shop").execute_batch("CREATE TABLE before (x)").unwrap();
     set.in_step(0, "shop");
@@ -83,9 +83,9 @@ db.execute('COMMIT')
 }
 
 #[test]
-fn a_long_scan_goes_on_in_child_and_parent() {
+fn a_scan_open_at_the_fork_continues_in_child_and_parent() {
     let server = Server::start();
-    // By another process, so that nothing is cached in this one, and pages are asked for ahead.
+    // Another process writes, so nothing is cached in this one and pages are prefetched.
     let big = "CREATE TABLE big AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 9000)
                SELECT n, hex(zeroblob(500)) AS pad FROM n";
     server.open("shop").execute_batch(big).unwrap();
@@ -104,7 +104,7 @@ join(pid)
 }
 
 #[test]
-fn a_write_transaction_open_at_the_fork_is_the_parents() {
+fn a_write_transaction_open_at_the_fork_stays_with_the_parent() {
     let server = Server::start();
     python(
         &server,
@@ -131,7 +131,7 @@ assert count(db) == 3
 }
 
 #[test]
-fn a_write_transaction_open_at_the_fork_is_refused_to_the_child_also_after_the_parents_end() {
+fn a_child_is_refused_the_parents_transaction_after_the_parents_exit() {
     let server = Server::start();
     python(
         &server,
@@ -165,7 +165,7 @@ for mode, rows, end in [(mode, rows, end) for mode in ('delete', 'truncate', 'pe
 }
 
 #[test]
-fn a_child_that_exits_in_the_middle_of_it_leaves_the_parents_transaction_alone() {
+fn a_child_that_exits_leaves_the_parents_transaction_open() {
     let server = Server::start();
     python(
         &server,
@@ -190,7 +190,7 @@ for mode in ('delete', 'memory', 'truncate'):
 }
 
 #[test]
-fn a_journal_that_has_grown_into_a_file_stays_the_parents() {
+fn a_journal_that_spilled_to_a_file_stays_with_the_parent() {
     let server = Server::start();
     python(
         &server,
@@ -216,7 +216,7 @@ for mode in ('delete', 'truncate', 'persist'):
 }
 
 #[test]
-fn a_snapshot_open_at_the_fork_is_read_on_by_both() {
+fn a_snapshot_open_at_the_fork_stays_readable_in_both() {
     let server = Server::start();
     python(
         &server,
@@ -247,7 +247,7 @@ assert count(db) == 503
 }
 
 #[test]
-fn forks_of_forks_and_many_children_write_at_once() {
+fn children_and_their_children_write_concurrently() {
     let server = Server::start();
     python(
         &server,
@@ -271,7 +271,7 @@ assert count(db) == 90
 }
 
 #[test]
-fn a_child_works_whatever_other_threads_of_the_parent_did_at_the_fork() {
+fn a_child_works_after_a_fork_from_a_busy_multithreaded_parent() {
     let server = Server::start();
     python(
         &server,
@@ -308,7 +308,7 @@ assert db.execute(\"SELECT count(*) FROM t WHERE a = 'child'\").fetchone()[0] ==
 }
 
 #[test]
-fn a_child_has_a_mark_of_its_own_for_commits_of_virtual_tables() {
+fn a_child_has_its_own_commit_mark_for_virtual_tables() {
     let server = Server::start();
     let script = "
 vt = sqlite3.connect(':memory:', isolation_level=None)

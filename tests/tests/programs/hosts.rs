@@ -1,5 +1,5 @@
-//! The extension in programs that bring a SQLite of their own: Debian's `sqlite3` and `python3`,
-//! and Node's `better-sqlite3`, which is compiled without URI file names.
+//! The extension in programs that bring their own SQLite: Debian's `sqlite3` and `python3`, and Node's `better-sqlite3`,
+//! which is compiled without URI file names.
 
 use std::process::Output;
 
@@ -63,7 +63,7 @@ fn the_sqlite3_shell_attaches_copies_and_backs_up() {
 }
 
 #[test]
-fn the_sqlite3_shell_says_why() {
+fn the_sqlite3_shell_shows_the_reason_of_an_error() {
     let script = "
 .open 'file:shop?vfs=redis&redis=unix:///nowhere/redis.sock'
 SELECT 1 FROM sqlite_master;
@@ -83,7 +83,7 @@ SELECT redis_last_error();
 }
 
 #[test]
-fn the_extension_may_be_loaded_twice_and_again_in_a_connection_to_redis() {
+fn the_extension_can_be_loaded_more_than_once() {
     let server = Server::start();
     let script = format!(
         ".load {path}
@@ -104,7 +104,7 @@ fn the_extension_may_be_loaded_twice_and_again_in_a_connection_to_redis() {
 }
 
 #[test]
-fn redis_is_the_default_vfs_where_the_environment_asks_for_it() {
+fn the_environment_can_make_redis_the_default_vfs() {
     let server = Server::start();
     let url = server.url();
     let script = ".open plain_name\nCREATE TABLE t (x); INSERT INTO t VALUES (1);\n.vfsname\nSELECT count(*) FROM t;";
@@ -172,7 +172,7 @@ for n in range(3):
 }
 
 #[test]
-fn python_says_why() {
+fn python_shows_the_reason_of_an_error() {
     let server = Server::with(["--requirepass", "secret"]).start();
     let script = "
 try:
@@ -209,7 +209,7 @@ say(connect('file:shop?vfs=redis').execute('SELECT count(*), sum(x) FROM t').fet
     assert_eq!(said.out, "(100, 1200)", "{said:?}");
 }
 
-/// `better-sqlite3` can't be given `file:shop?vfs=redis`; the VFS is its default one instead.
+/// `better-sqlite3` can't open `file:shop?vfs=redis`, so the environment makes the VFS the default.
 const NODE: &str = "
 const Database = require('better-sqlite3');
 new Database(':memory:').loadExtension(process.env.EXTENSION);

@@ -1,4 +1,4 @@
-//! Programs that people use: sqlite3, Python, Node; what the documents tell them.
+//! The extension in other programs (sqlite3, Python, Node), forks, and the procedures of `docs/`.
 
 mod chinook_hosts;
 mod docs;

@@ -1,5 +1,5 @@
-//! The virtual table in programs that load the extension: Debian's `sqlite3` and `python3`, whose
-//! SQLite is 3.40, with a main database that is an ordinary file.
+//! The virtual table in programs that load the extension: Debian's `sqlite3` and `python3` with SQLite 3.40. The main
+//! database is an ordinary file.
 
 use sqlite_redis_tests::vtab::{check_keys, table};
 use sqlite_redis_tests::{Server, hosts, number, text};
@@ -39,7 +39,7 @@ fn the_sqlite3_shell_keeps_rows_in_redis_beside_a_file() {
     assert_eq!(check_keys_of(&server, "goods"), 3);
 }
 
-/// Reals stand in keys as SQLite prints them, but in the sorted set with six places.
+/// Keys hold a real as SQLite prints it; the sorted set rounds it to six decimals.
 fn check_keys_of(server: &Server, name: &str) -> usize {
     let dropped = sqlite_redis_tests::vtab::connect();
     sqlite_redis_tests::vtab::create(&dropped, &server.url(), name, "name TEXT, price REAL, kind INT").unwrap();
@@ -48,7 +48,7 @@ fn check_keys_of(server: &Server, name: &str) -> usize {
 }
 
 #[test]
-fn python_has_the_same_rows_on_every_connection() {
+fn python_reads_the_same_rows_on_every_connection() {
     let server = Server::start();
     let script = r"
 columns = 'id INTEGER PRIMARY KEY, word TEXT UNIQUE, n INT INDEXED'

@@ -1,4 +1,4 @@
-//! A short run of the soak. `scripts/soak` runs it for as long as one likes.
+//! A 20-second run of the soak. `scripts/soak SECONDS SEED` runs it longer.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use sqlite_redis_tests::soak::faults::Fault;
 use sqlite_redis_tests::soak::run::{Plan, run};
 
 #[test]
-fn nothing_is_lost_torn_or_done_twice_under_faults() {
+fn no_commit_is_lost_torn_or_repeated_under_faults() {
     let plan =
         Plan { duration: Duration::from_secs(20), seed: 2026, workers: 2, program: env!("CARGO_BIN_EXE_soak").into() };
     let verdict = run(&plan, |_, _| {}).unwrap();
