@@ -1,4 +1,4 @@
-//! One way to ask for what a workload does, whoever answers.
+//! One interface to the systems: the trait [`Sql`] and its implementations.
 
 use std::collections::HashMap;
 
@@ -34,33 +34,33 @@ impl Param {
     }
 }
 
-/// A connection that speaks SQL. Statements are prepared once; parameters are `$1`, `$2`, in order.
+/// A connection that speaks SQL. Each statement is prepared once. Parameters are `$1`, `$2` and so on, in order.
 pub trait Sql {
-    /// Runs a statement; returns the rows that it changed.
+    /// Runs a statement and returns the number of changed rows.
     fn execute(&mut self, sql: &str, params: &[Param]) -> Result<usize>;
 
-    /// Reads all rows and columns; returns the number of rows.
+    /// Runs a query, reads all rows and columns, and returns the number of rows.
     fn query(&mut self, sql: &str, params: &[Param]) -> Result<usize>;
 
-    /// Runs statements that are not worth preparing.
+    /// Runs statements once, without preparing them.
     fn batch(&mut self, sql: &str) -> Result<()>;
 
     /// Begins a transaction that will write.
     fn begin(&mut self) -> Result<()>;
 
-    /// Fills a table in one transaction, in the fastest way that the system offers.
+    /// Fills a table in one transaction, in the fastest way that the system has.
     fn load(&mut self, table: &str, rows: &mut dyn Iterator<Item = Vec<Param>>) -> Result<()>;
 
-    /// The type of an integer key, in DDL.
+    /// The type of an integer key in DDL.
     fn integer(&self) -> &'static str;
 
-    /// Makes a table; `columns` say `INTEGER` where a key is one.
+    /// Creates a table. `columns` write `INTEGER` for the type of an integer key.
     fn create(&mut self, table: &str, columns: &str) -> Result<()> {
         let columns = columns.replace("INTEGER", self.integer());
         self.batch(&format!("CREATE TABLE {table} ({columns})"))
     }
 
-    /// Makes an index of one column.
+    /// Creates an index on one column.
     fn index(&mut self, table: &str, column: &str) -> Result<()> {
         self.batch(&format!("CREATE INDEX {table}_{column} ON {table} ({column})"))
     }
@@ -111,14 +111,14 @@ impl Sql for rusqlite::Connection {
     }
 }
 
-/// Virtual tables on a server, in a connection that has no database of its own.
+/// Virtual tables on a server, in a connection whose main database is in memory.
 pub struct VirtualTables {
     connection: rusqlite::Connection,
     url: String,
 }
 
 impl VirtualTables {
-    /// With tables of these names and columns.
+    /// Opens a connection with virtual tables of these names and columns.
     pub fn open(url: String, tables: &[(&str, &str)]) -> Result<Self> {
         sqlite_redis::register()?;
         let connection = rusqlite::Connection::open_in_memory()?;
@@ -130,7 +130,7 @@ impl VirtualTables {
 }
 
 impl Sql for VirtualTables {
-    /// What another client has overtaken is done once more, as an application would.
+    /// Runs a statement again while it conflicts with another client, as an application would.
     fn execute(&mut self, sql: &str, params: &[Param]) -> Result<usize> {
         loop {
             match Sql::execute(&mut self.connection, sql, params) {

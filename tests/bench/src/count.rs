@@ -1,4 +1,4 @@
-//! What an operation costs apart from time: round trips, commands, bytes, and the server's own time.
+//! The cost of an operation apart from time: round trips, commands, bytes, and CPU time of the server.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -8,10 +8,10 @@ use crate::setting::Setting;
 use crate::system::System;
 use crate::workload::{Session, Workload};
 
-/// Operations that are counted.
+/// Number of operations that are averaged.
 const OPERATIONS: u64 = 20;
 
-/// Per operation, on average.
+/// Averages for one operation.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct PerOp {
     pub trips: f64,
@@ -19,14 +19,14 @@ pub struct PerOp {
     pub received: f64,
     /// Commands that Redis carried out.
     pub commands: Option<f64>,
-    /// Time that Redis took for them, microseconds: what one server can serve is bounded by it.
+    /// Time that Redis spent in these commands, in microseconds. It bounds the throughput of one server.
     pub server_us: Option<f64>,
 }
 
-/// Counts some operations of a session that goes through a relay.
+/// Runs some operations of a session that goes through a relay, and averages their costs.
 ///
 /// # Errors
-/// The operation fails, or the server can't be asked.
+/// An operation fails, or the server does not answer.
 pub fn per_op(workload: &Workload, session: &mut Session, servers: &Servers) -> Result<PerOp> {
     let counters = if session.system.asks_redis() { &servers.redis_counters } else { &servers.postgres_counters };
     workload.before(session)?;
@@ -51,7 +51,7 @@ pub fn per_op(workload: &Workload, session: &mut Session, servers: &Servers) -> 
     })
 }
 
-/// Calls of all commands so far, and microseconds in them.
+/// Number of commands so far, and the microseconds spent in them.
 fn commands(redis: &mut redis::Connection) -> Result<(u64, u64)> {
     let stats: String = redis::cmd("INFO").arg("commandstats").query(redis)?;
     let mut sum = (0, 0);
@@ -63,7 +63,7 @@ fn commands(redis: &mut redis::Connection) -> Result<(u64, u64)> {
             let value = rest.split(',').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
             value.and_then(|value| value.parse::<u64>().ok()).unwrap_or(0)
         };
-        // INFO is ours; the time of EXEC is that of the commands within.
+        // The benchmark itself sends INFO. The time of EXEC already counts in the commands within it.
         if command != "info" {
             sum.0 += number("calls");
             sum.1 += if command == "exec" { 0 } else { number("usec") };

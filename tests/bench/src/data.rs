@@ -1,4 +1,4 @@
-//! What the workloads work on, the same in every system.
+//! The data of the workloads, the same in every system.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Param, Sql};
 
-/// How large everything is.
+/// Numbers of rows.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Sizes {
-    /// Rows of `item`, which is only read, and of `stock`, which is the same and updated.
+    /// Rows of `item`, which is only read, and of `stock`, a copy of it that is updated.
     pub items: i64,
     /// Rows of 1,000 bytes for YCSB.
     pub records: i64,
@@ -26,16 +26,16 @@ impl Sizes {
     pub const FULL: Sizes = Sizes { items: 100_000, records: 10_000, scanned: 100_000, loaded: 1_000_000 };
     pub const QUICK: Sizes = Sizes { items: 1_000, records: 200, scanned: 1_000, loaded: 1_000 };
 
-    /// Smaller ones, for settings in which each round trip takes milliseconds.
+    /// Smaller tables, for settings in which each round trip takes milliseconds.
     pub fn tenth(self) -> Sizes {
         Sizes { scanned: self.scanned / 10, loaded: self.loaded / 10, ..self }
     }
 }
 
-/// Rows that have one category.
+/// Number of rows in each category.
 pub const PER_CATEGORY: i64 = 10;
 
-/// Text of a length that does not repeat soon and compresses like prose, roughly.
+/// Text of a given length that compresses about as well as prose.
 pub fn text(seed: i64, length: usize) -> String {
     const WORDS: [&str; 8] = ["river ", "stone ", "early ", "copper ", "window ", "seven ", "garden ", "quiet "];
     let mut state = (seed as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -57,7 +57,7 @@ fn record(id: i64) -> Vec<Param> {
     vec![Param::Text(key(id)), Param::Text(text(id, 1000))]
 }
 
-/// A key of YCSB.
+/// The key of a YCSB record.
 pub fn key(id: i64) -> String {
     format!("user{id:012}")
 }
@@ -76,10 +76,10 @@ pub const TABLES: &[(&str, &str)] = &[
     ("usertable", "k TEXT PRIMARY KEY, v TEXT"),
 ];
 
-/// Makes and fills the tables of the database `bench`.
+/// Creates and fills the tables of the database `bench`.
 ///
 /// # Errors
-/// The system refuses.
+/// The system returns an error.
 pub fn build(sql: &mut dyn Sql, sizes: Sizes) -> Result<()> {
     TABLES.iter().try_for_each(|(table, columns)| sql.create(table, columns))?;
     sql.load("item", &mut (0..sizes.items).map(item))?;
@@ -88,10 +88,10 @@ pub fn build(sql: &mut dyn Sql, sizes: Sizes) -> Result<()> {
     sql.index("item", "category")
 }
 
-/// Makes the table that is scanned and vacuumed.
+/// Creates the table that is scanned and vacuumed.
 ///
 /// # Errors
-/// The system refuses.
+/// The system returns an error.
 pub fn build_scanned(sql: &mut dyn Sql, rows: i64) -> Result<()> {
     sql.create("scanned", "id INTEGER PRIMARY KEY, body TEXT")?;
     sql.load("scanned", &mut (0..rows).map(|id| vec![Param::Int(id), Param::Text(text(id, 985))]))
@@ -99,19 +99,19 @@ pub fn build_scanned(sql: &mut dyn Sql, rows: i64) -> Result<()> {
 
 pub const LOADED_COLUMNS: &str = "id INTEGER PRIMARY KEY, name TEXT, value DOUBLE PRECISION";
 
-/// The bulk load: a table and its rows, in one transaction each.
+/// The bulk load: creates a table and inserts its rows, in one transaction each.
 ///
 /// # Errors
-/// The system refuses.
+/// The system returns an error.
 pub fn bulk_load(sql: &mut dyn Sql, rows: i64) -> Result<()> {
     sql.create("loaded", LOADED_COLUMNS)?;
     sql.load("loaded", &mut (0..rows).map(loaded))
 }
 
-/// Values of Redis alone: of the bytes of a row.
+/// Fills Redis, for the workloads without SQL, with values of the size of a row.
 ///
 /// # Errors
-/// The server refuses.
+/// The server returns an error.
 pub fn build_floor(connection: &mut Connection, sizes: Sizes) -> Result<()> {
     for first in (0..sizes.items).step_by(1000) {
         let mut batch = pipe();
@@ -126,7 +126,7 @@ pub fn build_floor(connection: &mut Connection, sizes: Sizes) -> Result<()> {
     Ok(())
 }
 
-/// Tables of Chinook that the join is about, with their columns.
+/// The tables of Chinook that the join reads, with their columns.
 const CHINOOK: [(&str, &str, &str); 4] = [
     ("artist", "artistid INTEGER PRIMARY KEY, name TEXT", "ArtistId, Name"),
     ("album", "albumid INTEGER PRIMARY KEY, title TEXT, artistid INTEGER", "AlbumId, Title, ArtistId"),
@@ -138,15 +138,15 @@ const CHINOOK: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// The Chinook database, where it is beside the project.
+/// The path of the Chinook database, if it lies beside the project.
 pub fn chinook() -> Option<PathBuf> {
     sqlite_redis_tests::chinook()
 }
 
-/// Copies those tables, and lets the system look at what it has.
+/// Copies the tables of Chinook, and lets the system analyze them.
 ///
 /// # Errors
-/// The system refuses.
+/// The system returns an error.
 pub fn copy_chinook(sql: &mut dyn Sql) -> Result<()> {
     let Some(file) = chinook() else { return Ok(()) };
     let source = rusqlite::Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;

@@ -1,4 +1,4 @@
-//! What is to be reached, as ratios within one run.
+//! The goals of the benchmark, as ratios within one run.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::measure::Results;
 use crate::setting::Setting;
 use crate::system::System::{self, *};
 
-/// One goal in one setting.
+/// The result of one goal in one setting.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
     pub measure: String,
@@ -34,7 +34,7 @@ impl Need {
 
 type Cell = (&'static str, System);
 
-/// A goal: the time of one cell by that of another.
+/// A goal: a bound for the time of the cell `long` divided by the time of the cell `short`.
 struct Goal {
     measure: &'static str,
     need: Need,
@@ -52,7 +52,7 @@ const fn goal(measure: &'static str, need: Need, long: Cell, short: Cell, settin
     Goal { measure, need, long, short, settings }
 }
 
-/// "At least so many times the rate" is the other's time by ours.
+/// A goal for a rate, "at least n times the rate of the other", divides the other's time by ours.
 const GOALS: &[Goal] = &[
     goal("point select: time by that of GET", Need::AtMost(1.25), ("point", SqliteRedis), ("point", Redis), PLACEMENTS),
     goal(
@@ -128,10 +128,10 @@ const GOALS: &[Goal] = &[
     ),
 ];
 
-/// Everything is to be so much faster than the textbook at 2 ms.
+/// At 2 ms, every workload must be at least this many times faster than the textbook.
 const BY_TEXTBOOK: Need = Need::AtLeast(20.0);
 
-/// What was reached of each goal that was measured.
+/// The result of each goal that was measured.
 pub fn outcomes(results: &Results) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for goal in GOALS {
@@ -140,7 +140,7 @@ pub fn outcomes(results: &Results) -> Vec<Outcome> {
             outcomes.extend(reached.map(|reached| goal.need.outcome(goal.measure, Some(setting), reached)));
         }
     }
-    // PostgreSQL reads in a transaction with one round trip each, as outside of one.
+    // PostgreSQL needs one round trip for each read, inside of a transaction as outside of one.
     for &setting in PLACEMENTS {
         let reached = results.ratio(setting, ("point", PostgresAsync), ("point-in-transaction", SqliteRedis));
         let measure = "point select in a transaction: rate by that of PostgreSQL";
@@ -176,8 +176,8 @@ pub fn outcomes(results: &Results) -> Vec<Outcome> {
     outcomes
 }
 
-/// What the settings allow a client for a transaction of any size: `cache_size` and `stage_bytes` for pages,
-/// half of `log_bytes` for deltas, and something for itself.
+/// Memory, in MB, that the default settings allow a client for a transaction of any size: `cache_size` and
+/// `stage_bytes` for pages, half of `log_bytes` for deltas, and some for the process itself.
 const LARGE_MEMORY: f64 = 200.0;
 
 fn contention(results: &Results) -> Vec<Outcome> {
@@ -200,7 +200,7 @@ fn contention(results: &Results) -> Vec<Outcome> {
             let rate = results.ratio(setting, ("writer-1", system), ("writers-4", system));
             outcomes.extend(rate.map(|rate| Need::AtLeast(0.7).outcome(rate_measure, Some(setting), rate)));
             let Some(summary) = results.summary("writers-4", system, setting) else { continue };
-            // Each of the four waits for the others, so its mean is four times that of all.
+            // The mean counts the operations of all four writers. Each writer's own mean is four times as long.
             let worst = summary.worst / (summary.mean * 4.0);
             outcomes.push(Need::AtMost(20.0).outcome(worst_measure, Some(setting), worst));
             outcomes.push(Need::AtLeast(0.5).outcome(fairness_measure, Some(setting), summary.fairness));

@@ -1,11 +1,11 @@
-//! sqlite-redis measured side by side with what else one might use. `scripts/bench` runs it.
+//! Measures sqlite-redis beside other systems. `scripts/bench` runs this program.
 //!
-//! - `setting`: where client and server run, and the latency between them; `relay`: adds it, and counts
-//! - `system`: who is compared; `client`: how all are asked; `textbook`, `postgres`: two of them
-//! - `data`, `workload`: what is done; `servers`: private servers, filled
-//! - `measure`: the rounds; `workers`: work in other processes; `count`: what goes over the wire
+//! - `setting`: placement of client and server, and the latency between them; `relay`: adds latency, counts traffic
+//! - `system`: the compared systems; `client`: one interface to all; `textbook`, `postgres`: two of the systems
+//! - `data`, `workload`: tables and operations; `servers`: private servers with the data
+//! - `measure`: the rounds; `workers`: worker processes; `count`: traffic per operation
 //! - `once`: bytes in Redis, and one large transaction
-//! - `stats`, `results`: what it comes to; `report`, `markdown`, `plot`, `goals`: how it is shown
+//! - `stats`, `results`: medians and ratios; `report`, `markdown`, `plot`, `goals`: output
 
 mod setting;
 mod relay;
@@ -43,7 +43,7 @@ use system::System;
 use workload::{Manner, WORKLOADS, Workload};
 
 #[derive(Parser)]
-#[command(name = "bench", about = "Measures sqlite-redis side by side with what else one might use")]
+#[command(name = "bench", about = "Measures sqlite-redis beside other systems")]
 struct Arguments {
     #[command(subcommand)]
     part: Option<Part>,
@@ -55,22 +55,22 @@ struct Arguments {
 struct Run {
     /// Only workloads whose name begins with one of these
     filter: Vec<String>,
-    /// A small run that shows that everything works; its figures mean nothing
+    /// A short run that only checks that everything works; its figures mean nothing
     #[arg(long)]
     quick: bool,
-    /// Only these systems (and sqlite-redis, by which the others are divided)
+    /// Only these systems, and sqlite-redis, to which the others are compared
     #[arg(long, value_delimiter = ',')]
     systems: Vec<System>,
     /// Only these settings
     #[arg(long, value_delimiter = ',')]
     settings: Vec<Setting>,
-    /// Rounds; cold workloads and several processes get half of them
+    /// Number of rounds; cold workloads and those of several processes get half as many
     #[arg(long, default_value_t = 7)]
     rounds: u32,
-    /// Time for one cell in one round, milliseconds
+    /// Time for one workload, system and setting in one round, in milliseconds
     #[arg(long, default_value_t = 80)]
     slice_ms: u64,
-    /// Where results.json, performance.md and performance.svg go
+    /// Directory for results.json, performance.md and performance.svg
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
     /// Also write the tables to this file, and the picture beside it
@@ -78,7 +78,7 @@ struct Run {
     document: Option<PathBuf>,
 }
 
-/// What this program does in processes of its own.
+/// Parts of the benchmark that run in separate processes.
 #[derive(Subcommand)]
 enum Part {
     #[command(hide = true)]
@@ -104,7 +104,7 @@ fn main() -> Result<()> {
         Some(Part::Relay { delay_us, listen, target }) => {
             relay::start(&listen, &target, Duration::from_micros(delay_us))?;
             println!("ready");
-            // It ends with the one who started it.
+            // The relay ends when its parent closes the pipe.
             std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
             Ok(())
         }
@@ -124,7 +124,7 @@ fn chosen(filter: &[String]) -> Result<Vec<&'static Workload>> {
     Ok(workloads)
 }
 
-/// Whether something that is measured once is wanted.
+/// Whether the filter selects a measurement that is made once.
 fn is_chosen(filter: &[String], name: &str) -> bool {
     filter.is_empty() || filter.iter().any(|filter| name.starts_with(filter.as_str()))
 }

@@ -9,7 +9,7 @@ use crate::setting::Setting;
 use crate::system::System;
 use crate::workload::{Manner, WORKLOADS, Workload};
 
-/// What every generated page begins with.
+/// The first lines of each generated page.
 const HEAD: &str = "# Results of `scripts/bench`
 
 Generated: `scripts/bench --rounds 5 --document docs/results/performance.md`. [How it is measured](../performance.md#how-it-is-measured)
@@ -49,7 +49,7 @@ fn goals(results: &Results) -> String {
     text
 }
 
-/// Time of an operation, and in brackets by that of sqlite-redis.
+/// The time of an operation, and in brackets its ratio to that of sqlite-redis.
 fn times(results: &Results, systems: &[System], setting: Setting) -> String {
     let cell = |workload: &Workload, system| {
         let summary = results.summary(workload.name, system, setting)?;
@@ -74,7 +74,7 @@ fn times(results: &Results, systems: &[System], setting: Setting) -> String {
     text
 }
 
-/// What several processes get: the rate of all, and how long each waited.
+/// Several processes: the rate of all together, and how long each waited.
 fn together(results: &Results, systems: &[System], settings: &[Setting]) -> String {
     let mut lines = String::new();
     for workload in WORKLOADS.iter().filter(|workload| matches!(workload.manner, Manner::Together(_))) {
@@ -95,7 +95,7 @@ fn together(results: &Results, systems: &[System], settings: &[Setting]) -> Stri
     "\n## Several processes\n\n".to_owned() + &head(columns) + &lines
 }
 
-/// What goes over the wire for one operation.
+/// Traffic of one operation.
 fn wire(results: &Results, systems: &[System]) -> String {
     let mut lines = String::new();
     for workload in WORKLOADS {

@@ -1,5 +1,5 @@
-//! The run: rounds over settings, workloads and systems, a short slice of each at a time, so that
-//! whatever the machine does meanwhile hits all alike.
+//! The run: rounds over settings, workloads and systems, with a short slice for each, so that disturbances of the
+//! machine affect all alike.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -24,28 +24,28 @@ pub struct Plan {
     pub settings: Vec<Setting>,
     pub sizes: Sizes,
     pub rounds: u32,
-    /// Rounds of those that take long: cold ones, and several processes.
+    /// Rounds of the long workloads: cold ones, and those of several processes.
     pub long_rounds: u32,
     pub slice: Duration,
-    /// Slice of several processes.
+    /// Slice of a workload of several processes.
     pub together: Duration,
 }
 
-/// One round of one cell. Times are in nanoseconds.
+/// One round of one cell (a workload, system and setting). Times are in nanoseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Round {
     pub operations: u64,
     pub median: f64,
-    /// Wall clock by operations: what the rate comes from.
+    /// Elapsed time divided by operations. The rate is its inverse.
     pub mean: f64,
     pub p99: f64,
     pub worst: f64,
-    /// Operations of the process that did the fewest, by those of the one that did the most.
+    /// Operations of the slowest process divided by those of the fastest.
     pub fairness: f64,
 }
 
 impl Round {
-    /// `sessions` has the times of the operations of each, `elapsed` how long it took.
+    /// `sessions` holds the times of the operations of each process; `elapsed` is the time of all.
     pub fn new(sessions: Vec<Vec<u64>>, elapsed: Duration) -> Round {
         let count = |session: &Vec<u64>| session.len() as f64;
         let most = sessions.iter().map(count).fold(1.0, f64::max);
@@ -63,10 +63,10 @@ impl Round {
     }
 }
 
-/// What names a cell.
+/// The key of a cell.
 pub type Key = (&'static str, System, Setting);
 
-/// All that was measured.
+/// Everything that was measured.
 #[derive(Default)]
 pub struct Results {
     pub cells: BTreeMap<Key, Vec<Round>>,
@@ -75,7 +75,7 @@ pub struct Results {
     pub large: Option<Large>,
 }
 
-/// Does the operation until the time is up; returns how long each took.
+/// Repeats the operation until the time is up, and returns the time of each.
 pub fn slice(workload: &Workload, session: &mut Session, time: Duration) -> Result<Vec<u64>> {
     let mut times = Vec::new();
     let start = Instant::now();
@@ -89,7 +89,7 @@ pub fn slice(workload: &Workload, session: &mut Session, time: Duration) -> Resu
     Ok(times)
 }
 
-/// A session whose cache has what the workloads read.
+/// Reads the tables of the workloads into the session's cache.
 pub fn warm(session: &mut Session) -> Result<()> {
     if session.system.is_floor() {
         return Ok(());
@@ -107,17 +107,17 @@ struct Run<'a> {
     plan: &'a Plan,
     servers: &'a Servers,
     sessions: HashMap<(System, Setting), Session>,
-    /// Those whose cache has been filled in this round. What others have written since the last one
-    /// may be more than a cache follows.
+    /// The sessions whose cache was filled in this round. It is filled in each round, because other sessions may have
+    /// written more than a cache can catch up with.
     warmed: HashSet<(System, Setting)>,
-    /// Numbers the sessions.
+    /// Number of sessions so far; each gets the next number.
     workers: i64,
 }
 
 /// Measures everything in the plan.
 ///
 /// # Errors
-/// Something that is measured does not work.
+/// A workload fails.
 pub fn run(plan: &Plan, servers: &Servers) -> Result<Results> {
     let mut run = Run { plan, servers, sessions: HashMap::new(), warmed: HashSet::new(), workers: 0 };
     let mut results = Results::default();
@@ -162,7 +162,7 @@ impl Run<'_> {
                 data::copy_chinook(session.sql()?)?;
             }
             self.sessions.insert((system, setting), session);
-            // Servers such as PostgreSQL start a process for it.
+            // PostgreSQL started a process for the connection: it belongs on the server's core.
             setting.arrange(&self.servers.pids()?)?;
         }
         let session = self.sessions.get_mut(&(system, setting)).context("the session just opened")?;
@@ -207,7 +207,7 @@ impl Run<'_> {
         time: Duration,
     ) -> Result<Round> {
         let sizes = match system {
-            // Redis compares what is watched with all that is watched already, which takes time.
+            // `WATCH` compares a key with all keys that the connection watches already, which takes time.
             System::VirtualTable => self.plan.sizes.tenth().tenth(),
             _ if setting.delay().is_some() => self.plan.sizes.tenth(),
             _ => self.plan.sizes,

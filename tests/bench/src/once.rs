@@ -1,5 +1,5 @@
-//! What is measured once and is no time of an operation: what a database takes in Redis, and what
-//! one large transaction does to others.
+//! Measurements that are made once and are no time of an operation: the size of a database in Redis, and the effect of
+//! one large transaction on other clients.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,34 +15,34 @@ use sqlite_redis_tests::Server;
 use crate::data::{self, Sizes};
 use crate::setting::Setting;
 
-/// Names that can be chosen like those of workloads.
+/// Names for the filter, beside those of the workloads.
 pub const STORED: &str = "stored";
 pub const LARGE: &str = "large";
 
-/// Memory in Redis by the bytes of the SQLite file.
+/// Memory in Redis divided by the size of the SQLite file.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Stored {
     pub plain: f64,
     pub compressed: f64,
 }
 
-/// One large transaction: rows are inserted into a database that is in use.
+/// One large transaction: inserts into a database that is in use.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Large {
     /// Bytes of the rows.
     pub bytes: u64,
     pub seconds: f64,
-    /// The most memory that the client ever had, and what it had before.
+    /// The client's peak memory, and its memory before the transaction, in bytes.
     pub peak: u64,
     pub before: u64,
-    /// The longest that another client of the server waited for `PING`, milliseconds.
+    /// The longest time that another client's `PING` took, in milliseconds.
     pub blocked_ms: f64,
 }
 
-/// Stores Chinook, or what resembles it where that is not beside the project, in both ways.
+/// Stores Chinook, or generated data where Chinook is missing, without and with compression.
 ///
 /// # Errors
-/// Something fails.
+/// The import fails, or the server returns an error.
 pub fn stored() -> Result<Stored> {
     let directory = tempfile::tempdir()?;
     let file = match data::chinook() {
@@ -78,7 +78,7 @@ fn share(file: &Path, compress: bool) -> Result<f64> {
     Ok(bytes as f64 / content.len() as f64)
 }
 
-/// Bytes of the transaction: what the goal says, where there is room for it.
+/// Size of the large transaction: that of the goal if memory and disk suffice, else less.
 pub fn large_bytes(quick: bool) -> u64 {
     const NEEDED: u64 = 8 << 30;
     let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kilobytes(&text, "MemAvailable:"));
@@ -91,26 +91,26 @@ pub fn large_bytes(quick: bool) -> u64 {
     }
 }
 
-/// A field of a file in `/proc`, in bytes.
+/// A field of a file in `/proc`, converted from kB to bytes.
 fn kilobytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
 }
 
-/// What the process of the transaction tells.
+/// The measurements of the transaction's process, as JSON.
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct LargeReport {
     seconds: f64,
     before: u64,
     peak: u64,
 }
 
-/// Runs the transaction in a process of its own while another client sends `PING`.
+/// Runs the large transaction in a separate process while another client sends `PING`.
 ///
 /// # Errors
-/// It fails.
+/// The transaction fails, or the server does not answer.
 pub fn large(bytes: u64) -> Result<Large> {
-    // With an append-only file, it would be the disk that makes others wait.
+    // No append-only file: other clients would wait for the disk.
     let server = Server::start();
     Setting::TwoCores.arrange(&[server.pid()])?;
     let client = Command::new(std::env::current_exe()?)
@@ -135,17 +135,17 @@ pub fn large(bytes: u64) -> Result<Large> {
         Ok(output?)
     })?;
     ensure!(output.status.success(), "the large transaction ended with {}", output.status);
-    let Told { seconds, before, peak } = serde_json::from_slice(&output.stdout)?;
+    let LargeReport { seconds, before, peak } = serde_json::from_slice(&output.stdout)?;
     Ok(Large { bytes, seconds, peak, before, blocked_ms: blocked.as_secs_f64() * 1e3 })
 }
 
-/// The transaction's own process.
+/// Runs the large transaction. This is the main function of its process.
 ///
 /// # Errors
-/// It fails.
+/// The transaction fails.
 pub fn insert_large(url: &str, bytes: u64) -> Result<()> {
     let mut db = Options::new("large").server(url).open()?;
-    // The second table stays as it is, so not all pages are new: the harder case.
+    // The second table stays unchanged, so not all pages are new. This is the harder case.
     db.execute_batch("CREATE TABLE entry (id INTEGER PRIMARY KEY, body TEXT); CREATE TABLE kept (x)")?;
     let status = |field| -> Result<u64> {
         kilobytes(&std::fs::read_to_string("/proc/self/status")?, field).with_context(|| format!("{field} of itself"))
@@ -158,6 +158,6 @@ pub fn insert_large(url: &str, bytes: u64) -> Result<()> {
     }
     transaction.commit()?;
     let seconds = start.elapsed().as_secs_f64();
-    println!("{}", serde_json::to_string(&Told { seconds, before, peak: status("VmHWM:")? })?);
+    println!("{}", serde_json::to_string(&LargeReport { seconds, before, peak: status("VmHWM:")? })?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The picture: for each workload a line, on it a dot for each system, at its time.
+//! The picture: a line for each workload, with a dot for each system at its time.
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ const PANEL: f64 = 380.0;
 const GAP: f64 = 40.0;
 const TOP: f64 = 70.0;
 
-/// Systems that are shown, with their colours.
+/// The systems in the picture, with their colours.
 const SHOWN: [(System, &str); 7] = [
     (System::Textbook, "#b8b8b8"),
     (System::FileWal, "#8c6d1f"),
@@ -39,7 +39,7 @@ pub fn svg(results: &Results, settings: &[Setting]) -> String {
     for (system, colour) in SHOWN.iter().rev() {
         let _ = writeln!(svg, "<circle cx=\"{x}\" cy=\"16\" r=\"5\" fill=\"{colour}\"/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"20\">{}</text>", x + 10.0, system.name());
-        // About as wide as the text is.
+        // An estimate of the text's width.
         x += 30.0 + 6.6 * system.name().len() as f64;
     }
     for (n, workload) in workloads.iter().enumerate() {
@@ -54,8 +54,8 @@ pub fn svg(results: &Results, settings: &[Setting]) -> String {
 
 fn panel(results: &Results, workloads: &[&Workload], setting: Setting, left: f64) -> String {
     let time = |workload: &Workload, system| results.summary(workload.name, system, setting).map(|cell| cell.time);
-    // Systems without a server are measured in one placement only. Where latency is added, cold workloads
-    // are smaller ones.
+    // Systems without a server are measured in one placement only. Where latency is added, cold workloads use smaller
+    // tables.
     let anywhere = |workload: &Workload, system: System| {
         let is_another = setting.delay().is_some() && matches!(workload.manner, Manner::Cold { .. });
         let alone = || results.summary(workload.name, system, Setting::OneCore).map(|cell| cell.time);

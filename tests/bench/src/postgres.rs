@@ -1,4 +1,4 @@
-//! A private PostgreSQL: a cluster of its own in a temporary directory, on a unix socket.
+//! A private PostgreSQL: its own cluster in a temporary directory, on a unix socket.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-/// Name of the socket in its directory.
+/// File name of the socket.
 pub const SOCKET: &str = ".s.PGSQL.5432";
 
-/// Databases of the cluster: one for each way to commit.
+/// The databases of the cluster, one for each `synchronous_commit`.
 pub const DATABASES: [&str; 2] = ["async", "sync"];
 
-/// A running cluster, which ends with this.
+/// A running cluster. Dropping it stops the server.
 pub struct Cluster {
     server: Child,
     directory: TempDir,
 }
 
 impl Cluster {
-    /// Makes and starts one.
+    /// Creates and starts a cluster.
     ///
     /// # Errors
     /// PostgreSQL is not installed, or does not start.
@@ -77,12 +77,12 @@ impl Cluster {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
-    /// Where its socket is.
+    /// The directory of the socket.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The server's process and those that it has started.
+    /// The process ids of the server and its children.
     pub fn pids(&self) -> Result<Vec<u32>> {
         let server = self.server.id();
         let output = Command::new("pgrep").args(["-P", &server.to_string()]).output()?;
@@ -93,34 +93,34 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // SIGINT: the shutdown that does not wait for clients.
+        // SIGINT is a fast shutdown: the server disconnects its clients.
         let _ = Command::new("kill").args(["-INT", &self.server.id().to_string()]).status();
         let _ = self.server.wait();
     }
 }
 
-/// Connects to the socket in a directory; `options` as on the command line of a server.
+/// Connects to the socket in a directory. `options` are command-line options of the server.
 ///
 /// # Errors
-/// Nobody answers there.
+/// The server does not answer.
 pub fn connect(directory: &Path, database: &str, options: &str) -> Result<postgres::Client> {
     let mut config = postgres::Config::new();
     config.host_path(directory).user("bench").dbname(database).options(options);
     Ok(config.connect(postgres::NoTls)?)
 }
 
-/// Where Debian and others put the programs: the newest version.
+/// The directory of the PostgreSQL programs, as Debian and others install them: the newest version.
 fn programs() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
     let newest = versions.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).max()?;
     Some(format!("/usr/lib/postgresql/{newest}/bin").into())
 }
 
-/// The user to run as, since PostgreSQL refuses root.
+/// The user to run as, because PostgreSQL refuses to run as root.
 struct Unprivileged(Option<(String, String)>);
 
 impl Unprivileged {
-    /// Whoever runs this unless that is root; then `postgres` or `nobody`, who gets the directory.
+    /// The current user if that is not root; else `postgres` or `nobody`, who then owns the directory.
     fn find(directory: &Path) -> Result<Self> {
         if fs::metadata(directory)?.uid() != 0 {
             return Ok(Unprivileged(None));

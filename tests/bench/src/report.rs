@@ -1,4 +1,4 @@
-//! The results for people (a table) and for programs (JSON).
+//! The results as tables for people and as JSON for programs.
 
 use std::fmt::Write;
 
@@ -64,7 +64,7 @@ fn table(results: &Results, workload: &Workload, systems: &[System], settings: &
     text
 }
 
-/// What else there is to say of a line.
+/// Remarks on a line of a table.
 fn extra(results: &Results, workload: &Workload, system: System, settings: &[Setting]) -> String {
     if let Some(per_op) = results.per_op.get(&(workload.name, system)) {
         let optional = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), digits);
@@ -96,7 +96,7 @@ fn goals_table(outcomes: &[Outcome]) -> String {
     text
 }
 
-/// One large transaction in words.
+/// The large transaction as text.
 pub fn large_transaction(large: &Large) -> String {
     format!(
         "a transaction of {} MB took {}; another client waited {} at most; memory of the client {} MB at most, {} MB before",
@@ -108,7 +108,7 @@ pub fn large_transaction(large: &Large) -> String {
     )
 }
 
-/// All that was measured, with what it comes to.
+/// All measurements and the goals.
 pub fn json(results: &Results) -> Value {
     let cells: Vec<Value> = results
         .cells
@@ -127,7 +127,7 @@ pub fn json(results: &Results) -> Value {
     json!({ "unit": "nanoseconds", "cells": cells, "stored": results.stored, "large": results.large, "goals": goals::outcomes(results) })
 }
 
-/// Nanoseconds, in a unit that leaves three digits.
+/// A time in nanoseconds, in a unit that leaves up to three digits before the point.
 pub fn duration(ns: f64) -> String {
     let (value, unit) = match ns {
         0.0..1e3 => (ns, "ns"),

@@ -1,4 +1,4 @@
-//! What the rounds of a run say together.
+//! Summaries over the rounds of a run.
 
 use crate::measure::{Results, Round};
 use crate::setting::Setting;
@@ -6,11 +6,11 @@ use crate::stats::{median, spread};
 use crate::system::System;
 use crate::workload::{Manner, WORKLOADS};
 
-/// A cell, over all its rounds. Times are in nanoseconds.
+/// A cell over all its rounds. Times are in nanoseconds.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Summary {
-    /// Median of the rounds: of one operation, or of the time by operations where several
-    /// processes work, so that one is the inverse of the rate.
+    /// Median over the rounds: of one operation's time, or, where several processes work, of elapsed time divided by
+    /// operations, so that the rate is its inverse.
     pub time: f64,
     /// See [`spread`].
     pub spread: f64,
@@ -22,7 +22,7 @@ pub struct Summary {
     pub rounds: usize,
 }
 
-/// The time that stands for a round.
+/// The time that represents a round.
 fn time(workload: &str, round: &Round) -> f64 {
     let together = |manner| matches!(manner, Manner::Together(_));
     let several = WORKLOADS.iter().any(|known| known.name == workload && together(known.manner));
@@ -30,7 +30,7 @@ fn time(workload: &str, round: &Round) -> f64 {
 }
 
 impl Results {
-    /// The cell, if it was measured.
+    /// The summary of a cell, if it was measured.
     pub fn summary(&self, workload: &'static str, system: System, setting: Setting) -> Option<Summary> {
         let rounds = self.cells.get(&(workload, system, setting))?;
         let times: Vec<f64> = rounds.iter().map(|round| time(workload, round)).collect();
@@ -47,7 +47,7 @@ impl Results {
         })
     }
 
-    /// How many times longer the first takes than the second: the median over the rounds.
+    /// The time of the first cell divided by that of the second: the median over the rounds.
     pub fn ratio(
         &self,
         setting: Setting,

@@ -1,4 +1,4 @@
-//! The private servers of a run, the data in them, and the relays before them.
+//! The private servers of a run, their data, and the relays before them.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -17,12 +17,12 @@ use crate::setting::Setting;
 use crate::system::{Places, System};
 use crate::workload::{BENCH, SCANNED};
 
-/// Everything that was started; ends with this.
+/// All servers and relays. Dropping it stops them.
 pub struct Servers {
     redis: Server,
     cluster: Option<Cluster>,
     relays: Vec<Child>,
-    /// What has gone through the relays of [`Setting::Counted`].
+    /// Traffic of the relays of [`Setting::Counted`].
     pub redis_counters: Arc<Counters>,
     pub postgres_counters: Arc<Counters>,
     pub places: Places,
@@ -30,10 +30,10 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts them. The Redis server is as safe as PostgreSQL with `synchronous_commit=off`.
+    /// Starts the servers and relays. Redis runs as safely as PostgreSQL with `synchronous_commit=off`.
     ///
     /// # Errors
-    /// One does not start.
+    /// A server does not start.
     pub fn start(with_postgres: bool) -> Result<Servers> {
         let directory = tempfile::Builder::new().prefix("sqlite-redis-bench.").tempdir()?;
         let safety = ["--appendonly", "yes", "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0"];
@@ -65,10 +65,10 @@ impl Servers {
         Ok(Servers { redis, cluster, relays, redis_counters, postgres_counters, places, _directory: directory })
     }
 
-    /// All processes that are to run on the server's core.
+    /// The processes that belong on the server's core.
     ///
     /// # Errors
-    /// They can't be listed.
+    /// The processes can't be listed.
     pub fn pids(&self) -> Result<Vec<u32>> {
         let mut pids = vec![self.redis.pid()];
         pids.extend(self.relays.iter().map(Child::id));
@@ -81,7 +81,7 @@ impl Servers {
     /// Fills the databases of a system.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system returns an error.
     pub fn build(&self, system: System, sizes: Sizes, scanned: bool) -> Result<()> {
         let places = &self.places;
         if system.is_floor() {
@@ -111,7 +111,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         for relay in &mut self.relays {
-            // It may have ended already.
+            // The relay may have ended already.
             let _ = relay.kill();
             let _ = relay.wait();
         }

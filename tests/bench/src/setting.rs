@@ -1,4 +1,4 @@
-//! Where client and server run, and what lies between them.
+//! Where client and server run, and the latency between them.
 
 use std::process::Command;
 use std::time::Duration;
@@ -6,24 +6,24 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-/// One arrangement of client and server.
+/// A placement of client and server, with added latency or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Setting {
-    /// Client and server share one core: a round trip is two switches of context.
+    /// Client and server share one core: a round trip costs two context switches.
     OneCore,
-    /// Each has a core of its own: a round trip wakes another core twice.
+    /// Client and server have a core each: a round trip wakes the other core twice.
     TwoCores,
-    /// As before, with 0.5 ms added to each round trip.
+    /// Two cores, with 0.5 ms added to each round trip.
     HalfMs,
-    /// As before, with 2 ms added to each round trip.
+    /// Two cores, with 2 ms added to each round trip.
     TwoMs,
-    /// Through a relay that counts; nothing is timed here.
+    /// Through a relay that counts traffic; times are not measured.
     Counted,
 }
 
 impl Setting {
-    /// Those in which time is measured.
+    /// The settings in which time is measured.
     pub const TIMED: [Setting; 4] = [Setting::OneCore, Setting::TwoCores, Setting::HalfMs, Setting::TwoMs];
 
     pub fn name(self) -> &'static str {
@@ -36,7 +36,7 @@ impl Setting {
         }
     }
 
-    /// Time that a relay adds to each direction; `None` where there is no relay.
+    /// The latency that a relay adds in each direction; `None` without a relay.
     pub fn delay(self) -> Option<Duration> {
         match self {
             Setting::OneCore | Setting::TwoCores => None,
@@ -53,13 +53,13 @@ impl Setting {
         servers.iter().try_for_each(|&pid| pin(pid, core))
     }
 
-    /// Whether this machine has the cores for it.
+    /// Whether this machine has enough cores for the setting.
     pub fn possible(self) -> bool {
         self == Setting::OneCore || std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
     }
 }
 
-/// All threads of a process to one core; what it starts later inherits that.
+/// Pins all threads of a process to one core. Threads and children that it starts later inherit that.
 fn pin(pid: u32, core: &str) -> Result<()> {
     let output = Command::new("taskset").args(["-a", "-c", "-p", core, &pid.to_string()]).output()?;
     ensure!(output.status.success(), "taskset: {}", String::from_utf8_lossy(&output.stderr));

@@ -1,4 +1,4 @@
-//! The systems that are compared, and how to get at each.
+//! The compared systems, and how to connect to each.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,10 @@ use crate::{data, postgres, textbook};
 #[serde(rename_all = "kebab-case")]
 pub enum System {
     SqliteRedis,
-    /// Reads may be a second old, and the lease lingers.
+    /// sqlite-redis with reads that may be a second old, and a lease that lingers.
     SqliteRedisRelaxed,
     SqliteRedisTcp,
-    /// Virtual tables: each row is a hash, and no page is kept here.
+    /// Virtual tables of sqlite-redis: each row is a hash, and the client caches no page.
     VirtualTable,
     Textbook,
     FileWal,
@@ -49,38 +49,38 @@ impl System {
         }
     }
 
-    /// Whether it is Redis alone, which knows no SQL.
+    /// Whether the system is Redis alone, without SQL.
     pub fn is_floor(self) -> bool {
         matches!(self, System::Redis | System::RedisTcp)
     }
 
-    /// Whether there is a server at all.
+    /// Whether the system has a server.
     pub fn is_remote(self) -> bool {
         !matches!(self, System::FileWal | System::FileOff | System::Memory)
     }
 
-    /// Whether it is reached over TCP, for which there is no relay.
+    /// Whether it is reached over TCP, which no relay supports.
     pub fn is_tcp(self) -> bool {
         matches!(self, System::SqliteRedisTcp | System::RedisTcp)
     }
 
-    /// Whether it sends commands to the Redis server.
+    /// Whether it sends commands to Redis.
     pub fn asks_redis(self) -> bool {
         self.is_remote() && !matches!(self, System::PostgresAsync | System::PostgresSync)
     }
 
-    /// Whether it keeps pages that it has read, and proves that they are current or says how old they are.
+    /// Whether it caches pages, and proves that they are current or bounds their age.
     pub fn has_cache(self) -> bool {
         !matches!(self, System::Textbook | System::VirtualTable)
     }
 
-    /// Whether several processes can share it. (The textbook's database is malformed within a
-    /// second: a writer's cache is of the time before it got the lock.)
+    /// Whether several processes can share a database. (Not the textbook: its writers keep caches from before they held
+    /// the lock, and the database is malformed within a second.)
     pub fn is_shared(self) -> bool {
         !matches!(self, System::Memory | System::Textbook)
     }
 
-    /// Whether it makes sense in a setting: where there is no server, only one does.
+    /// Whether it is measured in a setting. Systems without a server are measured in one only.
     pub fn runs_in(self, setting: Setting) -> bool {
         match setting {
             Setting::OneCore => true,
@@ -90,10 +90,10 @@ impl System {
     }
 }
 
-/// Where the servers are; worker processes get it as JSON.
+/// The addresses of the servers. Worker processes get this as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Places {
-    /// For files and for the sockets of relays.
+    /// Directory for files and for the sockets of relays.
     pub directory: PathBuf,
     pub redis_socket: PathBuf,
     pub redis_port: u16,
@@ -101,7 +101,7 @@ pub struct Places {
 }
 
 impl Places {
-    /// The socket of Redis as seen from a setting.
+    /// The socket of Redis in a setting.
     pub fn redis_socket(&self, setting: Setting) -> PathBuf {
         match setting.delay() {
             None => self.redis_socket.clone(),
@@ -109,7 +109,7 @@ impl Places {
         }
     }
 
-    /// The directory with the socket of PostgreSQL as seen from a setting.
+    /// The directory of PostgreSQL's socket in a setting.
     pub fn postgres(&self, setting: Setting) -> PathBuf {
         match setting.delay() {
             None => self.postgres.clone(),
@@ -117,7 +117,7 @@ impl Places {
         }
     }
 
-    /// Where the relays of a setting listen.
+    /// The directory of a setting's relay sockets.
     pub fn relays(&self, setting: Setting) -> PathBuf {
         self.directory.join(format!("{setting:?}"))
     }
@@ -129,7 +129,7 @@ impl Places {
         format!("unix://{}", self.redis_socket(setting).display())
     }
 
-    /// A connection to Redis itself.
+    /// A connection to Redis without SQL.
     pub fn redis(&self, system: System, setting: Setting) -> Result<redis::Connection> {
         let client = redis::Client::open(self.redis_url(system, setting))?;
         client.get_connection().context("Redis")
@@ -140,7 +140,7 @@ impl Places {
         self.directory.join(format!("{system:?}-{database}.sqlite"))
     }
 
-    /// Opens a database of a system that speaks SQL.
+    /// Opens a database of a system that has SQL.
     pub fn open(&self, system: System, setting: Setting, database: &str) -> Result<Box<dyn Sql>> {
         let sqlite = match system {
             System::PostgresAsync | System::PostgresSync => return self.open_postgres(system, setting, database),
@@ -172,7 +172,7 @@ impl Places {
         Ok(Box::new(sqlite))
     }
 
-    /// What is a database elsewhere is a schema there.
+    /// In PostgreSQL, a database of the other systems is a schema.
     fn open_postgres(&self, system: System, setting: Setting, database: &str) -> Result<Box<dyn Sql>> {
         let [asynchronous, synchronous] = postgres::DATABASES;
         let (name, commit) = match system {
@@ -184,7 +184,7 @@ impl Places {
         Ok(Box::new(Postgres::new(client)))
     }
 
-    /// Leaves an empty database of this name, whatever there was.
+    /// Empties or creates a database of this name.
     pub fn clear(&self, system: System, database: &str) -> Result<()> {
         match system {
             System::PostgresAsync | System::PostgresSync => {
@@ -194,7 +194,7 @@ impl Places {
             System::FileWal | System::FileOff => {
                 let file = self.file(system, database);
                 for suffix in ["", "-wal", "-shm", "-journal"] {
-                    // Some of them are there.
+                    // Not each of these files exists.
                     let _ = std::fs::remove_file(format!("{}{suffix}", file.display()));
                 }
                 Ok(())
@@ -219,11 +219,11 @@ impl Places {
     }
 }
 
-/// What is set where reads may be old and the lease lingers.
+/// The options for bounded reads and a lingering lease.
 const AGE: sqlite_redis::Consistency = sqlite_redis::Consistency::Bounded(std::time::Duration::from_secs(1));
 const LINGER: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// The name of a database of sqlite-redis; the ways to use it don't share theirs.
+/// The name of a database of sqlite-redis. Each way to use it has its own databases.
 fn database_name(system: System, database: &str) -> String {
     match system {
         System::SqliteRedisTcp => format!("{database}-tcp"),
@@ -232,7 +232,7 @@ fn database_name(system: System, database: &str) -> String {
     }
 }
 
-/// The key of the hash of such a database.
+/// The key of such a database's hash.
 pub fn hash(system: System, database: &str) -> String {
     format!("sqlite:{{{}}}", database_name(system, database))
 }

@@ -1,9 +1,9 @@
-//! The baseline: SQLite over Redis as one would write it in an afternoon, with the crate
-//! `sqlite-vfs`. A page is a field of a hash; one `HGET` for each page read, one `HSET` for each
-//! page written, `SETNX` for the lock of writers, no cache but SQLite's own.
+//! The baseline: a simple SQLite VFS on Redis with the crate `sqlite-vfs`. A page is a field of a hash: each page that
+//! is read costs one `HGET`, each page that is written one `HSET`. `SETNX` is the writers' lock. There is no cache but
+//! SQLite's own.
 //!
-//! It is kinder to itself than to its users: readers take no lock, so they may see half of a commit,
-//! and journals stay in memory, so a writer that dies leaves half of one.
+//! It promises less than sqlite-redis: readers take no lock, so they may see half of a commit. Journals stay in memory,
+//! so a writer that dies leaves half of its commit.
 
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind, Result};
@@ -14,13 +14,13 @@ use redis::{Connection, FromRedisValue, cmd};
 use rusqlite::OpenFlags;
 use sqlite_vfs::{DatabaseHandle, LockKind, OpenKind, OpenOptions, Vfs, WalDisabled};
 
-/// SQLite's default; a textbook has only one.
+/// SQLite's default page size, the only one supported.
 const PAGE: u64 = 4096;
 
 /// Opens a database on a server.
 ///
 /// # Errors
-/// The VFS can't be registered, or SQLite refuses.
+/// The VFS can't be registered, or SQLite returns an error.
 pub fn open(url: &str, name: &str) -> anyhow::Result<rusqlite::Connection> {
     static REGISTERED: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
     let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,7 +37,7 @@ type SideFiles = Arc<Mutex<HashMap<String, Bytes>>>;
 
 struct Textbook {
     url: String,
-    /// Journals by name, and what SQLite deletes again.
+    /// Journals by name. SQLite deletes them again.
     side_files: SideFiles,
 }
 
@@ -88,7 +88,7 @@ enum Handle {
 }
 
 impl Handle {
-    /// One command, one round trip; nothing for what is not in Redis.
+    /// Runs one command in one round trip. `T` decides how a missing value is read.
     fn ask<T: FromRedisValue>(&self, command: &str, arguments: &[&[u8]]) -> Result<T> {
         let Handle::Redis { connection, key, .. } = self else { return Err(ErrorKind::Unsupported.into()) };
         let key = if command.starts_with('H') { key.clone() } else { format!("{key}:lock") };

@@ -1,4 +1,4 @@
-//! Work in processes of their own: several at once, or one that begins with a cold cache.
+//! Worker processes: several that work at once, or one that starts with a cold cache.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -13,7 +13,7 @@ use crate::setting::Setting;
 use crate::system::{Places, System};
 use crate::workload::{BENCH, Manner, SCANNED, Session, WORKLOADS, scanned};
 
-/// What a worker is to do; it gets this as JSON.
+/// The task of a worker, which gets it as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Job {
     pub workload: String,
@@ -21,16 +21,16 @@ pub struct Job {
     pub setting: Setting,
     pub sizes: Sizes,
     pub time: Duration,
-    /// Tells its rows from those of others.
+    /// A number that keeps the worker's rows apart from those of others.
     pub worker: i64,
     pub places: Places,
 }
 
-/// Runs the job in so many processes at once; returns the times of the operations of each.
-/// `arrange` is called when all are ready.
+/// Runs the job in several processes at once and returns the times of the operations of each. Calls `arrange` when all
+/// are ready.
 ///
 /// # Errors
-/// One of them fails.
+/// A worker fails.
 pub fn run(job: &Job, processes: u32, arrange: impl FnOnce() -> Result<()>) -> Result<Vec<Vec<u64>>> {
     let mut workers = (0..processes)
         .map(|n| start(&Job { worker: job.worker + i64::from(n), ..job.clone() }))
@@ -65,7 +65,7 @@ fn finish((mut worker, mut output): (Child, BufReader<ChildStdout>)) -> Result<V
     Ok(serde_json::from_str(&times)?)
 }
 
-/// The worker's side.
+/// The main function of a worker.
 ///
 /// # Errors
 /// The work fails.
