@@ -1,4 +1,4 @@
-//! What is measured: each workload is one operation, done again and again.
+//! The workloads: each repeats one operation.
 
 use anyhow::{Result, bail, ensure};
 use rand::RngExt;
@@ -10,7 +10,7 @@ use crate::data::{self, PER_CATEGORY, Sizes};
 use crate::setting::Setting;
 use crate::system::{Places, System, hash};
 
-/// Someone who works: a connection, and what it takes to choose the next row.
+/// A client: a connection, and the state that chooses the next row.
 pub struct Session {
     pub places: Places,
     pub system: System,
@@ -19,7 +19,7 @@ pub struct Session {
     client: Client,
     rng: rand::rngs::StdRng,
     zipf: Zipf<f64>,
-    /// Number for the next new row; no two sessions use the same.
+    /// Number of the next new row. Sessions have disjoint ranges.
     next: i64,
 }
 
@@ -34,10 +34,10 @@ pub const SCANNED: &str = "scanned";
 pub const LOADED: &str = "loaded";
 
 impl Session {
-    /// `worker` tells sessions on the same tables apart.
+    /// Opens a connection. `worker` gives the session its own range of new rows.
     ///
     /// # Errors
-    /// There is no connection.
+    /// The connection can't be opened.
     pub fn open(
         places: &Places,
         system: System,
@@ -86,7 +86,7 @@ impl Session {
         self.next
     }
 
-    /// A record as YCSB chooses it: few of them often.
+    /// A record in YCSB's Zipf distribution: few records are chosen often.
     fn record(&mut self) -> i64 {
         self.zipf.sample(&mut self.rng) as i64 - 1
     }
@@ -98,14 +98,14 @@ impl Session {
 
 type Op = fn(&mut Session) -> Result<()>;
 
-/// Who does the operation.
+/// Which clients run the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// One client, which has done it before.
+    /// One client, whose cache is warm.
     Warm,
-    /// A process of its own each time, which has only opened the database.
+    /// A new process for each operation, which has only opened the database.
     Cold { database: &'static str },
-    /// So many processes at once, all on one database.
+    /// Several processes at once on one database.
     Together(u32),
 }
 
@@ -114,13 +114,13 @@ pub struct Workload {
     pub name: &'static str,
     pub about: &'static str,
     pub manner: Manner,
-    /// Done before a slice and not timed.
+    /// Runs before a slice and is not timed.
     before: Option<Op>,
     op: Op,
-    /// The same of Redis alone, where there is such a thing.
+    /// The equivalent on Redis without SQL, where there is one.
     floor: Option<Op>,
     after: Option<Op>,
-    /// Operations of a slice, at most.
+    /// Upper bound of operations in a slice.
     pub most: u64,
 }
 
@@ -137,7 +137,7 @@ impl Workload {
         Workload { manner: Manner::Together(processes), ..Workload::warm(name, about, op, floor) }
     }
 
-    /// Whether it applies to a system in a setting.
+    /// Whether the workload is measured for a system in a setting.
     pub fn runs_on(&self, system: System, setting: Setting) -> bool {
         let possible = match system {
             System::Redis | System::RedisTcp => self.floor.is_some(),
@@ -147,7 +147,7 @@ impl Workload {
         };
         let shared = match self.manner {
             Manner::Warm => true,
-            // Cold, there is nothing that could be old, and no lease to keep.
+            // A cold client has no stale page to read and no lease to keep, so the relaxed options make no difference.
             Manner::Cold { .. } => !matches!(system, System::Memory | System::SqliteRedisRelaxed),
             Manner::Together(_) => system.is_shared(),
         };
@@ -172,7 +172,7 @@ impl Workload {
     }
 }
 
-/// All of them, in the order of the table.
+/// All workloads, in the order of the table.
 pub static WORKLOADS: &[Workload] = &[
     Workload::warm("point", "select of a row by its key, autocommit", point, Some(get)),
     Workload {
@@ -297,7 +297,7 @@ fn update(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Rows that a slice may delete.
+/// Number of rows that a slice can delete.
 const GONE: u64 = 500;
 
 fn fill_gone(session: &mut Session) -> Result<()> {
@@ -338,7 +338,7 @@ fn insert_1000(session: &mut Session) -> Result<()> {
     inserts(session, 1000)
 }
 
-/// The same rows in one `MULTI`, in one round trip.
+/// Sets the same number of values in one `MULTI`, in one round trip.
 fn sets(session: &mut Session, rows: u32) -> Result<()> {
     let mut batch = redis::pipe();
     batch.atomic();
@@ -413,7 +413,7 @@ fn scan(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// The pages of the same database, 64 at a time, in a loop.
+/// Reads the pages of the same database, 64 at a time.
 fn scan_floor(session: &mut Session) -> Result<()> {
     let hash = hash(System::SqliteRedis, &scanned(session.setting));
     let pages: u32 = cmd("HGET").arg(&hash).arg("page_count").query(session.redis()?)?;
@@ -425,12 +425,12 @@ fn scan_floor(session: &mut Session) -> Result<()> {
     Ok(())
 }
 
-/// Where added latency would make a cell take minutes, the database is a smaller one.
+/// The database to scan. Where added latency would make a scan take minutes, it is a tenth of the size.
 pub fn scanned(setting: Setting) -> String {
     if setting.delay().is_some() { format!("{SCANNED}_tenth") } else { SCANNED.to_owned() }
 }
 
-/// Leaves holes and fills them out of order, so that VACUUM has something to do.
+/// Leaves holes and fills them out of order, so that `VACUUM` has work to do.
 fn scatter(session: &mut Session) -> Result<()> {
     let part = session.rng.random_range(0..10);
     session.sql()?.batch(&format!("DELETE FROM scanned WHERE id % 10 = {part}"))?;

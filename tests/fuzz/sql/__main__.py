@@ -1,9 +1,9 @@
-"""Compares a virtual table with an ordinary one: the same random statements on both have the same outcome.
+"""Compares a virtual table with an ordinary one: the same random statements must have the same outcome on both.
 
     python3 tests/fuzz/sql EXTENSION [--seconds N] [--seed N] [--sessions N] [--host sqlite3|apsw|pysqlite3]
 
-Each session has a number, from which all of it follows. On a difference, the session is made as short as possible,
-printed with its number (`--seed NUMBER --sessions 1` runs it again), and the exit status is 1."""
+The number of a session determines its schema and statements. A session that differs is shortened as far as possible and
+printed with its number (`--seed NUMBER --sessions 1` repeats it), and the exit status is 1."""
 import argparse
 import mmap
 import os
@@ -17,13 +17,13 @@ import traceback
 import generate
 from sides import Failure, Server, alike, die_with_parent, host, shown
 
-# Seconds after which a session is taken to hang. To shorten one that differs takes a while.
+# Seconds after which a session counts as hung. Shortening a session takes a while.
 HANGS = 300
 FOLD = str.maketrans("äÄéÉ", "aaee")
 
 
 def own_like(pattern, item):
-    """An application's own LIKE: letters without accents, in any case, and nothing else than a beginning."""
+    """An application's own LIKE: it ignores case and accents, and supports a prefix pattern only."""
     if pattern is None or item is None:
         return None
     text = [str(x, "latin-1") if isinstance(x, bytes) else str(x) for x in (pattern, item)]
@@ -32,9 +32,9 @@ def own_like(pattern, item):
 
 
 class Session:
-    """Everything about one session: how it begins, and its steps. A step is who does it, the statement, what is bound, and
-    what of the answer is compared. "a" and "b" are two connections to the virtual table, for which the ordinary side has
-    one; "index" is done by one of them on the virtual side alone."""
+    """The start and the steps of a session. A step is (who, statement, bound values, how the answer is compared). "a" and "b" are
+    two connections to the virtual table, for which the ordinary side has one; "index a" and "index b" run only on the
+    virtual side; "both" runs on all connections."""
 
     def __init__(self, number):
         r = self.r = random.Random(number)
@@ -42,7 +42,7 @@ class Session:
         self.tables = [generate.Table(r, name, self.encoding == "UTF-8") for name in ["t", "s"][: r.choice([1, 1, 2])]]
         self.setup, self.local_rows = generate.local_table(r)
         self.own_like = r.random() < 0.1
-        # What another program has written before there was a table.
+        # Rows that another program wrote before the table was created.
         free = self.tables[0].is_free and r.random() < 0.3
         texts = [text for text in generate.TEXTS if "\0" not in text]
         self.found = [[r.choice(texts + [None]) for _ in "abc"] for _ in range(r.randrange(1, 20))] if free else []
@@ -56,8 +56,8 @@ class Session:
 
     def _insert(self):
         r = self.r
-        # Differs: a rowid is not used again after its row was deleted, so each is given.
-        # Differs: SQLite finds no rowid by a real at either end of the integers, although they are equal.
+        # Differs: the rowid of a deleted row is not used again, so each INSERT gives one.
+        # Differs: SQLite finds no rowid by an equal real at either end of the integers.
         rowid = r.choice([r.randrange(-2, 30)] * 12 + [2**63 - 8, -(2**63) + 8])
         return ("a" if r.random() < 0.8 else "b", *generate.insert(r, r.choice(self.tables), rowid), None)
 
@@ -72,7 +72,7 @@ class Session:
         if choice < 0.32:
             return (who, *generate.copy(r, self._query(), r.choice(self.tables)), None)
         if choice < 0.42:
-            # Differs: BEGIN alone is refused inside a transaction on both sides, and that is no news.
+            # Differs: inside a transaction both sides refuse BEGIN, so nothing more is compared.
             return ("a", r.choice(["BEGIN", "COMMIT", "COMMIT", "ROLLBACK", "SAVEPOINT p", "SAVEPOINT q", "RELEASE p", "RELEASE q",
                                    "ROLLBACK TO p", "ROLLBACK TO q"]), [], None)
         if choice < 0.49:
@@ -91,7 +91,7 @@ class Difference(Exception):
 
 
 class Sides:
-    """A session that runs."""
+    """A session that runs on both sides."""
 
     def __init__(self, session, open_, server, extension):
         self.session, self.server = session, server
@@ -150,7 +150,7 @@ class Sides:
         who, sql, values, compared = step
         inside = self.virtual["a"].db.in_transaction
         if who.startswith("index"):
-            # Differs: an ordinary table has other ways to make an index; and dropping that of a UNIQUE column is refused.
+            # Differs: an ordinary table has no such functions, and the index of a UNIQUE column can't be dropped.
             side = self.virtual[who[-1]]
             if not inside:
                 try:
@@ -164,10 +164,10 @@ class Sides:
                 side.run(sql)
             return
         if who == "b" and inside:
-            # Differs: what another connection writes meanwhile is seen, or makes the commit fail.
+            # Differs: an open transaction sees another connection's writes, or its commit fails.
             who = "a"
         if sql == "BEGIN" or sql.startswith("SAVEPOINT") and not inside:
-            # Differs: without a statement between, a transaction may be refused for what the one before has read.
+            # Differs: without a statement in between, a transaction may be refused because of the rows that the one before read.
             for table in self.session.tables:
                 self.virtual["a"].run(f"SELECT 1 FROM {table.name} LIMIT 1")
         self.compare(self.virtual[who], sql, values, compared)
@@ -181,7 +181,7 @@ class Sides:
             self.compare(side, f"SELECT {table.names} FROM {table.name} ORDER BY {table.key}", [], "exact")
 
     def end(self):
-        """What a client sees that comes later, by every index."""
+        """Compares both connections' rows, by scan and by each column."""
         if self.ordinary.db.in_transaction:
             self.compare(self.virtual["a"], "COMMIT", [], None)
         for side in self.virtual.values():
@@ -193,7 +193,7 @@ class Sides:
 
 
 def difference(session, steps, *context):
-    """The first difference, and the number of the step at which it comes."""
+    """The first difference, and the number of the step that shows it; None if there is none."""
     sides = Sides(session, *context)
     try:
         for n, step in enumerate(steps):
@@ -211,7 +211,7 @@ def difference(session, steps, *context):
 
 
 def shortened(session, steps, *context):
-    """As few steps as still make a difference."""
+    """The steps without those that the difference does not need."""
     size = max(1, len(steps) // 2)
     while True:
         at = len(steps)
@@ -228,7 +228,7 @@ def shortened(session, steps, *context):
 
 
 def report(number, session, steps, found, version):
-    print(f"A difference in session {number}, SQLite {version}:")
+    print(f"Session {number} differs, SQLite {version}:")
     print(f"PRAGMA encoding='{session.encoding}';{' -- with an own like()' if session.own_like else ''}")
     for table in session.tables:
         print(f"CREATE VIRTUAL TABLE {table.name} USING redis(..., {table.definition(True)});")
@@ -236,16 +236,16 @@ def report(number, session, steps, found, version):
         print(sql + ";")
     print("-- u holds", session.local_rows)
     if session.found:
-        print("-- from 101 on, another program had written", session.found)
+        print("-- rows from 101 on that another program wrote:", session.found)
     for who, sql, values, _ in steps:
         print(f"{who}: {sql}; {values or ''}")
     print(found[1])
 
 
 def compare(options, first, at):
-    """Compares session after session. `at` is told which one runs."""
+    """Compares session after session. Calls `at` with the number of each session before it runs."""
     open_, version = host(options.host)
-    print(f"SQLite {version} of {options.host}, from session {first} on", flush=True)
+    print(f"SQLite {version} of {options.host}, starting with session {first}", flush=True)
     generate.SQLITE = tuple(int(number) for number in version.split("."))
     server = Server()
     end, number, differences = time.monotonic() + options.seconds, first, 0
@@ -269,7 +269,7 @@ def compare(options, first, at):
 
 
 def supervised(run, host):
-    """Runs it in a child, so that a crash, or a session that does not end, is told with its number."""
+    """Runs the sessions in a child process, so that a crash or a hang is reported with the session's number."""
     shared = mmap.mmap(-1, 8)
     child = os.fork()
     if child == 0:
@@ -307,10 +307,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("extension")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, help="the first session")
-    parser.add_argument("--sessions", type=int, help="how many of them, at most")
+    parser.add_argument("--seed", type=int, help="number of the first session (default: random)")
+    parser.add_argument("--sessions", type=int, help="maximum number of sessions")
     parser.add_argument("--host", default="sqlite3", choices=["sqlite3", "apsw", "pysqlite3"])
-    parser.add_argument("--go-on", action="store_true", help="after a difference, too")
+    parser.add_argument("--go-on", action="store_true", help="continue after a difference")
     options = parser.parse_args()
     first = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     return supervised(lambda at: compare(options, first, at), options.host)

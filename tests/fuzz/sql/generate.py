@@ -1,8 +1,8 @@
-"""Random schemas, values and statements. Whatever is left out here because it is documented to differ has its reason
+"""Random schemas, values and statements. A case that is left out because it is documented to differ has its reason
 in a comment that begins with "Differs"."""
 import random
 
-# The version that is run.
+# The SQLite version under test.
 SQLITE = (3, 0, 0)
 TYPES = ["", "INTEGER", "INT", "TEXT", "VARCHAR(10)", "REAL", "NUMERIC", "BLOB", "DATE"]
 ENCODINGS = ["UTF-8"] * 5 + ["UTF-16le", "UTF-16be"]
@@ -17,12 +17,12 @@ TEXTS = [
     "12", "a ", "a  ", " a", "a:b", ":", "!", "inf", "Inf", "n\"\\", "a*", "[a]", "a\0b", "ab\0", "\0", "1\0", "z", "zz", "~",
 ]
 BLOBS = [b"", b"a", b"ab", b"5", b"\x00\xff", b"\xff", b"AB", b"1.5"]
-# Differs: by an index of its own, SQLite does not find infinity for LIKE 'I%', although its text is Inf.
+# Differs: an ordinary index does not find infinity for LIKE 'I%', although its text is Inf.
 PATTERNS = ["a%", "A%", "ab%", "%", "_b", "x!%%", "5%", "é%", "£%", "a", "aBcdef%", "a\0%", "-%", "1.5e%", "z%", "\uff5e%"]
 GLOBS = ["a*", "A*", "[ab]*", "*", "?b", "5*", "é*", "a\0*", "~*"]
 
 
-# Differs: in UTF-16, SQLite 3.40 makes other text of the same blob, depending on where the blob comes from.
+# Differs: in UTF-16, SQLite 3.40 converts the same blob to different text, depending on where the blob comes from.
 OF_BYTES = ["a + 1", "-c", "a || b", "b || 'x'", "CAST(c AS TEXT)"]
 
 
@@ -79,7 +79,7 @@ class Table:
 
     @property
     def is_free(self):
-        """There is no constraint, so any row can be there."""
+        """Whether the table has no constraint, so any row is allowed."""
         return not any(word in written for written in self.written for word in ("UNIQUE", "NOT NULL", "CHECK", "DEFAULT", " AS "))
 
 
@@ -100,7 +100,7 @@ def value(r):
 
 
 def literal(item):
-    """The same in SQL; `None` where there is no exact spelling."""
+    """The value as an SQL literal; `None` where it has no exact spelling."""
     if item is None:
         return "NULL"
     if isinstance(item, bytes):
@@ -113,7 +113,7 @@ def literal(item):
 
 
 class Query:
-    """A statement while it is put together: its text and what is bound."""
+    """A statement under construction: its text and its bound values."""
 
     def __init__(self, r, tables, local):
         self.r, self.tables, self.local, self.values = r, tables, local, []
@@ -138,7 +138,7 @@ class Query:
         return f"(SELECT {r.choice(self.local)} FROM u WHERE rowid = {r.randrange(1, 12)})"
 
     def condition(self, table, name, outer=None):
-        """A condition on one row of a table that is called `name`."""
+        """A condition on one row of the table `name`."""
         r = self.r
         column = r.choice([table.key] + ["a", "b", "c"] * 2 + [column.name for column in table.generated] * 2)
         c = f"{name}.{column}"
@@ -178,7 +178,7 @@ class Query:
         if choice == 24:
             return f"typeof({c}) = '{r.choice(['integer', 'real', 'text', 'blob', 'null'])}'"
         if choice == 25:
-            # Differs: where EXISTS alone is the condition, SQLite 3.51 counts a row for OFFSET once for each match.
+            # Differs: where EXISTS is the whole condition, SQLite 3.51 counts a row for OFFSET once for each match.
             return f"EXISTS (SELECT 1 FROM u AS e WHERE e.{r.choice(self.local)} {r.choice(['=', '<', '>'])} {c}) IS TRUE"
         return f"{c} >= {self.operand(outer)} AND {c} < {self.operand(outer)}"
 
@@ -208,8 +208,8 @@ class Query:
         return r.choice([f" LIMIT {limit}", f" LIMIT {limit} OFFSET {offset}"])
 
     def select(self):
-        """A query, and what its answer tells: "exact" all of it; "count" only how many rows there are; a collation:
-        values that are equal in it are the same."""
+        """A query, and how its answer is compared: "exact": all rows; "count": the number of rows; a collation: the rows,
+        where values that are equal in the collation count as the same."""
         r = self.r
         table = r.choice(self.tables)
         t, key = table.name, table.key
@@ -265,7 +265,7 @@ class Query:
         join = r.choice(["JOIN", "LEFT JOIN", "CROSS JOIN", "JOIN"])
         left, right = (t, other) if r.random() < 0.5 else (other, t)
         sides = [f"{t}.{r.choice('abc')}", f"{other}.{r.choice(columns)}"]
-        # Differs: the Bloom filters of SQLite before 3.41 know nothing of collations.
+        # Differs: the Bloom filters of SQLite before 3.41 ignore collations.
         if SQLITE < (3, 41) and any(column.collation != "BINARY" for one in self.tables for column in one.columns):
             sides = [f"+{side}" for side in sides]
         r.shuffle(sides)
@@ -305,13 +305,13 @@ def insert(r, table, rowid):
         if r.random() < 0.9:
             names.append(column.name)
             given.append(value(r))
-    # Differs: OR ABORT is not told apart from no clause. A constraint's own ON CONFLICT is not generated.
+    # Differs: a virtual table can't tell OR ABORT from a missing clause. A constraint's own ON CONFLICT is not generated.
     clause = r.choice(["", "", "", "OR REPLACE ", "OR IGNORE ", "OR FAIL ", "OR ROLLBACK "])
     return f"INSERT {clause}INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})", given
 
 
 def fill(r, table, count):
-    """Many rows at once, of values that share keys or scores of an index."""
+    """Inserts many rows at once, with values that share keys or scores of an index."""
     of = {
         "small": "i % 7", "text": "'x' || (i % 5)", "micro": "1700000000.0 + i * 0.0000001", "large": "9007199254740990 + i",
         "mixed": "CASE i % 4 WHEN 0 THEN i % 9 WHEN 1 THEN '0' || (i % 9) WHEN 2 THEN (i % 9) + 0.5 ELSE CAST(i % 9 AS TEXT) END",
@@ -335,8 +335,8 @@ def change(r, query, table):
         set_.append(f"{table.key} = {r.choice(['?', table.key + ' % 1000 + 40'])}")
         if set_[-1].endswith("?"):
             query.values.append(r.randrange(-2, 30))
-    # Differs: an UPDATE of many rows computes all new rows before it changes the first, so rows that are in
-    # each other's way end otherwise: in a table with UNIQUE, and where rowids change, one row is changed.
+    # Differs: an UPDATE of many rows computes all new rows before it changes the first, so rows that conflict with each
+    # other end otherwise. In a table with UNIQUE, and where rowids change, only one row is updated.
     if moves or any(column.unique for column in table.columns):
         query.values.append(r.randrange(1, 15))
         where = f" WHERE {table.key} = ?"
@@ -346,7 +346,7 @@ def change(r, query, table):
 
 
 def _new(r, query):
-    """What a column is set to."""
+    """The new value of a column in an UPDATE."""
     if r.random() < 0.3:
         return r.choice(["a", "b", "c", "NULL", "(SELECT max(x) FROM u)"] + (OF_BYTES if query.tables[0].utf8 else []))
     query.values.append(value(r))
@@ -354,10 +354,10 @@ def _new(r, query):
 
 
 def copy(r, query, table):
-    """INSERT of rows that a query gives, the same table's or another's."""
+    """INSERT ... SELECT from the same table or the other one."""
     source = r.choice([table.name, "u"])
     columns = ["a", "b", "c"] if source == table.name else r.sample(query.local, 3)
-    # Differs: the order in which rows come decides which of two that are in each other's way is there.
+    # Differs: the order of the rows decides which of two conflicting rows stays.
     key = table.key if source == table.name else "rowid"
     where = query.where(table, table.name) if source == table.name else ""
     clause = r.choice(["", "OR REPLACE ", "OR IGNORE "])
@@ -366,7 +366,7 @@ def copy(r, query, table):
 
 
 def local_table(r):
-    """The ordinary table `u` that both sides have."""
+    """The ordinary table `u` on both sides."""
     types = r.sample(["", "INTEGER", "TEXT", "REAL", "NUMERIC", "BLOB"], 3)
     names = ["x", "y", "z"]
     rows = [[value(r) for _ in names] for _ in range(8)]

@@ -1,5 +1,5 @@
-"""The two sides that are compared: an ordinary table, and a virtual table on a private server. Both run on the same
-SQLite: the `sqlite3` of this Python, or that of the wheels `apsw` or `pysqlite3-binary`."""
+"""The two sides: an ordinary table, and a virtual table on a private server. Both run on the same SQLite: the
+`sqlite3` of this Python, or that of the wheels `apsw` or `pysqlite3-binary`."""
 import ctypes
 import os
 import shutil
@@ -26,7 +26,7 @@ class Standard:
     def __init__(self, module, encoding):
         self.module = module
         self.db = module.connect(":memory:", isolation_level=None)
-        # A blob that is cast to text need not be UTF-8.
+        # The text of a blob cast to text may be invalid UTF-8.
         self.db.text_factory = lambda text: text.decode(errors="surrogateescape")
         self.db.execute(f"PRAGMA encoding='{encoding}'")
 
@@ -76,7 +76,7 @@ class Apsw:
 
 
 def host(name):
-    """What opens connections, and the version of its SQLite."""
+    """Returns a function that opens connections, and the version of its SQLite."""
     module = __import__("pysqlite3.dbapi2", fromlist=["x"]) if name == "pysqlite3" else __import__(name)
     version = module.sqlite_lib_version() if name == "apsw" else module.sqlite_version
     kind = Apsw if name == "apsw" else Standard
@@ -84,13 +84,13 @@ def host(name):
 
 
 def die_with_parent():
-    """Has this process killed when its parent ends."""
+    """Makes the kernel kill this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class Server:
-    """A redis-server of this process, on a Unix socket."""
+    """A private redis-server on a unix socket."""
 
     def __init__(self):
         self.directory = tempfile.mkdtemp(prefix="fuzz-sql")
@@ -137,11 +137,11 @@ def shown(value):
 
 
 def alike(value, collation):
-    """The same for values that SQLite takes for equal."""
+    """Maps values that SQLite compares as equal to the same value."""
     if isinstance(value, float) and value.is_integer() and -(2**63) <= value < 2**63:
         return int(value)
     if isinstance(value, str):
-        # NOCASE is about ASCII letters only.
+        # NOCASE folds ASCII letters only.
         lower = {n: n + 32 for n in range(65, 91)}
         return {"NOCASE": value.translate(lower), "RTRIM": value.rstrip(" ")}.get(collation, value)
     return value
