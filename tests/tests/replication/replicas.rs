@@ -1,5 +1,4 @@
-//! Reading from real replicas: what each level of consistency shows while they lag, resynchronise,
-//! go away and come back.
+//! Reads from real replicas: each consistency level while replicas lag, resynchronise, go away and come back.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use sqlite_redis_tests::failures::{assert_failure, code, failure, open_failure};
 use sqlite_redis_tests::replicated::{Replicated, told};
 use sqlite_redis_tests::{Server, check_integrity, eventually, hosts, number, program, text};
 
-/// Rows enough for several pages, so that a mixture of two versions would show.
+/// Rows for several pages, so that a mixture of two versions would show.
 const TABLE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, stamp INTEGER, filler TEXT);
     WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 40)
     INSERT INTO t SELECT n, 0, printf('%0*d', 400, 0) FROM n;";
@@ -19,7 +18,7 @@ fn stamp(connection: &Connection, stamp: i64) {
     connection.execute_batch(&sql).unwrap();
 }
 
-/// The stamp, which must be that of the whole table.
+/// The stamp. Asserts that all rows carry the same one.
 #[track_caller]
 fn stamped(connection: &Connection) -> i64 {
     let torn = "SELECT count(*) FROM t WHERE stamp <> (SELECT stamp FROM t WHERE id = 1)
@@ -28,7 +27,7 @@ fn stamped(connection: &Connection) -> i64 {
     number(connection, "SELECT max(stamp) FROM t")
 }
 
-/// A connection as another process would have it for each `n`.
+/// A connection whose cache is shared only with connections of the same `n`. Another `n` acts as another process.
 fn apart(options: Options, n: u64) -> Connection {
     let connection =
         options.timeout(Duration::from_millis(20_000 + n)).open().unwrap_or_else(|error| panic!("{error}"));
@@ -36,7 +35,7 @@ fn apart(options: Options, n: u64) -> Connection {
     connection
 }
 
-/// Servers with the table, and a connection that writes.
+/// A primary with the table, its replicas, and a connection that writes.
 fn servers(replicas: usize) -> (Replicated, Connection) {
     let servers = Replicated::with(replicas);
     let writer = apart(servers.primary.options("shop"), 0);
@@ -65,29 +64,29 @@ fn pages_come_from_the_replica_and_commits_go_to_the_primary() {
     let before = (servers.primary.calls("hmget"), servers.replicas[0].calls("hmget"));
     assert_eq!(number(&connection, "SELECT count(*) FROM big WHERE length(filler) = 1000"), 2000);
     let asked = (servers.primary.calls("hmget") - before.0, servers.replicas[0].calls("hmget") - before.1);
-    assert!(asked.0 <= 2 && asked.1 >= 8, "the primary for the version, the replica for pages: {asked:?}");
+    assert!(asked.0 <= 2 && asked.1 >= 8, "requests to (primary, replica) for the version and the pages: {asked:?}");
     stamp(&connection, 1);
     assert_eq!(stamped(&writer), 1);
     check_integrity(&connection);
 }
 
 #[test]
-fn each_level_shows_what_it_promises_while_a_replica_lags() {
+fn each_consistency_level_holds_while_a_replica_lags() {
     let (servers, writer) = servers(1);
     let strong = apart(servers.options("shop", Consistency::Strong), 1);
     let snapshot = apart(servers.options("shop", Consistency::Snapshot), 2);
     let session = apart(servers.options("shop", Consistency::Session).catch_up(Duration::from_millis(50)), 3);
     servers.hold(0);
     stamp(&writer, 1);
-    assert_eq!(stamped(&strong), 1, "the newest");
-    assert_eq!(stamped(&snapshot), 0, "what the replica has");
-    assert_eq!(stamped(&session), 0, "as old as what it has seen");
+    assert_eq!(stamped(&strong), 1, "strong reads the newest version");
+    assert_eq!(stamped(&snapshot), 0, "snapshot reads the replica's version");
+    assert_eq!(stamped(&session), 0, "session may read the version that it read before");
     stamp(&session, 2);
-    assert_eq!(stamped(&session), 2, "its own write");
+    assert_eq!(stamped(&session), 2, "session reads its own write");
     assert_eq!((stamped(&strong), stamped(&snapshot)), (2, 0));
     assert_eq!(told(&snapshot, "server"), servers.replicas[0].url());
     let there = servers.replicas[0].redis_cli(&["HGET", "sqlite:{shop}", "version"]);
-    assert_eq!(told(&snapshot, "version"), there, "as redis-cli sees it");
+    assert_eq!(told(&snapshot, "version"), there, "not the version that redis-cli shows");
     servers.release(0);
     servers.in_step(0, "shop");
     eventually("the replica serves the newest", || stamped(&snapshot) == 2);
@@ -112,7 +111,7 @@ fn a_session_never_goes_back_when_it_moves_between_servers() {
         look(0);
         stamp(&session, 10 * round + 1);
         look(10 * round + 1);
-        // The one that is up to date leaves its clients.
+        // The replica that is up to date drops its clients.
         servers.replicas[1 - behind].redis_cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         look(10 * round + 1);
         stamp(&writer, 10 * round + 2);
@@ -124,14 +123,14 @@ fn a_session_never_goes_back_when_it_moves_between_servers() {
     servers.replicas[0].kill();
     look(0);
     servers.replicas[1].kill();
-    eventually("the primary is left", || stamped(&session) == 82);
+    eventually("the primary serves the session", || stamped(&session) == 82);
     stamp(&session, 90);
     assert_eq!(stamped(&session), 90);
     check_integrity(&session);
 }
 
 #[test]
-fn a_session_whose_version_the_primary_lost_is_told_so_once() {
+fn a_session_gets_one_error_when_the_primary_lost_its_version() {
     let (servers, writer) = servers(1);
     let session = apart(servers.primary.options("shop").consistency(Consistency::Session), 1);
     stamp(&session, 1);
@@ -139,10 +138,10 @@ fn a_session_whose_version_the_primary_lost_is_told_so_once() {
     assert_eq!(kept, "1");
     stamp(&session, 2);
     assert_eq!(stamped(&session), 2);
-    // As a failover does that loses a commit.
+    // A failover that loses a commit does this.
     assert_eq!(servers.primary.redis_cli(&["COPY", "sqlite:{kept}", "sqlite:{shop}", "REPLACE"]), "1");
     let mut lost = None;
-    eventually("it asks again", || {
+    eventually("the session asks the server again", || {
         lost = session.query_row("SELECT max(stamp) FROM t", [], |row| row.get::<_, i64>(0)).err();
         lost.is_some()
     });
@@ -152,19 +151,19 @@ fn a_session_whose_version_the_primary_lost_is_told_so_once() {
 }
 
 #[test]
-fn a_read_transaction_goes_on_while_its_replica_resynchronises() {
+fn a_read_transaction_continues_while_its_replica_resynchronises() {
     if !program::answers_while_it_loads() {
         return;
     }
     let (servers, writer) = servers(1);
-    // So few pages in its caches that it must fetch again.
+    // The caches are too small for the table, so pages are fetched again.
     let options = servers.options("shop", Consistency::Snapshot).cache_size(4096);
     let reader = apart(options, 1);
     reader.execute_batch("PRAGMA cache_size = 2; BEGIN").unwrap();
     assert_eq!(stamped(&reader), 0);
     assert_eq!(told(&reader, "server"), servers.replicas[0].url());
     let replica = &servers.replicas[0];
-    // It has lost everything, as at the start of a full resynchronisation without a copy on disk.
+    // The replica loses everything, as at the start of a full resynchronisation without a copy on disk.
     assert_eq!(replica.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
     assert_eq!(replica.redis_cli(&["FLUSHALL"]), "OK");
     assert_eq!(stamped(&reader), 0);
@@ -177,11 +176,11 @@ fn a_read_transaction_goes_on_while_its_replica_resynchronises() {
     let seen = stamped(&reader);
     assert!((1..=2).contains(&seen), "{seen}");
     servers.in_step(0, "shop");
-    eventually("it serves again", || stamped(&reader) == 2 && told(&reader, "server") == replica.url());
+    eventually("the replica serves again", || stamped(&reader) == 2 && told(&reader, "server") == replica.url());
 }
 
 #[test]
-fn a_replica_that_was_cut_off_and_goes_its_own_way_is_not_read() {
+fn a_detached_replica_with_its_own_commits_is_not_read() {
     let (servers, writer) = servers(1);
     let snapshot = apart(servers.options("shop", Consistency::Snapshot), 1);
     assert_eq!(stamped(&snapshot), 0);
@@ -211,7 +210,7 @@ fn a_writer_makes_progress_although_its_replica_lags() {
             writer.execute("INSERT INTO t VALUES (?1, 0, printf('%0*d', 400, 0))", [1000 + round]).unwrap();
         }
         assert_eq!(number(&other, "SELECT count(*) FROM t"), 50, "{level}");
-        // Without a busy timeout, the second try is one of the newest version.
+        // Without a busy timeout, the retry reads the newest version.
         writer.busy_timeout(Duration::ZERO).unwrap();
         stamp(&other, 1);
         let first = writer.execute_batch("BEGIN IMMEDIATE; COMMIT");
@@ -223,10 +222,10 @@ fn a_writer_makes_progress_although_its_replica_lags() {
 }
 
 #[test]
-fn what_was_acknowledged_longer_ago_than_the_bound_is_seen() {
+fn bounded_reads_see_commits_older_than_the_bound() {
     let (servers, writer) = servers(1);
     let bound = Duration::from_millis(300);
-    // Two that share what they know, and one that does not.
+    // Two connections that share a cache, and one with its own.
     let readers: Vec<_> = [1, 1, 2].map(|n| apart(servers.options("shop", Consistency::Bounded(bound)), n)).into();
     servers.hold(0);
     for round in 1..=10 {
@@ -243,7 +242,7 @@ fn what_was_acknowledged_longer_ago_than_the_bound_is_seen() {
 }
 
 #[test]
-fn a_token_makes_another_process_wait_for_a_write() {
+fn a_version_token_makes_another_process_wait_for_a_write() {
     let (servers, writer) = servers(1);
     let options = servers.options("shop", Consistency::Snapshot);
     let reader = apart(options.clone().catch_up(Duration::from_millis(50)), 1);
@@ -265,7 +264,7 @@ fn a_token_makes_another_process_wait_for_a_write() {
         assert_eq!(lines[..2], [token.as_str(), "1"], "{said:?}");
         assert!(lines[2].contains(&servers.replicas[0].url()), "{said:?}");
     }
-    eventually("it arrives", || reader.execute_batch(&wait).is_ok());
+    eventually("the version arrives", || reader.execute_batch(&wait).is_ok());
     assert_eq!(stamped(&reader), 1);
     reader.execute_batch("BEGIN; SELECT 1 FROM t").unwrap();
     stamp(&writer, 2);
@@ -274,7 +273,7 @@ fn a_token_makes_another_process_wait_for_a_write() {
 }
 
 #[test]
-fn the_level_can_be_changed_on_the_connection() {
+fn the_consistency_level_can_be_changed_on_a_connection() {
     let (servers, writer) = servers(1);
     let connection = apart(servers.options("shop", Consistency::Strong), 1);
     servers.hold(0);
@@ -293,7 +292,7 @@ fn the_level_can_be_changed_on_the_connection() {
 fn a_replica_that_goes_away_and_comes_back_is_read_again() {
     let (mut servers, writer) = servers(1);
     let connection = apart(servers.options("shop", Consistency::Snapshot), 1);
-    // So few pages in its caches that it must fetch again.
+    // The caches are too small for the table, so pages are fetched again.
     let reader = apart(servers.options("shop", Consistency::Snapshot).cache_size(4096), 3);
     reader.execute_batch("PRAGMA cache_size = 2; BEGIN").unwrap();
     assert_eq!((stamped(&connection), stamped(&reader)), (0, 0));
@@ -301,19 +300,19 @@ fn a_replica_that_goes_away_and_comes_back_is_read_again() {
     stamp(&writer, 1);
     assert_eq!((stamped(&connection), stamped(&reader)), (1, 0));
     assert_eq!(told(&connection, "server"), servers.primary.url());
-    // Also who opens the database now.
+    // A connection that opens the database now reads the primary as well.
     assert_eq!(stamped(&apart(servers.options("shop", Consistency::Snapshot), 2)), 1);
     servers.replicas[0].restart();
     servers.replicas[0].follow(&servers.primary);
     servers.in_step(0, "shop");
-    eventually("it serves again", || {
+    eventually("the replica serves again", || {
         assert_eq!(stamped(&connection), 1);
         told(&connection, "server") == servers.replicas[0].url()
     });
 }
 
 #[test]
-fn replicas_go_on_to_serve_while_the_primary_is_away() {
+fn replicas_serve_reads_while_the_primary_is_away() {
     let (mut servers, writer) = servers(1);
     let levels = [Consistency::Strong, Consistency::Session, Consistency::Snapshot, Consistency::Bounded(MINUTE)];
     let connections = levels.map(|level| apart(servers.options("shop", level), 1));
@@ -346,7 +345,7 @@ fn a_replica_of_another_primary_is_refused() {
 }
 
 #[test]
-fn a_replica_that_becomes_one_of_another_primary_is_not_read() {
+fn a_replica_that_moves_to_another_primary_is_not_read() {
     let (servers, writer) = servers(1);
     let (others, other_writer) = self::servers(0);
     for n in 1..=5 {
@@ -355,7 +354,9 @@ fn a_replica_that_becomes_one_of_another_primary_is_not_read() {
     let connection = apart(servers.options("shop", Consistency::Snapshot), 1);
     let port = others.primary.port().to_string();
     assert_eq!(servers.replicas[0].redis_cli(&["REPLICAOF", "127.0.0.1", &port]), "OK");
-    eventually("it is one of the other", || servers.replicas[0].stored("shop") == others.primary.stored("shop"));
+    eventually("the replica holds the other primary's data", || {
+        servers.replicas[0].stored("shop") == others.primary.stored("shop")
+    });
     for n in 1..=8 {
         stamp(&writer, n);
         assert_eq!(stamped(&connection), n);
@@ -363,9 +364,9 @@ fn a_replica_that_becomes_one_of_another_primary_is_not_read() {
 }
 
 #[test]
-fn a_replica_without_the_database_is_not_believed() {
+fn a_replica_without_the_database_is_not_read() {
     let (servers, writer) = servers(1);
-    // Not in step from the beginning.
+    // The replica has never been in step.
     assert_eq!(servers.replicas[0].redis_cli(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
     assert_eq!(servers.replicas[0].redis_cli(&["CONFIG", "SET", "replica-read-only", "no"]), "OK");
     assert_eq!(servers.replicas[0].redis_cli(&["FLUSHALL"]), "OK");
@@ -378,7 +379,7 @@ fn a_replica_without_the_database_is_not_believed() {
 }
 
 #[test]
-fn the_primary_named_as_its_own_replica_serves_as_one() {
+fn a_primary_can_be_named_as_its_own_replica() {
     let (servers, writer) = servers(0);
     for level in [Consistency::Strong, Consistency::Session, Consistency::Snapshot] {
         let options = servers.primary.options("shop").replica(servers.primary.tcp_url()).consistency(level);
@@ -386,12 +387,12 @@ fn the_primary_named_as_its_own_replica_serves_as_one() {
         stamp(&connection, 1);
         assert_eq!(stamped(&connection), 1);
         stamp(&writer, 2);
-        eventually("it is seen", || stamped(&connection) == 2);
+        eventually("the commit is seen", || stamped(&connection) == 2);
     }
 }
 
 #[test]
-fn a_replica_that_lets_itself_not_be_read_is_named_and_shows_no_password() {
+fn a_replica_that_refuses_reads_is_named_without_its_password() {
     let (servers, _writer) = servers(1);
     let replica = &servers.replicas[0];
     let acl = ["ACL", "SETUSER", "blind", "on", ">secret-word", "~*", "+@all", "-hmget"];
@@ -402,7 +403,7 @@ fn a_replica_that_lets_itself_not_be_read_is_named_and_shows_no_password() {
     let (failed, why) = open_failure(&options("wrong-secret"));
     assert_failure((failed, why.clone()), code::CANTOPEN, "refuses the user or password");
     assert!(!why.contains("secret"), "{why}");
-    // Without the right to ask for its role, it is read all the same.
+    // A replica that forbids asking for its role is read.
     assert_eq!(replica.redis_cli(&["ACL", "SETUSER", "blind", "+hmget", "-info"]), "OK");
     let connection = apart(options("secret-word").consistency(Consistency::Snapshot), 1);
     assert_eq!(stamped(&connection), 0);
@@ -423,11 +424,11 @@ fn a_replica_that_is_loading_at_open_is_waited_out() {
     assert_eq!(stamped(&connection), 0);
     stamp(&writer, 1);
     servers.in_step(0, "shop");
-    eventually("it serves", || stamped(&connection) == 1 && told(&connection, "server") == replica.url());
+    eventually("the replica serves", || stamped(&connection) == 1 && told(&connection, "server") == replica.url());
 }
 
 #[test]
-fn replicas_are_given_in_a_uri_or_in_the_environment_as_often_as_need_be() {
+fn several_replicas_can_be_named_in_a_uri_or_in_the_environment() {
     let (servers, _writer) = servers(2);
     let [one, two] = [0, 1].map(|n: usize| servers.replicas[n].url());
     let script = "
@@ -450,7 +451,7 @@ for _ in range(8):
 }
 
 #[test]
-fn replicas_that_the_primary_has_are_found_and_followed_when_they_change() {
+fn replicas_of_the_primary_are_discovered_and_tracked() {
     let (mut servers, writer) = servers(1);
     let options = servers.primary.options("shop").replica("auto").consistency(Consistency::Snapshot);
     let connection = apart(options, 1);
@@ -459,7 +460,7 @@ fn replicas_that_the_primary_has_are_found_and_followed_when_they_change() {
     servers.replicas.push(Server::replica_of(&servers.primary));
     servers.replicas[0].kill();
     stamp(&writer, 1);
-    assert_eq!(stamped(&connection), 1, "the primary is left");
+    assert_eq!(stamped(&connection), 1, "the primary does not serve the read");
     eventually("the other replica is found", || {
         assert_eq!(stamped(&connection), 1);
         told(&connection, "server") == servers.replicas[1].tcp_url()

@@ -1,4 +1,4 @@
-//! The virtual table among clients that write at once: no change is lost, no half of one is seen.
+//! The virtual table with clients that write at the same time: no change is lost, and no commit is seen in part.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -14,7 +14,7 @@ fn is_busy<T: std::fmt::Debug>(result: rusqlite::Result<T>) -> bool {
     code(result) & 0xff == BUSY
 }
 
-/// Counts up by a read and a write, as applications do; `argv` would be the address and how often.
+/// Counts to 100 with a read and a write in each transaction, as an application would.
 const COUNTING: &str = r"
 c = sqlite3.connect(':memory:', isolation_level=None)
 load(c)
@@ -42,7 +42,7 @@ fn no_increment_of_two_processes_is_lost() {
     let start = || hosts::python(COUNTING, &[("AT", &server.url())]).map(Beside::start);
     let (Some(mut one), Some(mut two)) = (start(), start()) else { return };
     for process in [&mut one, &mut two] {
-        assert!(process.hear_all().concat().starts_with("100 "), "it says how often");
+        assert!(process.hear_all().concat().starts_with("100 "), "the process did not report 100 increments");
     }
     assert_eq!(number(&here, "SELECT n FROM t"), 200);
     assert_eq!(number(&here, "SELECT id FROM t WHERE n = 200"), 1);
@@ -50,13 +50,13 @@ fn no_increment_of_two_processes_is_lost() {
 }
 
 #[test]
-fn what_a_transaction_has_read_must_still_be_so_when_it_writes() {
+fn a_writing_transaction_is_refused_when_what_it_read_changed() {
     let server = Server::start();
     let (one, two) = (table(&server, "a INT"), table(&server, "a INT"));
     create(&one, &server.url(), "u", "a INT").unwrap();
     one.execute_batch("INSERT INTO t VALUES (1), (2), (3); INSERT INTO u VALUES (0)").unwrap();
     for (reads, changes, writes) in [
-        // The row that it writes, another row, rows of another table, a row that went away.
+        // The written row, another row, a row of another table, and a deleted row.
         (
             "SELECT a FROM t WHERE rowid = 1",
             "UPDATE t SET a = a + 1 WHERE rowid = 1",
@@ -78,7 +78,7 @@ fn what_a_transaction_has_read_must_still_be_so_when_it_writes() {
         assert!(is_busy(one.execute_batch("COMMIT")), "{reads}; {changes}; {writes}");
         assert!(one.is_autocommit());
         assert!(!text(&one, all).contains('9'), "{reads}; {changes}; {writes}");
-        // The same again, without the other.
+        // The same without a change by the other client.
         one.execute_batch("BEGIN").unwrap();
         number(&one, reads);
         one.execute_batch(&format!("{writes}; COMMIT")).unwrap();
@@ -87,7 +87,7 @@ fn what_a_transaction_has_read_must_still_be_so_when_it_writes() {
 }
 
 #[test]
-fn reads_of_a_transaction_that_is_over_are_no_hindrance() {
+fn reads_of_a_finished_transaction_cause_no_conflict() {
     let server = Server::start();
     let (one, two) = (table(&server, "a INT"), table(&server, "a INT"));
     one.execute_batch("INSERT INTO t VALUES (1), (2)").unwrap();
@@ -104,7 +104,7 @@ fn reads_of_a_transaction_that_is_over_are_no_hindrance() {
 
 const COLUMNS: &str = "id INTEGER PRIMARY KEY, n INT INDEXED, s TEXT INDEXED, u INT UNIQUE";
 
-/// Writes transactions of ten rows, which another process sees whole or not at all.
+/// Writes transactions of ten rows. The test's process sees each whole or not at all.
 const WRITING: &str = r"
 c = sqlite3.connect(':memory:', isolation_level=None)
 load(c)
@@ -124,15 +124,15 @@ while True:
     say(n)
 ";
 
-/// Every transaction that is there is whole; returns the last one.
+/// Asserts that every stored transaction is whole, and returns the number of the last.
 fn check_whole(server: &Server) -> i64 {
     check_keys(server, "t");
     let here = table(server, COLUMNS);
     let halves = "SELECT count(*) FROM (SELECT n FROM t GROUP BY n HAVING count(*) <> 10)";
-    assert_eq!(number(&here, halves), 0, "a transaction is there in part");
+    assert_eq!(number(&here, halves), 0, "a transaction is stored in part");
     let last = number(&here, "SELECT ifnull(max(n), 0) FROM t");
     let late = format!("SELECT count(*) FROM t WHERE n < {last} AND s NOT LIKE 'later %'");
-    assert_eq!(number(&here, &late), 0, "a transaction is there in part");
+    assert_eq!(number(&here, &late), 0, "a transaction is stored in part");
     assert_eq!(number(&here, &format!("SELECT count(*) FROM t WHERE n <= {last} - 5")), 0);
     last
 }
@@ -155,12 +155,15 @@ fn a_writer_killed_at_any_time_leaves_transactions_whole() {
             acknowledged = last.parse().unwrap();
         }
         let last = check_whole(&server);
-        assert!(last == acknowledged || last == acknowledged + 1, "{acknowledged} were acknowledged, {last} are there");
+        assert!(
+            last == acknowledged || last == acknowledged + 1,
+            "{acknowledged} were acknowledged, {last} are stored"
+        );
     }
 }
 
 #[test]
-fn a_writer_killed_in_its_commit_leaves_all_of_it_or_nothing() {
+fn a_writer_killed_during_commit_leaves_all_or_nothing() {
     let server = Server::start();
     for (command, fault, go, done) in [
         ("EXEC", Fault::HoldRequest, false, 0),
@@ -179,14 +182,14 @@ fn a_writer_killed_in_its_commit_leaves_all_of_it_or_nothing() {
         proxy.wait_for_held(1);
         writer.kill();
         proxy.settle(go);
-        eventually("the commit is carried out, or can't be any more", || {
+        eventually("no connection is inside MULTI", || {
             server.redis_cli(&["CLIENT", "LIST"]).lines().all(|client| client.contains(" multi=-1 "))
         });
         assert_eq!(check_whole(&server), before + done, "{command} {fault:?}");
     }
 }
 
-/// Stops a thread, also when the test fails meanwhile.
+/// Stops the writing thread when dropped, also when the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -195,7 +198,7 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Inserts rows from another thread until told to stop; the values that were committed.
+/// Inserts rows from another thread while `work` runs. Returns the committed values, and the result of `work`.
 fn inserting<T>(server: &Server, columns: &'static str, work: impl FnOnce() -> T) -> (Vec<i64>, T) {
     let (stop, url) = (AtomicBool::new(false), server.url());
     std::thread::scope(|scope| {
@@ -229,14 +232,14 @@ fn column(connection: &Connection, sql: &str) -> Vec<i64> {
 }
 
 #[test]
-fn renaming_loses_nothing_that_others_write() {
+fn renaming_a_table_loses_no_concurrent_insert() {
     let server = Server::start();
     let one = table(&server, TWO);
     one.execute_batch("INSERT INTO t VALUES (-1, 'x'), (-2, NULL)").unwrap();
     let (mut done, names) = inserting(&server, TWO, || {
         let mut names = vec!["t".to_owned()];
         for n in 0..5 {
-            eventually("there is something to rename", || {
+            eventually("20 rows are stored", || {
                 server.redis_cli(&["ZCARD", "p.main.t.index.rowid"]).parse().is_ok_and(|rows: i64| rows > 20)
             });
             let (name, next) = ("t", format!("t{n}"));
@@ -259,13 +262,13 @@ fn renaming_loses_nothing_that_others_write() {
 }
 
 #[test]
-fn dropping_data_and_indexes_leaves_what_others_write_whole() {
+fn dropping_data_and_indexes_leaves_concurrent_inserts_whole() {
     let server = Server::start();
     let one = table(&server, TWO);
     let (done, dropped) = inserting(&server, TWO, || {
         let mut dropped = 0;
         for n in 0..10 {
-            eventually("there is something to drop", || number(&one, "SELECT count(*) FROM t") > 10);
+            eventually("10 rows are stored", || number(&one, "SELECT count(*) FROM t") > 10);
             if n % 2 == 0 {
                 dropped += number(&one, "SELECT redis_drop_data('t')");
             } else {
@@ -280,8 +283,8 @@ fn dropping_data_and_indexes_leaves_what_others_write_whole() {
     assert_eq!(number(&one, "SELECT count(*) FROM t WHERE a >= 0 AND b LIKE 'text%'"), i64::try_from(left).unwrap());
 }
 
-/// Inserts 200 rows with ids from 1001 in one transaction, and does something else when the commit has looked
-/// and not yet written. Returns what became of the commit, and how many were tried.
+/// Inserts 200 rows with ids from 1001 in one transaction, and runs `other` after the commit's checks and before its
+/// `EXEC`. Returns whether it was committed, and the number of `EXEC` calls.
 fn during_a_large_commit(server: &Server, columns: &str, other: &str) -> (bool, usize) {
     let here = table(server, columns);
     let proxy = Proxy::to(server);
@@ -317,11 +320,11 @@ fn during_a_large_commit(server: &Server, columns: &str, other: &str) -> (bool, 
 const UNIQUE: &str = "id INTEGER PRIMARY KEY, u TEXT UNIQUE, n INT";
 
 #[test]
-fn a_large_commit_is_refused_for_its_own_rows_only() {
+fn a_large_commit_conflicts_only_on_its_own_rows() {
     let server = Server::start();
     for (other, committed, tries) in [
         ("UPDATE t SET n = 3 WHERE id = 1", true, 1),
-        // The sorted sets grow, but not by what it writes.
+        // The sorted sets grow, but not by keys that the commit writes.
         ("INSERT INTO t VALUES (3, 'three', 3)", true, 1),
         ("UPDATE t SET u = 'other' WHERE id = 1; DELETE FROM t WHERE id = 2", true, 1),
         ("INSERT INTO t VALUES (1100, 'three', 3)", false, 1),
@@ -334,7 +337,7 @@ fn a_large_commit_is_refused_for_its_own_rows_only() {
 }
 
 #[test]
-fn a_large_commit_is_refused_for_its_rowids_also_where_no_value_has_to_be_unique() {
+fn a_large_commit_without_unique_columns_conflicts_on_its_rowids() {
     let server = Server::start();
     let columns = "id INTEGER PRIMARY KEY, u TEXT, n INT";
     for (rowid, committed, tries) in [(1100, false, 1), (3, true, 1)] {
@@ -345,11 +348,11 @@ fn a_large_commit_is_refused_for_its_rowids_also_where_no_value_has_to_be_unique
 }
 
 #[test]
-fn a_value_that_others_left_in_an_index_is_unique_also_in_a_large_commit() {
+fn a_large_commit_conflicts_on_a_unique_value_with_a_stale_index_entry() {
     let server = Server::start();
     some_rows(&server);
     table(&server, UNIQUE).execute_batch("INSERT INTO t VALUES (3, NULL, 3)").unwrap();
-    // The sorted set has it, and neither grows nor loses a value.
+    // The value is in the sorted set already, so the set neither grows nor shrinks.
     server.redis_cli(&["ZADD", "p.main.t.index:u", "0", "u1100"]);
     assert_eq!(during_a_large_commit(&server, UNIQUE, "UPDATE t SET u = 'u1100' WHERE id = 3"), (false, 1));
 }
@@ -359,8 +362,8 @@ fn some_rows(server: &Server) {
     table(server, UNIQUE).execute_batch(rows).unwrap();
 }
 
-/// Changes 200 rows of 300 in one transaction, and does something else when the commit has looked and not
-/// yet written. Returns whether it was committed.
+/// Changes 200 of 300 rows in one transaction, and runs `other` after the commit's checks and before its `EXEC`.
+/// Returns whether it was committed.
 fn during_a_commit_that_changes_many(server: &Server, changes: &str, other: impl FnOnce(&Connection)) -> bool {
     let here = table(server, UNIQUE);
     let rows = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 300) \
@@ -394,7 +397,7 @@ fn snapshot(connection: &Connection) -> String {
 }
 
 #[test]
-fn a_commit_that_changes_many_rows_is_refused_for_what_it_rests_on_only() {
+fn a_commit_of_many_changes_conflicts_only_on_rows_that_it_used() {
     let server = Server::start();
     let update = "UPDATE t SET n = n + 1, u = 'v' || id WHERE id <= 200";
     let delete = "DELETE FROM t WHERE id <= 200";
@@ -415,13 +418,13 @@ fn a_commit_that_changes_many_rows_is_refused_for_what_it_rests_on_only() {
         let done = during_a_commit_that_changes_many(&server, changes, |here| here.execute_batch(other).unwrap());
         assert_eq!(done, committed, "{changes}: {other}");
     }
-    // Other programs write fields of their own, which an update keeps.
+    // An update keeps the fields that other programs write, so such a write is a conflict.
     let foreign = |_: &Connection| assert_eq!(server.redis_cli(&["HSET", "p.main.t:150", "foreign", "x"]), "1");
     assert!(!during_a_commit_that_changes_many(&server, update, foreign));
 }
 
 #[test]
-fn a_commit_that_changes_many_rows_watches_few_keys() {
+fn a_commit_of_many_changes_watches_with_one_command() {
     let server = Server::start();
     let one = table(&server, UNIQUE);
     let rows = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 400) \
@@ -440,7 +443,7 @@ fn a_commit_that_changes_many_rows_watches_few_keys() {
 }
 
 #[test]
-fn a_commit_that_moves_many_rows_takes_along_what_others_have_written_however_much() {
+fn moving_many_rows_keeps_large_foreign_fields() {
     let server = Server::start();
     let one = table(&server, "id INTEGER PRIMARY KEY, n INT");
     let rows = "WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 300) INSERT INTO t SELECT n, n FROM n";
@@ -458,7 +461,7 @@ fn a_commit_that_moves_many_rows_takes_along_what_others_have_written_however_mu
 }
 
 #[test]
-fn rowids_are_given_back_by_a_rollback_and_left_out_by_rollback_to() {
+fn rollback_returns_rowids_and_rollback_to_skips_them() {
     let server = Server::start();
     let one = table(&server, "n INT");
     let rowids = || text(&one, "SELECT group_concat(rowid) FROM t");

@@ -1,4 +1,4 @@
-//! Round trips: what the virtual table must reach, counted by a proxy between it and the server.
+//! Upper bounds for the round trips of the virtual table, counted by a proxy before the server.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -8,19 +8,19 @@ use std::sync::{Arc, Mutex};
 use rusqlite::Connection;
 use sqlite_redis_tests::{Server, number, text};
 
-/// Counts how often the client speaks when no answer is due.
+/// Counts the times that the client sends while no reply is outstanding.
 struct Counter {
     url: String,
     trips: Arc<AtomicU64>,
 }
 
-/// Commands sent and replies received on one connection.
+/// The commands sent and the replies received on one connection.
 #[derive(Default)]
 struct Talk {
     sent: u64,
     received: u64,
     speaking: bool,
-    /// In the middle of a command.
+    /// Whether a command was received in part.
     inside: bool,
 }
 
@@ -82,7 +82,7 @@ fn copy(mut from: UnixStream, mut to: UnixStream, note: impl Fn(u64, bool) + Sen
     });
 }
 
-/// Takes the messages out that are complete, and counts them.
+/// Removes the complete messages from `bytes` and returns their number.
 fn complete(bytes: &mut Vec<u8>) -> u64 {
     let (mut at, mut count) = (0, 0);
     while let Some(end) = message_end(bytes, at) {
@@ -92,7 +92,7 @@ fn complete(bytes: &mut Vec<u8>) -> u64 {
     count
 }
 
-/// Where the message ends that begins here, if it is complete
+/// The end of the message that begins at `at`, if it is complete
 /// (<https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 fn message_end(bytes: &[u8], at: usize) -> Option<usize> {
     let line = bytes.get(at..)?.windows(2).position(|window| window == b"\r\n")?;
@@ -131,7 +131,7 @@ fn fill(connection: &Connection, rows: i64) {
 }
 
 #[test]
-fn an_insert_in_autocommit_takes_two_round_trips() {
+fn an_autocommit_insert_takes_two_round_trips() {
     let server = Server::start();
     let counter = Counter::before(&server);
     for columns in
@@ -160,7 +160,7 @@ fn many_inserts_in_a_transaction_take_few_round_trips() {
     assert_eq!(number(&connection, "SELECT count(*) FROM t"), 10_000);
     assert_eq!(text(&connection, "SELECT max(rowid) FROM t"), "10000");
     assert_eq!(server.redis_cli(&["GET", "p.main.t.rowid"]), "10000");
-    // One statement each, with ids and uniqueness.
+    // One statement for each row, with ids and a UNIQUE column.
     connection.execute_batch("SELECT redis_drop_data('t'); DROP TABLE t").unwrap();
     let connection = open(&counter.url, "id INTEGER PRIMARY KEY, a TEXT UNIQUE, b INT INDEXED");
     let trips = counter.of("10,000 statements with id and UNIQUE", || {
@@ -201,12 +201,12 @@ fn many_inserts_into_a_filled_table_take_few_round_trips() {
             connection.execute_batch("COMMIT").unwrap();
             changed
         };
-        // Rowids below the greatest, too.
+        // Rowids below the largest are inserted as well.
         write(insert, 20_000, rows);
         let scans = server.calls("zrangebyscore");
         let trips = counter.of("10 more", || assert_eq!(write(insert, 15_000, 10), 10));
         assert!(trips <= 16, "{trips}");
-        assert_eq!(server.calls("zrangebyscore"), scans, "for a few rows, the table is not read");
+        assert_eq!(server.calls("zrangebyscore"), scans, "a few rows must not scan the table");
         let trips = counter.of("as many more", || assert_eq!(write(insert, 1, rows), rows as usize));
         assert!(trips <= 35, "{trips}");
         let again = insert.replace("INSERT", "INSERT OR IGNORE");
@@ -229,7 +229,7 @@ fn many_inserts_into_a_filled_table_take_few_round_trips() {
 }
 
 #[test]
-fn values_that_share_a_key_are_told_apart_also_in_many_inserts() {
+fn many_inserts_tell_values_apart_that_share_a_key() {
     let server = Server::start();
     let connection = open(&server.url(), "a UNIQUE");
     connection.execute_batch("INSERT INTO t VALUES (1), (2), (3), (4), (5), ('6'), ('7'), ('8'), ('9')").unwrap();
@@ -262,11 +262,11 @@ fn an_offset_skips_by_the_index() {
         let before = server.calls("hmget");
         let trips = counter.of(sql, || assert_eq!(rows(sql), expected, "{sql}"));
         let fetched = server.calls("hmget") - before;
-        // Values share keys of an index, so each skipped row's own value is asked for.
+        // Values may share an index key, so the value of each skipped row is fetched.
         let expected = if sql.contains("blah2") { 10_100 } else { 1100 };
         assert!(trips <= 9 && fetched <= expected, "{sql}: {trips} round trips, {fetched} rows");
     }
-    // Where something else decides, rows are looked at.
+    // The index alone can't count these rows, so they are fetched.
     for (sql, expected) in [
         ("SELECT rowid FROM t WHERE blah3 = 'x1' LIMIT 1 OFFSET 50", vec![5001]),
         ("SELECT rowid FROM t WHERE blah2 IN (600, 700, 800) LIMIT 2 OFFSET 4", vec![1600, 1601]),
@@ -274,7 +274,7 @@ fn an_offset_skips_by_the_index() {
     ] {
         assert_eq!(rows(sql), expected, "{sql}");
     }
-    // A row that is gone does not count, nor one that the transaction has deleted.
+    // Neither a row that is gone nor a row deleted in the transaction counts.
     server.redis_cli(&["DEL", "p.main.t:7"]);
     assert_eq!(rows("SELECT rowid FROM t LIMIT 1 OFFSET 9000"), [9002]);
     connection.execute_batch("BEGIN; DELETE FROM t WHERE rowid < 5; INSERT INTO t (rowid) VALUES (3)").unwrap();
@@ -282,7 +282,7 @@ fn an_offset_skips_by_the_index() {
 }
 
 #[test]
-fn estimates_are_of_the_rows_that_there_are() {
+fn the_planner_gets_the_actual_number_of_rows() {
     let server = Server::start();
     let connection = open(&server.url(), COLUMNS);
     connection.execute_batch("CREATE TABLE local (n INTEGER PRIMARY KEY, x)").unwrap();
@@ -292,11 +292,11 @@ fn estimates_are_of_the_rows_that_there_are() {
     let plan: String = connection
         .query_row("EXPLAIN QUERY PLAN SELECT * FROM local, t WHERE local.n = t.blah2", [], |row| row.get(3))
         .unwrap();
-    assert!(plan.starts_with("SCAN t VIRTUAL TABLE"), "three rows come first: {plan}");
+    assert!(plan.starts_with("SCAN t VIRTUAL TABLE"), "the table of three rows is not the outer loop: {plan}");
 }
 
 #[test]
-fn min_uses_an_index_where_null_can_not_be() {
+fn min_uses_an_index_of_a_not_null_column() {
     let server = Server::start();
     let connection = open(&server.url(), "id INTEGER PRIMARY KEY, a INT INDEXED NOT NULL, b INT INDEXED");
     connection
@@ -313,10 +313,10 @@ fn min_uses_an_index_where_null_can_not_be() {
     assert!(fetched("SELECT min(a) FROM t", 1000) <= 1100);
     assert!(fetched("SELECT min(id) FROM t", 1) <= 1100);
     assert!(fetched("SELECT max(b) FROM t", 5999) <= 1100);
-    // What SQLite does not tell: the answer is right all the same, and there is a way that is quick.
+    // SQLite does not say that `min()` ignores NULL, so all rows are read. A lower bound in the query helps.
     assert!(fetched("SELECT min(b) FROM t", 1001) >= 5000);
     assert!(fetched("SELECT b FROM t WHERE b > -1e999 ORDER BY b LIMIT 1", 1001) <= 100);
-    // Another program's row lacks what must not be NULL.
+    // Another program's row lacks a NOT NULL value.
     server.redis_cli(&["HSET", "p.main.t:9999", "b", "1"]);
     server.redis_cli(&["ZADD", "p.main.t.index.rowid", "9999", "9999"]);
     server.redis_cli(&["SADD", "p.main.t.index.null:a", "9999"]);
@@ -325,7 +325,7 @@ fn min_uses_an_index_where_null_can_not_be() {
 }
 
 #[test]
-fn reads_take_the_round_trips_that_were_promised() {
+fn reads_stay_within_the_documented_round_trips() {
     let server = Server::start();
     let counter = Counter::before(&server);
     let connection = open(&counter.url, COLUMNS);
@@ -351,7 +351,7 @@ fn reads_take_the_round_trips_that_were_promised() {
 }
 
 #[test]
-fn a_limit_reads_no_more_than_it_needs() {
+fn a_limit_fetches_few_rows() {
     let server = Server::start();
     let connection = open(&server.url(), COLUMNS);
     fill(&connection, 10_000);
@@ -365,23 +365,23 @@ fn a_limit_reads_no_more_than_it_needs() {
     assert!(fetched("SELECT * FROM t LIMIT 10") < 50);
     assert!(fetched("SELECT * FROM t ORDER BY blah2 LIMIT 10 OFFSET 10") < 100);
     assert!(fetched("SELECT max(blah2) FROM t") < 1100);
-    // A scan goes batch by batch: what is not asked for is not read.
+    // A scan fetches batch by batch, as rows are read.
     let before = server.calls("hmget");
     let mut statement = connection.prepare("SELECT * FROM t").unwrap();
     let mut rows = statement.query([]).unwrap();
     assert!(rows.next().unwrap().is_some());
     assert!(server.calls("hmget") - before <= 500);
-    // Who has taken a second one will want a third, which the server may as well begin.
+    // After a second batch, the third is prefetched.
     for _ in 1..501 {
         assert!(rows.next().unwrap().is_some());
     }
-    sqlite_redis_tests::eventually("the next batch is asked for", || server.calls("hmget") - before == 1500);
+    sqlite_redis_tests::eventually("the next batch is prefetched", || server.calls("hmget") - before == 1500);
     drop(rows);
     assert_eq!(number(&connection, "SELECT count(*) FROM t WHERE rowid = 7"), 1);
 }
 
 #[test]
-fn plans_name_their_index() {
+fn query_plans_name_the_index() {
     let server = Server::start();
     let connection = open(&server.url(), COLUMNS);
     fill(&connection, 2000);
@@ -404,14 +404,14 @@ fn plans_name_their_index() {
         assert!(plan.contains(expected), "{condition}: {plan}");
     }
     assert!(plan("SELECT max(blah) FROM t").contains("index blah in descending order"));
-    // Another client makes an index: all use it from their next statement on.
+    // After another client creates an index, every client uses it from its next statement on.
     let other = open(&server.url(), COLUMNS);
     assert_eq!(number(&other, "SELECT redis_create_index('t', 'blah3')"), 1);
     assert!(plan("SELECT * FROM t WHERE blah3 = 'x'").contains("index blah3"));
 }
 
 #[test]
-fn a_value_of_very_many_rows_is_read_in_pieces() {
+fn the_rows_of_a_frequent_value_are_read_in_pieces() {
     let server = Server::start();
     let connection = open(&server.url(), "id INTEGER PRIMARY KEY, a INT INDEXED, b INT INDEXED, c INT");
     let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000)
@@ -427,7 +427,7 @@ fn a_value_of_very_many_rows_is_read_in_pieces() {
 }
 
 #[test]
-fn conditions_that_can_be_met_in_many_ways_take_few_commands() {
+fn conditions_with_many_encodings_take_few_commands() {
     let server = Server::start();
     let names: Vec<String> = ('a'..='j').map(String::from).collect();
     let connection =
