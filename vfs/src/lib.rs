@@ -12,29 +12,29 @@
 //! The same database opens from any SQLite host through the loadable extension that this crate
 //! also builds, as `file:shop?vfs=redis&redis=redis://localhost:6379`.
 //!
-//! # Where to find what
+//! # Modules
 //!
-//! Each module is a room. A room imports only rooms below it in this list.
+//! Each module is a room. A room imports only rooms below it in this table.
 //!
-//! | Room | What is in it |
+//! | Room | Contents |
 //! | --- | --- |
 //! | `options` | the Rust API |
 //! | `ffi` | calls from SQLite: the VFS, its files, the virtual table, SQL functions, the extension's entry points |
 //! | `file` | one open database: reads, writes, locks and syncs become a transaction; rollback journals; pragmas |
 //! | `transaction` | one transaction: its states, its write set, its changed pages; commits of one and of several databases |
 //! | [`admin`] | whole databases: list, describe, remove, import |
-//! | `database` | what the connections of a process share, and which version each of them reads |
+//! | `database` | state that the connections of a process share, and the version that each of them reads |
 //! | `reading` | pages of one version: the page cache, rolling back, following the log |
 //! | `vtab` | the second mode, `CREATE VIRTUAL TABLE ... USING redis(...)`: rows as hashes |
 //! | `lease` | the write lease and its renewal |
 //! | `store` | pages and commits as Redis commands |
-//! | `wire` | the way to a server: addresses, connections, requests, replies |
+//! | `wire` | the way to a server: routes, connections, requests, replies |
 //! | `sqlite` | calls down into SQLite |
-//! | `process` | what a process has once, and a forked child anew |
+//! | `process` | per-process state, which a forked child starts afresh |
 //! | `config` | every setting |
 //! | `model` | versions, pages, log entries, errors |
 
-// Unsafe code is only where SQLite calls (`ffi`) and is called (`sqlite`).
+// Unsafe code is allowed only in `ffi`, which SQLite calls, and in `sqlite`, which calls SQLite.
 #![deny(unsafe_code)]
 
 mod options;
@@ -73,11 +73,19 @@ pub use crate::model::secret::hide_secrets;
 pub use crate::model::version::{CommitId, Version};
 pub use crate::options::Options;
 
-/// Registers the VFS `redis` with the SQLite that is linked into this program, and what else
-/// every connection opened from now on gets. Doing it again changes nothing.
+/// Registers the VFS `redis` with the SQLite that is linked into this program. Connections opened afterwards also get
+/// the virtual table module and the SQL functions. A second call has no effect.
+///
+/// [`Options::open`] calls it. Call it yourself before `rusqlite::Connection::open` with a URI:
+///
+/// ```no_run
+/// sqlite_redis::register()?;
+/// let shop = rusqlite::Connection::open("file:shop?vfs=redis&redis=redis://localhost:6379")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Errors
-/// SQLite refuses.
+/// SQLite refuses the registration.
 pub fn register() -> Result<()> {
     crate::ffi::extension::register_linked()
 }

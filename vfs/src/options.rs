@@ -1,4 +1,4 @@
-//! Opening from Rust, with typed options.
+//! Opening a database from Rust, with typed options.
 
 use std::time::Duration;
 
@@ -9,10 +9,23 @@ use crate::config;
 use crate::config::{Config, Consistency, Setting};
 use crate::model::error::{Cause, Error, Result};
 
-/// How to open a database that lives in Redis.
+/// Options to open a database that lives in Redis.
 ///
-/// What is not set here comes from the environment, then from the defaults; see
+/// An option that is not set comes from its environment variable, or else is the default; see
 /// [`crate::SETTINGS`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use sqlite_redis::{Consistency, Options};
+///
+/// let shop = Options::new("shop")
+///     .server("redis://localhost:6379")
+///     .replica("auto")
+///     .consistency(Consistency::Session)
+///     .timeout(Duration::from_secs(5))
+///     .open()?;
+/// # Ok::<(), sqlite_redis::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Options {
     name: String,
@@ -22,7 +35,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Options for the database of this name.
+    /// Starts with the defaults, for the database `name`.
     pub fn new(name: impl Into<String>) -> Self {
         Options { name: name.into(), parameters: Vec::new(), read_only: false, create: true }
     }
@@ -33,167 +46,168 @@ impl Options {
         self
     }
 
-    /// The server: `redis://`, `rediss://`, `unix://`, `sentinel://` or `redis+cluster://`.
+    /// Sets the server's URL: `redis://`, `rediss://`, `unix://`, `sentinel://` or `redis+cluster://`.
     #[must_use]
     pub fn server(self, url: impl Into<String>) -> Self {
         self.set(&config::SERVER, url.into())
     }
 
-    /// A replica of the server, for reads. Each call adds one. `auto` stands for all that the primary has.
+    /// Adds a replica of the server, for reads. `auto` stands for all replicas of the primary.
     #[must_use]
     pub fn replica(mut self, url: impl Into<String>) -> Self {
         self.parameters.push((config::REPLICA.parameter, url.into()));
         self
     }
 
-    /// Where the password is, for servers whose address has none: `file:/path` or `env:NAME`. It is read for each
-    /// connection.
+    /// Names the place of the password, for servers whose URL has none: `file:/path` or `env:NAME`. The password is
+    /// read for each new connection.
     #[must_use]
     pub fn credentials(self, place: impl Into<String>) -> Self {
         self.set(&config::CREDENTIALS, place.into())
     }
 
-    /// With TLS: files with the client's certificate and its key (PEM).
+    /// Sets the files with the client's certificate and its key, for TLS (PEM).
     #[must_use]
     pub fn tls_identity(self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
         self.set(&config::TLS_CERT, certificate.into()).set(&config::TLS_KEY, key.into())
     }
 
-    /// With TLS: file with the certificates of the authorities that are trusted, in place of the system's (PEM).
+    /// Sets the file with the trusted certificate authorities, for TLS (PEM). They replace the system's.
     #[must_use]
     pub fn tls_authorities(self, file: impl Into<String>) -> Self {
         self.set(&config::TLS_CA, file.into())
     }
 
-    /// With TLS: the name that the server's certificate must have, in place of the host in the address.
+    /// Sets the name that the server's certificate must have, for TLS. Default: the host in the URL.
     #[must_use]
     pub fn tls_name(self, name: impl Into<String>) -> Self {
         self.set(&config::TLS_NAME, name.into())
     }
 
-    /// How new what is read must be.
+    /// Sets how recent the version must be that a transaction reads.
     #[must_use]
     pub fn consistency(self, consistency: Consistency) -> Self {
         self.set(&config::CONSISTENCY, consistency)
     }
 
-    /// How long a replica that lags is waited for.
+    /// Sets how long a read waits for a lagging replica.
     #[must_use]
     pub fn catch_up(self, time: Duration) -> Self {
         self.set(&config::CATCH_UP, time.as_millis())
     }
 
-    /// Start of every key.
+    /// Sets the start of every key.
     #[must_use]
     pub fn prefix(self, prefix: impl Into<String>) -> Self {
         self.set(&config::PREFIX, prefix.into())
     }
 
-    /// Bytes of page cache, for all connections of this process to the database.
+    /// Sets the size of the page cache in bytes. All connections of this process to the database share it.
     #[must_use]
     pub fn cache_size(self, bytes: u64) -> Self {
         self.set(&config::CACHE_SIZE, bytes)
     }
 
-    /// Life of the write lease without renewal.
+    /// Sets how long the write lease lives without renewal.
     #[must_use]
     pub fn lease(self, life: Duration) -> Self {
         self.set(&config::LEASE, life.as_millis())
     }
 
-    /// How long the write lease is kept for the next transaction where one follows the other; zero: it
-    /// is given back with each commit.
+    /// Sets how long the write lease is kept after a commit for the next transaction. Zero releases it with each
+    /// commit.
     #[must_use]
     pub fn linger(self, time: Duration) -> Self {
         self.set(&config::LINGER, time.as_millis())
     }
 
-    /// Time for making a connection.
+    /// Sets the time limit for connecting to a server.
     #[must_use]
     pub fn connect_timeout(self, time: Duration) -> Self {
         self.set(&config::CONNECT_TIMEOUT, time.as_millis())
     }
 
-    /// Time for one reply.
+    /// Sets the time limit for one reply.
     #[must_use]
     pub fn timeout(self, time: Duration) -> Self {
         self.set(&config::TIMEOUT, time.as_millis())
     }
 
-    /// How long the next primary is waited for in a failover.
+    /// Sets how long to wait for the next primary in a failover.
     #[must_use]
     pub fn failover(self, time: Duration) -> Self {
         self.set(&config::FAILOVER, time.as_millis())
     }
 
-    /// Commits kept in the log.
+    /// Sets the number of commits that the log keeps.
     #[must_use]
     pub fn log_commits(self, commits: u64) -> Self {
         self.set(&config::LOG_COMMITS, commits)
     }
 
-    /// Bytes of reverse deltas kept in the log.
+    /// Sets how many bytes of reverse deltas the log keeps.
     #[must_use]
     pub fn log_bytes(self, bytes: u64) -> Self {
         self.set(&config::LOG_BYTES, bytes)
     }
 
-    /// Bytes from which on a commit goes to a key of its own first, so that other clients of the
-    /// server don't wait for it, and what a transaction has written to a temporary file.
+    /// Sets the size in bytes above which a commit is staged: its pages are sent to a separate key first, in pieces,
+    /// so that other clients of the server don't wait for it. An open transaction keeps pages beyond this size in a
+    /// temporary file.
     #[must_use]
     pub fn stage_bytes(self, bytes: u64) -> Self {
         self.set(&config::STAGE_BYTES, bytes)
     }
 
-    /// Replicas that must have a commit before it is reported as done, and how long to wait for
-    /// them. Fewer in time: the commit fails with [`Cause::NotReplicated`], and stands.
+    /// Sets how many replicas must have a commit before it succeeds, and how long to wait for them. If too few have it
+    /// in time, the commit fails with [`Cause::NotReplicated`], but stays on the primary.
     #[must_use]
     pub fn wait(self, replicas: u32, time: Duration) -> Self {
         self.set(&config::WAIT, replicas).set(&config::WAIT_TIME, time.as_millis())
     }
 
-    /// Store the pages that are written compressed (Zstandard) where that is shorter. Without, only their
-    /// longest run of zeros is left out.
+    /// Compresses written pages (Zstandard) if that makes them shorter. Otherwise only the longest run of zeros of a
+    /// page is left out.
     #[must_use]
     pub fn compress(self, compress: bool) -> Self {
         self.set(&config::COMPRESS, u8::from(compress))
     }
 
-    /// Whether the primary, and as many replicas as [`Options::wait`] says, must have a commit on disk
-    /// before it is reported as done. Needs Redis 7.2 with `appendonly yes`.
+    /// Requires that the primary, and as many replicas as set with [`Options::wait`], have a commit on disk before it
+    /// succeeds. Needs Redis 7.2 with `appendonly yes`.
     #[must_use]
     pub fn wait_disk(self, disk: bool) -> Self {
         self.set(&config::WAIT_DISK, u8::from(disk))
     }
 
-    /// Open also where the server's maxmemory-policy may drop pages.
+    /// Opens the database even if the server's `maxmemory-policy` may evict pages.
     #[must_use]
     pub fn allow_eviction(self, allow: bool) -> Self {
         self.set(&config::ALLOW_EVICTION, u8::from(allow))
     }
 
-    /// Without the right to write (`mode=ro`).
+    /// Opens the database read-only (`mode=ro`).
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
         self
     }
 
-    /// Whether to make the database if there is none (`mode=rwc`, the default) or not (`mode=rw`).
+    /// Sets whether to create a missing database (`mode=rwc`, the default) or to fail (`mode=rw`).
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
     }
 
-    /// These options as a file name for any SQLite that has the extension, `ATTACH` included.
+    /// Returns these options as a URI file name, for `ATTACH` or for any SQLite with the extension loaded.
     pub fn uri(&self) -> String {
         let mode = match (self.read_only, self.create) {
             (true, _) => "ro",
             (false, true) => "rwc",
             (false, false) => "rw",
         };
-        // Two slashes would begin an authority; none of them is part of the name.
+        // After `file:`, two slashes would begin an authority. Leading slashes are not part of a database's name.
         let mut uri =
             format!("file:{}?vfs={}&mode={mode}", escaped(self.name.trim_start_matches('/')), crate::file::name::NAME);
         for (name, value) in &self.parameters {
@@ -206,13 +220,13 @@ impl Options {
         Config::from_parameters(self.parameters.iter().map(|(name, value)| (*name, value.as_str())))
     }
 
-    /// Opens a connection. Registers the VFS first if need be.
+    /// Opens a connection, and registers the VFS if that was not done before.
     ///
     /// # Errors
-    /// The cause why it can't be opened, such as a server that is away or a wrong password.
+    /// The reason why the database can't be opened, such as an unreachable server or a wrong password.
     pub fn open(&self) -> Result<Connection> {
         crate::ffi::extension::register_linked()?;
-        // Checked here first, because a URI can't carry NUL and SQLite would not say why.
+        // Checked first, because SQLite cuts a URI at NUL and gives no reason.
         crate::store::redis::keys::database_name(&self.name)?;
         self.config()?;
         crate::ffi::forget_last_failure();
@@ -227,7 +241,7 @@ impl Options {
     }
 }
 
-/// Percent-encodes what has a meaning in URI file names (<https://sqlite.org/uri.html>).
+/// Percent-encodes the characters that have a meaning in URI file names (<https://sqlite.org/uri.html>).
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -242,10 +256,10 @@ fn escaped(text: &str) -> String {
 }
 
 impl Admin {
-    /// The server and prefix of these options; their database name does not matter.
+    /// Manages the databases on the server and under the prefix of these options. Their database name is ignored.
     ///
     /// # Errors
-    /// A setting that makes no sense. The server is not asked yet.
+    /// A setting is invalid. No connection is made yet.
     pub fn connect(options: &Options) -> Result<Self> {
         Ok(Admin::with(options.config()?))
     }

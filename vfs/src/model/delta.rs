@@ -1,13 +1,14 @@
 //! Reverse deltas: the bytes to put back to get a page as it was before a commit.
 //!
-//! A delta is a list of runs. Each run is two varints (LEB128): bytes to skip since the end of
-//! the run before, and length; then that many old bytes. The undo data of a commit is a list of
-//! pages in ascending order, each three parts: varint page number, varint length of the delta,
-//! delta. A page that did not exist after the commit counts as all zeros.
+//! A delta is a list of runs. A run has three parts: a varint (LEB128) with the bytes to skip since
+//! the end of the previous run, a varint with the run's length, and as many old bytes. The undo data
+//! of a commit lists its pages in ascending order, each as varint page number, varint length of the
+//! delta, and delta. A page that did not exist after the commit counts as all zeros.
 
 use crate::model::page::PageNo;
 
-/// Unchanged bytes between two runs that cost more as a run of their own than as a copy.
+/// Two runs with fewer unchanged bytes than this between them are written as one: a second run's varints take more
+/// space than the bytes in between.
 const GAP: usize = 4;
 
 /// Appends the delta that turns `new` back into `old` (pages of one size).
@@ -25,14 +26,14 @@ pub(crate) fn encode(old: &[u8], new: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// First place from `at` where the pages differ; whole words are compared first.
+/// First offset from `at` where the pages differ. Compares whole words first, for speed.
 fn next_difference(old: &[u8], new: &[u8], at: usize) -> Option<usize> {
     let at = at + same::<32>(&old[at..], &new[at..]);
     let at = at + same::<8>(&old[at..], &new[at..]);
     (at..old.len()).find(|&i| old[i] != new[i])
 }
 
-/// Bytes of the words in front that are the same.
+/// Length in bytes of the leading words that are equal.
 fn same<const WORD: usize>(old: &[u8], new: &[u8]) -> usize {
     let words = old.as_chunks::<WORD>().0.iter().zip(new.as_chunks::<WORD>().0);
     WORD * words.take_while(|(old, new)| old == new).count()
@@ -42,7 +43,7 @@ fn same<const WORD: usize>(old: &[u8], new: &[u8]) -> usize {
 fn end_of_run(old: &[u8], new: &[u8], start: usize) -> usize {
     let differ = |i: &usize| old[*i] != new[*i];
     let mut end = start + 1;
-    // So many equal bytes behind the end have an equal one as their last: most others need not be looked at.
+    // Searches each gap backwards: a difference near its end moves `end` on without comparing the bytes before it.
     loop {
         let behind = end..old.len().min(end + GAP);
         match behind.rev().find(differ) {
@@ -52,8 +53,8 @@ fn end_of_run(old: &[u8], new: &[u8], start: usize) -> usize {
     }
 }
 
-/// Puts back what a delta holds. `None` when the delta does not fit the page; the page is then
-/// partly changed and of no use.
+/// Writes the old bytes of a delta into the page. `None` if the delta does not fit the page, which is then partly
+/// changed and must not be used.
 #[must_use]
 pub(crate) fn apply(mut delta: &[u8], page: &mut [u8]) -> Option<()> {
     let mut at = 0usize;
@@ -67,7 +68,7 @@ pub(crate) fn apply(mut delta: &[u8], page: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// The pages of one commit's undo data, each with its delta. `None` when it makes no sense.
+/// The pages of one commit's undo data, each with its delta. `None` if the data is malformed.
 pub(crate) fn parse_undo(mut undo: &[u8]) -> Option<Vec<(PageNo, &[u8])>> {
     let mut pages = Vec::new();
     while !undo.is_empty() {
@@ -89,7 +90,7 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Bytes that [`put_varint`] takes.
+/// Number of bytes that [`put_varint`] writes for `value`.
 pub(crate) fn varint_length(value: u64) -> usize {
     (64 - value.leading_zeros()).div_ceil(7).max(1) as usize
 }
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_undo_data_is_refused() {
         for bytes in [&[0u8, 0][..], &[1, 5, 0], &[2, 0, 1, 0], &[0xff; 11], &[0x80]] {
             assert!(parse_undo(bytes).is_none(), "{bytes:?}");
         }
@@ -166,13 +167,13 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_taken_or_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_bytes_cause_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = apply(&bytes, &mut [0; 512]);
             let _ = parse_undo(&bytes);
         }
 
         #[test]
-        fn varints_come_back(value: u64) {
+        fn a_varint_is_read_as_it_was_written(value: u64) {
             let mut bytes = Vec::new();
             put_varint(&mut bytes, value);
             prop_assert_eq!(bytes.len(), varint_length(value));

@@ -1,4 +1,4 @@
-//! What can go wrong. [`sqlite_code`] turns it into SQLite's result codes.
+//! The errors of this crate. [`sqlite_code`] maps them to SQLite's result codes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ mod printable;
 
 pub(crate) use codes::{During, code, sqlite_code};
 
-/// The result of everything that can fail here.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure: what happened, and to which database on which server.
+/// An error: its cause, and the database and server that it concerns.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", Printable(&hide_secrets(&format!("{}{cause}", Prefix(place)))))]
 pub struct Error {
@@ -45,18 +45,18 @@ impl From<Cause> for Error {
 }
 
 impl Error {
-    /// The same failure, with the database and server named unless they are already.
+    /// Adds the database and server, unless the error names them already.
     pub(crate) fn at(mut self, place: &Arc<str>) -> Self {
         self.place.get_or_insert_with(|| place.clone());
         self
     }
 }
 
-/// What happened. Each variant says in its message what to do about it.
+/// The cause of an [`Error`]. The message of each variant says what to do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// A database name that no key can be made of.
+    /// The database name is invalid: no Redis key can be made from it.
     #[error("`{name}` can't be a database name: {reason}")]
     BadName {
         /// The name as given.
@@ -64,7 +64,7 @@ pub enum Cause {
         /// The rule it breaks.
         reason: &'static str,
     },
-    /// A setting whose value does not parse, or does not make sense.
+    /// A setting has an invalid value.
     #[error("{setting}={value}: {reason}")]
     BadSetting {
         /// The URI parameter or environment variable.
@@ -74,15 +74,15 @@ pub enum Cause {
         /// What was expected.
         reason: String,
     },
-    /// URI parameters that nothing here reads.
+    /// A URI parameter is unknown.
     #[error("unknown URI parameter {parameter}; known are: {known}")]
     UnknownParameter {
         /// Its name as given.
         parameter: String,
-        /// The parameters that there are.
+        /// All known parameters.
         known: String,
     },
-    /// SQLite itself can't be used as it is.
+    /// The host's SQLite or operating system refuses something, or is too old.
     #[error("{0}")]
     Host(String),
     /// No connection to the server could be made.
@@ -97,7 +97,7 @@ pub enum Cause {
          or open with mode=ro to read what the replica has"
     )]
     IsReplica(String),
-    /// The server wants another user or password.
+    /// The server refuses the user or the password.
     #[error("the server refuses the user or password: {0}")]
     Authentication(String),
     /// The server's access rules forbid a command.
@@ -114,7 +114,7 @@ pub enum Cause {
     /// A connection broke.
     #[error("the connection was lost: {0}")]
     ConnectionLost(String),
-    /// No reply came in time. What was asked may have been done.
+    /// No reply came in time. The server may have carried out the command all the same.
     #[error("no reply in time; the server hangs or is busy, or timeout_ms is too short for it")]
     NoReply,
     /// The application called `sqlite3_interrupt`.
@@ -126,7 +126,7 @@ pub enum Cause {
     /// The database is on its way from one server to another, or the Cluster has none for it yet.
     #[error("the database has moved or is about to ({0}); nothing was done, so roll back and try again")]
     Moving(String),
-    /// The server has fewer replicas than it is told to have before it takes writes.
+    /// The server has fewer replicas than its `min-replicas-to-write`.
     #[error(
         "the server takes no writes ({0}); nothing was written; try again when its replicas are back, \
          or, after a failover, when this client has learnt of the new primary"
@@ -135,7 +135,7 @@ pub enum Cause {
     /// A write was sent to a replica.
     #[error("the server is a read-only replica ({0}); write to its primary")]
     ReadOnlyServer(String),
-    /// A write through a connection that has no right to.
+    /// A write on a connection that was opened read-only.
     #[error("the database was opened read-only")]
     ReadOnly,
     /// The server is at its memory limit.
@@ -144,7 +144,7 @@ pub enum Cause {
          database is done all the same (DELETE of many rows, DROP TABLE, VACUUM up to stage_bytes), and databases can be removed"
     )]
     ServerFull(String),
-    /// The server could drop pages on its own.
+    /// The server's `maxmemory-policy` may evict pages.
     #[error(
         "the server's maxmemory-policy is `{0}`, which may drop pages of a database; \
          set it to noeviction (or open with allow_eviction=1 and risk it)"
@@ -157,18 +157,18 @@ pub enum Cause {
     #[error("the server answered: {0}")]
     Server(String),
     /// A reply that the protocol does not allow here.
-    #[error("the server's reply makes no sense: {0}")]
+    #[error("the server's reply is not what the protocol allows: {0}")]
     BadReply(String),
-    /// The database does not exist, and was not to be made.
+    /// The database does not exist, and the options don't allow to create it.
     #[error("no such database; open it with mode=rwc to make it, or list what is there with `sqlite-redis ls`")]
     Missing,
-    /// The database exists, and was not to be replaced.
+    /// The database exists, and the options don't allow to replace it.
     #[error("there is a database of this name already; choose another name, or ask to overwrite it")]
     Exists,
     /// Someone committed to the database, or removed pages of the import, before it was complete.
     #[error("the database was changed while it was being imported; nothing was replaced, run the import again")]
     ImportOvertaken,
-    /// A key of the database holds something else.
+    /// A key of the database has another Redis type than expected.
     #[error("the key `{key}` holds {found}, not {expected}; this is not a database of sqlite-redis")]
     ForeignKey {
         /// The key.
@@ -178,10 +178,10 @@ pub enum Cause {
         /// The Redis type it should have.
         expected: &'static str,
     },
-    /// What the hash holds is not a database.
+    /// The stored database is not valid.
     #[error("the database is damaged: {0}")]
     Damaged(String),
-    /// Written in a format that this version does not know.
+    /// The database has a format that this release can't read.
     #[error("the database has format {0}, this version reads format {known}; use a newer sqlite-redis", known = crate::model::version::FORMAT)]
     UnknownFormat(String),
     /// Another client holds the write lease.
@@ -195,7 +195,7 @@ pub enum Cause {
         /// The version the server has.
         found: Version,
     },
-    /// Someone else committed although SQLite believes that it has the database for itself.
+    /// Another client committed although SQLite holds an exclusive lock on the database.
     #[error(
         "version {found} was committed while this connection had locking_mode=EXCLUSIVE and version {snapshot}: \
          its lease had run out; run the transaction again"
@@ -211,11 +211,11 @@ pub enum Cause {
     SnapshotGone {
         /// The version this transaction reads.
         snapshot: Version,
-        /// Why its pages can't be had.
+        /// Why its pages can't be read.
         reason: String,
     },
-    /// The primary does not have what this session has seen: a failover lost it, or the database was
-    /// removed. Said once; then the session goes on with what there is.
+    /// The primary lacks a version that this session has seen: a failover lost it, or the database was removed.
+    /// Reported once; after that, the session reads the primary's version.
     #[error(
         "this session has seen version {seen}, which the primary does not have any more: it is at version {found}; \
          a failover may have lost commits; from now on the session reads what the primary has"
@@ -226,19 +226,19 @@ pub enum Cause {
         /// The version the primary has.
         found: Version,
     },
-    /// A version that was waited for did not come in time.
+    /// A server did not reach the wanted version in time.
     #[error(
         "{server} has version {found}, and version {wanted} did not arrive there in time; try again, or read from the primary"
     )]
     Behind {
-        /// Where it was waited for.
+        /// The server that lags.
         server: String,
-        /// The version waited for.
+        /// The version that the reader needs.
         wanted: Version,
         /// The version it has.
         found: Version,
     },
-    /// A server that was named as a replica is not one of the primary.
+    /// A server that was named as a replica does not replicate the primary.
     #[error("the replica {server} can't serve this database: {reason}")]
     UnfitReplica {
         /// Its address.
@@ -246,7 +246,7 @@ pub enum Cause {
         /// What it is instead.
         reason: String,
     },
-    /// The reply to a commit was lost, and what became of it can't be told.
+    /// The reply to a commit was lost, and its outcome can't be determined.
     #[error(
         "it is unknown whether version {version} (commit {commit}) was written: {reason}; \
          look for its effects before running the transaction again"
@@ -256,7 +256,7 @@ pub enum Cause {
         version: Version,
         /// Its random id, as in the hash field `commit` and in the log.
         commit: CommitId,
-        /// Why it can't be told.
+        /// Why the outcome can't be determined.
         reason: String,
     },
     /// A transaction over several databases was refused, and this one keeps its part of it.
@@ -270,7 +270,7 @@ pub enum Cause {
         /// Why it could not be taken back.
         reason: String,
     },
-    /// A commit is done, but not on as many replicas as it should be.
+    /// A commit is done, but too few replicas have it (see `wait`).
     #[error(
         "version {version} is written and stands on the primary, but {reason}; \
          a failover now could lose it, so don't run the transaction again without looking for its effects"
@@ -284,7 +284,7 @@ pub enum Cause {
     /// A write transaction was open when the process forked.
     #[error("the process forked inside this write transaction; only the parent can commit it")]
     Forked,
-    /// The temporary file of a transaction failed: of its rollback journal, or of what it has written.
+    /// A temporary file of a transaction failed: its rollback journal, or its spilled write set.
     #[error("a temporary file of the transaction, for its rollback journal or what it has written: {message}")]
     Journal {
         /// The operating system's message.
@@ -292,41 +292,41 @@ pub enum Cause {
         /// Whether the disk is full.
         full: bool,
     },
-    /// SQLite asked for something that a database in Redis does not have.
+    /// SQLite asked for a feature that a database in Redis does not have.
     #[error("{0}")]
     Unsupported(String),
-    /// A page that SQLite asked for is not one.
+    /// SQLite asked for a page outside of the database.
     #[error("page {0} is out of range")]
     NoSuchPage(PageNo),
-    /// Arguments of the virtual table or of its functions that make no sense.
+    /// The arguments of the virtual table or of an SQL function are invalid.
     #[error("{0}")]
     Declaration(String),
-    /// A row that a constraint of its virtual table forbids, or what SQLite says about it.
+    /// A row violates a constraint of its virtual table, or SQLite refuses it otherwise.
     #[error("{message}")]
     Constraint {
         /// SQLite's result code.
         code: i32,
-        /// SQLite's words.
+        /// SQLite's message.
         message: String,
     },
-    /// Another client changed what a transaction on virtual tables read or wrote.
+    /// Another client changed rows that a transaction on virtual tables read or wrote.
     #[error("{0} was changed by another client; nothing was written; roll back and run the transaction again")]
     Conflict(String),
     /// A commit of virtual tables was in Redis already when SQLite rolled back, and is not taken back as a whole.
     #[error("the transaction was rolled back, but {0}; look at these rows before running it again")]
     NotTakenBack(String),
-    /// The reply to a commit of virtual tables was lost, and what became of it can't be told.
+    /// The reply to a commit of virtual tables was lost, and its outcome can't be determined.
     #[error("it is unknown whether the transaction was written: {0}")]
     RowsUnknown(String),
     /// No rowid is left.
     #[error("no rowid is left: the counter `{0}` is at its end")]
     NoRowid(String),
-    /// A bug here.
+    /// A bug in this crate.
     #[error("internal error: {0}; please report it")]
     Internal(String),
 }
 
-/// What has happened to a database since the snapshot of a transaction.
+/// Describes the change to a database since a transaction's snapshot.
 fn overtaken(snapshot: Version, found: Version) -> String {
     if found == Version(0) {
         return format!("the database was removed or renamed after this transaction's snapshot, version {snapshot}");
@@ -335,7 +335,7 @@ fn overtaken(snapshot: Version, found: Version) -> String {
 }
 
 impl Cause {
-    /// What failed, without the sentence that nothing was written: for messages about a transaction of which a part was.
+    /// The message without "nothing was written", for a transaction whose other part was written.
     pub(crate) fn reason(&self) -> String {
         match self {
             Cause::ServerFull(reply) => format!("the server is out of memory ({reply})"),
@@ -346,12 +346,12 @@ impl Cause {
         }
     }
 
-    /// Whether a command is refused whatever its arguments are.
+    /// Whether the server or a proxy refuses the command itself, with any arguments.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Cause::Permission(_) | Cause::MissingCommand(_))
     }
 
-    /// Whether the server could not be asked, or is not ready to answer.
+    /// Whether the server can't be reached or does not answer.
     pub(crate) fn is_absence(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! The parts of a database's header that commits and checks go by
+//! The fields of a database's header that commits and checks use
 //! (<https://sqlite.org/fileformat2.html#the_database_header>).
 
 /// The first bytes of page 1.
@@ -7,7 +7,7 @@ pub(crate) struct Header(pub [u8; Header::SIZE]);
 impl Header {
     pub(crate) const SIZE: usize = 100;
 
-    /// The header in page 1.
+    /// The header at the start of page 1; `None` if the page is too short.
     pub(crate) fn of(page: &[u8]) -> Option<Header> {
         page.first_chunk().copied().map(Header)
     }
@@ -36,13 +36,13 @@ impl Header {
         (self.is_sqlite() && count > 0 && self.word(24) == self.word(92)).then_some(count)
     }
 
-    /// Pages in use, of so many: those that are not on the free list, whose length is "the four-byte big-endian
-    /// integer at offset 36".
+    /// Pages in use: `page_count` less the length of the free list, which is "the four-byte big-endian integer at
+    /// offset 36".
     pub(crate) fn used_of(&self, page_count: u32) -> u32 {
         page_count.saturating_sub(self.word(36))
     }
 
-    /// Written by a connection in WAL mode, which there is none of here.
+    /// Whether the database is in WAL mode, which this VFS does not support.
     pub(crate) fn wal(&self) -> bool {
         self.is_sqlite() && self.0[18..20].contains(&2)
     }

@@ -1,51 +1,50 @@
-//! Commits, and the log's entries about them.
+//! Commits, and their log entries.
 
 use crate::model::page::PageNo;
 use crate::model::version::{CommitId, Snapshot, Version};
 
-/// How to take a commit back, as [`crate::model::undo`] makes it.
+/// The undo data of a commit, as [`crate::model::undo`] builds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Undo {
-    /// The reverse deltas, as [`crate::model::delta`] writes them: little enough for the log's entry.
+    /// The reverse deltas, as [`crate::model::delta`] writes them. They are short enough for the log entry.
     Deltas(Vec<u8>),
-    /// The changed pages for the log's entry, and the reverse deltas for the stream of undo data; no
-    /// pieces when there was too much to keep.
+    /// The list of changed pages, for the log entry, and the reverse deltas, for the undo stream. `pieces` is empty if
+    /// they exceeded the limit.
     Pieces { pages: Vec<u8>, pieces: Vec<Piece> },
-    /// Not at all: the page size changed, or the list of pages would be too long.
+    /// The commit can't be rolled back: the page size changed, or the list of pages would be too long.
     Barrier,
 }
 
-/// Part of a commit's undo data: whole pages, at least one.
+/// A part of a commit's undo data: the deltas of one or more pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
-    /// The last page in it, which names it.
+    /// The last page of the piece. It identifies the piece in the undo stream.
     pub last: PageNo,
-    /// As [`crate::model::delta`] writes them.
+    /// The deltas, as [`crate::model::delta`] writes them.
     pub deltas: Vec<u8>,
 }
 
-/// Asks for the piece of a commit's undo data that has a page, and those that follow it.
+/// A request for the piece of a commit's undo data that contains page `from`, and for the pieces after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PiecesAsked {
     pub version: Version,
     pub from: PageNo,
-    /// How many pieces at most.
+    /// Maximum number of pieces.
     pub count: usize,
 }
 
-/// What a log entry says about the pages that its commit changed or removed.
+/// The pages that a commit changed or removed, as its log entry records them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Changes {
-    /// Which they are, and how to take that back.
+    /// The pages with their reverse deltas.
     Deltas(Vec<u8>),
-    /// Only which they are, as [`crate::model::undo::PageList`] writes it.
+    /// Only the page numbers, as [`crate::model::undo::PageList`] writes them.
     Pages(Vec<u8>),
-    /// Nothing: any page may have changed, and the commit can't be taken back.
+    /// Not recorded: any page may have changed, and the commit can't be rolled back.
     Unknown,
 }
 
 impl Changes {
-    /// Bytes that it has.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Changes::Deltas(bytes) | Changes::Pages(bytes) => bytes.len(),
@@ -59,24 +58,24 @@ impl Changes {
 pub(crate) struct LogEntry {
     pub version: Version,
     pub commit: CommitId,
-    /// Id of the commit before: ties the log's entries, and a snapshot to them.
+    /// Id of the previous commit. It chains the entries, and connects a snapshot to its successor.
     pub base: CommitId,
-    /// Pages before.
+    /// Number of pages before the commit.
     pub page_count: u32,
     pub changes: Changes,
 }
 
-/// A commit on its way.
+/// A commit to be sent to the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Commit<'a> {
-    /// The version that it was made from.
+    /// The version that the transaction read.
     pub base: Snapshot,
-    /// The version that it makes.
+    /// The version that the commit creates.
     pub snapshot: Snapshot,
-    /// Pages that are new or different, in ascending order; none when they are staged.
+    /// New and changed pages, ascending. Empty if they are staged.
     pub pages: Vec<(PageNo, &'a [u8])>,
     pub undo: &'a Undo,
-    /// There are fewer pages than before, or fewer of them are in use.
+    /// The database has fewer pages than before, or fewer pages in use.
     pub shrinks: bool,
 }
 
@@ -87,7 +86,10 @@ impl Commit<'_> {
     }
 }
 
-/// Checks that a log continues `from` without a hole up to `to`.
+/// Checks that the entries lead from version `from` to version `to` without a gap.
+///
+/// # Errors
+/// The reason, for a message.
 pub(crate) fn check_chain<'a>(
     from: &Snapshot,
     to: &Snapshot,
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_must_have_no_hole_and_no_stranger() {
+    fn a_chain_has_no_gap_and_no_commit_of_another_history() {
         let good = [entry(5, 50, 40), entry(6, 60, 50)];
         assert!(check_chain(&snapshot(4, 40), &snapshot(6, 60), &good).is_ok());
         assert!(check_chain(&snapshot(4, 41), &snapshot(6, 60), &good).is_err(), "another version 4");

@@ -1,4 +1,4 @@
-//! The words that everything else is written in: versions, pages, log entries, errors. Imports nothing of the crate.
+//! The types that all other modules use: versions, pages, log entries, errors. Imports nothing of the crate.
 
 pub(crate) mod delta;
 pub(crate) mod error;

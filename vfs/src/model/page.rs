@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// Number of a page, from 1.
+/// The number of a page, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageNo(NonZeroU32);
 
@@ -31,5 +31,5 @@ impl fmt::Display for PageNo {
     }
 }
 
-/// The bytes of a page, shared by everyone who reads it.
+/// The bytes of a page, shared by the page cache and all its readers.
 pub(crate) type Page = Arc<Vec<u8>>;

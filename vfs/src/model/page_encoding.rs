@@ -1,13 +1,13 @@
-//! A page as the value of its field: as it is; without its longest run of zeros; or as a Zstandard frame.
-//! Whatever is shorter.
+//! The encoding of a page as the value of its hash field: unchanged, without its longest run of zeros, or as a
+//! Zstandard frame, if that is shorter.
 //!
-//! Length and first bytes tell which: a field as long as a page is the page, and one that begins like a
-//! frame is one. So databases with and without compression are one format, and writers of both kinds
-//! can share one.
+//! A reader recognises the encoding by the value's length and first bytes: a value as long as a page is the
+//! unchanged page, and a value that begins with Zstandard's magic number is a frame. Compression therefore does not
+//! change the format, and writers with and without it can share a database.
 //!
-//! Nearly every page has some zeros, in the gap that SQLite leaves between the cells and the list of them, or
-//! in small numbers. Redis rounds a value's memory up to steps, and a page as it is lies a few bytes
-//! above one (4096 bytes take 5120), so to leave out a few saves a fifth.
+//! Nearly every page has some zeros: in the gap between SQLite's cell pointers and cells, or in small numbers.
+//! Redis's allocator rounds a value's memory up to size classes. An unchanged page, with its header, is a few bytes
+//! above one of them (4096 bytes take 5120), so leaving out a few bytes saves a fifth of the memory.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -16,23 +16,23 @@ use std::ops::Range;
 
 use zstd::bulk::{Compressor, Decompressor};
 
-/// What must be saved to be worth it: as much as a value of Redis has bytes that are not its content.
+/// An encoding is used only if it saves at least this many bytes. About the overhead of a Redis value.
 const LEAST_SAVED: usize = 8;
-/// Bytes behind a page without a run of zeros: where the run was, and its length less 1, as two
-/// little-endian numbers.
+/// Length of the trailer of a page without its run of zeros: the run's offset, and its length less 1, as two
+/// little-endian 16-bit numbers.
 const TRAILER: usize = 4;
-/// How frames begin.
+/// Zstandard's magic number.
 const FRAME: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// Higher ones gain little on pages of a few kilobytes.
+/// Compression level. Higher levels gain little on pages of a few kilobytes.
 const LEVEL: i32 = 1;
 
 thread_local! {
-    // Making one takes longer than compressing a page.
+    // Kept per thread: creating a context takes longer than compressing a page.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` with this thread's context, which is made when first needed.
+/// Runs `work` with this thread's context, which is created on first use.
 fn with<C, T>(
     context: &RefCell<Option<C>>,
     make: impl FnOnce() -> io::Result<C>,
@@ -46,7 +46,7 @@ fn with<C, T>(
     work(context)
 }
 
-/// The value of a page's field: these bytes in a row.
+/// An encoded page: the concatenation of these parts.
 pub(crate) struct Packed<'page> {
     before: Cow<'page, [u8]>,
     after: &'page [u8],
@@ -77,11 +77,11 @@ impl Packed<'_> {
     }
 }
 
-/// Packs a page.
+/// Encodes a page.
 pub(crate) fn pack(page: &[u8], compress: bool) -> Packed<'_> {
     if compress {
         let packed = COMPRESSOR.with(|it| with(it, || Compressor::new(LEVEL), |it| it.compress(page)));
-        // Where there is no memory for a context, the page itself will do.
+        // Without memory for a context, the page is stored uncompressed.
         if let Ok(packed) = packed
             && packed.len() + LEAST_SAVED <= page.len()
         {
@@ -91,7 +91,8 @@ pub(crate) fn pack(page: &[u8], compress: bool) -> Packed<'_> {
     without_zeros(page).unwrap_or_else(|| Cow::Borrowed(page).into())
 }
 
-/// A page without its longest run of zeros, if that is long enough.
+/// The page without its longest run of zeros. `None` if the run is too short to gain anything, or if the result would be
+/// taken for a frame.
 fn without_zeros(page: &[u8]) -> Option<Packed<'_>> {
     let run = longest_run(page, LEAST_SAVED + TRAILER)?;
     let (start, length) = (u16::try_from(run.start).ok()?, u16::try_from(run.len() - 1).ok()?);
@@ -102,10 +103,10 @@ fn without_zeros(page: &[u8]) -> Option<Packed<'_>> {
     Some(Packed { before: Cow::Borrowed(&page[..run.start]), after: &page[run.end..], trailer: Some([a, b, c, d]) })
 }
 
-/// The first of the longest runs of zeros, of those that have so many.
+/// The longest run of at least `least` zeros; the first, if several are equally long.
 fn longest_run(page: &[u8], least: usize) -> Option<Range<usize>> {
     let (mut longest, mut least, mut from) = (None, least, 0);
-    // A run of so many from here on has a zero at its end.
+    // Every run of `least` zeros that starts in `from..last` covers byte `last - 1`, so a look at that byte is enough.
     while let Some(byte) = page.get(from + least - 1) {
         let last = from + least;
         if *byte != 0 {
@@ -123,7 +124,7 @@ fn longest_run(page: &[u8], least: usize) -> Option<Range<usize>> {
     longest
 }
 
-/// How many zeros there are in front; whole words are compared first.
+/// Number of leading zeros. Compares whole words first, for speed.
 fn zeros(bytes: &[u8]) -> usize {
     const WORD: usize = 32;
     let words = bytes.chunks_exact(WORD).take_while(|word| **word == [0; WORD]).count();
@@ -131,7 +132,7 @@ fn zeros(bytes: &[u8]) -> usize {
     words * WORD + rest.iter().position(|byte| *byte != 0).unwrap_or(rest.len())
 }
 
-/// The page out of a field; `None` when it is not one of this size.
+/// Decodes the value of a field. `None` if it is not a page of this size.
 pub(crate) fn unpack(field: Vec<u8>, page_size: usize) -> Option<Vec<u8>> {
     if field.len() == page_size {
         return Some(field);
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_no_page_are_refused() {
+    fn values_that_encode_no_page_are_refused() {
         let packed = pack(&[7; 512], true).to_vec();
         assert_eq!(unpack(packed.clone(), 1024), None, "a frame of another page size");
         assert_eq!(unpack(packed[..packed.len() - 1].to_vec(), 512), None, "cut off");
@@ -224,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_page_comes_back(text in proptest::collection::vec(0u8..20, 0..512), at in 0..512usize, compress: bool) {
+        fn every_page_is_decoded_as_it_was(text in proptest::collection::vec(0u8..20, 0..512), at in 0..512usize, compress: bool) {
             let mut page = vec![0; 512];
             let at = at.min(512 - text.len());
             page[at..at + text.len()].copy_from_slice(&text);
@@ -232,7 +233,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn any_bytes_are_refused_or_decode_to_a_page(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             if let Some(page) = unpack(bytes, 512) {
                 prop_assert_eq!(page.len(), 512);
             }

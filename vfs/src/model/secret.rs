@@ -1,30 +1,30 @@
-//! Keeps passwords out of everything that leaves the project: errors, log lines, messages of the shell.
+//! Keeps passwords out of all output: errors, log lines, messages of the shell.
 //!
-//! Texts of a server pass [`hide`] where they come in, and every error and log line passes it on its way out.
-//! An address that does not parse is shown by [`shown_address`], which guesses where a password may be.
+//! [`hide_secrets`] filters messages of a server when they arrive, and every error and log line before it is shown.
+//! [`shown_address`] filters an address that does not parse: it guesses where a password may be.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-/// Stands for what is hidden.
+/// Replaces a secret.
 const HIDDEN: &str = "…";
-/// Passwords remembered, the newest; a process that uses more forgets the oldest.
+/// Maximum number of passwords that the process remembers. Beyond it, the oldest is forgotten.
 const MOST: usize = 1024;
-/// A shorter password is hidden only where it is a word of its own, or messages would lose letters.
+/// A shorter password is hidden only as a whole word; otherwise messages would lose letters.
 const SHORT: usize = 4;
-/// Behind this, servers repeat the arguments of a command that they don't know.
+/// After these words, servers repeat the arguments of an unknown command.
 const ECHO: &str = "args beginning with:";
-/// Parts of the names of parameters whose values are secret.
+/// A parameter whose name contains one of these has a secret value.
 const SECRET_NAMES: [&str; 3] = ["pass", "pwd", "secret"];
-/// Such a name as a whole. As a part it would be found in `author`.
+/// A parameter with exactly this name has a secret value too. As a part, it would match `author`.
 const SECRET_NAME: &str = "auth";
 
 /// The passwords in use. A fork can't leave this locked: it is swapped, not locked.
 static KNOWN: ArcSwapOption<Vec<Arc<str>>> = ArcSwapOption::const_empty();
 
-/// Has a password hidden from now on.
+/// Adds a password to those that [`hide_secrets`] removes.
 pub(crate) fn know(password: &str) {
     if password.is_empty() || KNOWN.load().iter().any(|known| known.iter().any(|known| **known == *password)) {
         return;
@@ -37,8 +37,13 @@ pub(crate) fn know(password: &str) {
     });
 }
 
-/// The text without passwords: those in use, those in URLs and behind names such as `password=`, and
-/// commands that a server repeats.
+/// Replaces passwords in a text: those in use by this process, those in URLs and after names such as `password=`, and
+/// the arguments of commands that a server repeats.
+///
+/// ```
+/// let text = sqlite_redis::hide_secrets("can't open redis://me:tulip@host");
+/// assert!(!text.contains("tulip"));
+/// ```
 pub fn hide_secrets(text: &str) -> String {
     let mut text = match text.find(ECHO) {
         Some(at) => format!("{} {HIDDEN}", &text[..at + ECHO.len()]),
@@ -48,7 +53,7 @@ pub fn hide_secrets(text: &str) -> String {
     let known = KNOWN.load();
     let mut known: Vec<_> =
         known.iter().flat_map(|known| known.iter()).filter(|known| next_of(&text, known).is_some()).collect();
-    // One password may be a part of another.
+    // Longest first, because one password may be part of another.
     known.sort_by_key(|password| std::cmp::Reverse(password.len()));
     for password in known {
         text = without(&text, password);
@@ -70,8 +75,8 @@ fn without(text: &str, password: &str) -> String {
     shown + rest
 }
 
-/// Where a text first has a password: as it is, or with some of its bytes escaped as in a URL, or as in a URL in a
-/// URI file name.
+/// Finds the first occurrence of a password: as it is, percent-encoded as in a URL, or percent-encoded twice, as in a
+/// URL in a URI file name.
 fn next_of(text: &str, password: &str) -> Option<Range<usize>> {
     let all = text.as_bytes();
     let length_at = |start: usize| {
@@ -84,7 +89,7 @@ fn next_of(text: &str, password: &str) -> Option<Range<usize>> {
     (0..all.len()).find_map(|start| length_at(start).map(|end| start..end))
 }
 
-/// How many bytes at the beginning of a text stand for this byte.
+/// Length of the encoding of `byte` at the start of the text; `None` if the text starts with another byte.
 fn written_as(byte: u8, text: &[u8]) -> Option<usize> {
     let is_escaped = |digits: &[u8]| {
         let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|d| d.is_ascii_hexdigit()));
@@ -98,8 +103,8 @@ fn written_as(byte: u8, text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Hides `user:password` in URLs, also where those are escaped, as in a URI file name. A user alone is shown: it may be
-/// the service of a Sentinel.
+/// Hides `user:password` in URLs, also in percent-encoded URLs as in a URI file name. A user without a password is
+/// shown: it may be the service name of a Sentinel URL.
 fn without_users(text: &str) -> String {
     // The same length as the text: only ASCII changes.
     let lower = text.to_ascii_lowercase();
@@ -127,7 +132,7 @@ fn without_users(text: &str) -> String {
     shown + &text[done..]
 }
 
-/// What may be a URL: all up to white space or a quote.
+/// A possible URL: the text up to white space or a quote.
 #[derive(Default)]
 struct Word {
     end: usize,
@@ -177,9 +182,9 @@ fn without_parameters(text: &str) -> String {
     shown + rest
 }
 
-/// An address that did not parse, fit for a message: its scheme and its host, as far as these can be told.
-/// Left out is all that may be a user or password: what stands before the last `@`, and all from the first
-/// character on that can begin parameters.
+/// An address that did not parse, for a message: its scheme and host, as far as they can be recognised.
+/// Everything that may be a user or a password is left out: the text before the last `@`, and the text from the
+/// first character that can begin parameters.
 pub(crate) fn shown_address(text: &str) -> String {
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) if is_scheme(scheme) => (&text[..scheme.len() + 3], rest),
@@ -233,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_repeats_of_a_command_is_hidden() {
+    fn command_arguments_repeated_by_a_server_are_hidden() {
         let said = "unknown command 'AUTH', with args beginning with: 'me' 'never-known' \r\n";
         assert_eq!(hide_secrets(said), "unknown command 'AUTH', with args beginning with: …");
     }
@@ -287,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_shown_without_what_may_be_secret() {
+    fn an_invalid_address_is_shown_without_possible_secrets() {
         for (text, shown) in [
             ("localhost:6379", "localhost:6379"),
             ("http://localhost", "http://localhost"),

@@ -1,9 +1,9 @@
-//! Undo data: how to take a commit back.
+//! Undo data: the reverse deltas that roll a commit back.
 //!
 //! A commit with little undo data keeps it in its log entry. Otherwise the entry only lists the changed
-//! pages, and the reverse deltas are cut into pieces for a stream of their own. So a client that catches up
-//! learns which pages to drop without being sent their old content; a reader of an older version fetches
-//! the pieces that it needs.
+//! pages, and the reverse deltas are split into pieces and stored in a separate stream. A client that catches
+//! up thus learns which pages to drop without receiving their old content. A reader of an older version
+//! fetches the pieces that it needs.
 
 use std::ops::Range;
 
@@ -11,17 +11,17 @@ use crate::model::delta::{encode, parse_undo, put_varint, take_varint, varint_le
 use crate::model::log_entry::{Piece, Undo};
 use crate::model::page::PageNo;
 
-/// Most undo data in a log entry, in bytes. About what an insert that splits a page of 4,096 bytes needs.
+/// Maximum size of the undo data in a log entry, in bytes: about the need of an insert that splits a page of 4,096 bytes.
 const MOST_IN_ENTRY: usize = 4 << 10;
 
-/// Most undo data in one piece, in bytes. A piece with a single page may be some bytes longer.
+/// Maximum size of a piece, in bytes. A piece with a single page may be some bytes longer.
 pub(crate) const PIECE: usize = 64 << 10;
 
-/// Longest list of pages in a log entry, in bytes: 5,000 pages or more. Longer lists are not written, since
-/// a client whose cache lost so many pages may as well begin anew.
+/// Maximum size of the list of pages in a log entry, in bytes: 5,000 pages or more. Longer lists are not written: a
+/// client that would drop so many pages may as well drop its whole cache.
 const LONGEST_LIST: usize = 16 << 10;
 
-/// Room for the undo data of a small commit.
+/// Initial capacity in bytes, enough for a small commit.
 const FEW: usize = 1 << 10;
 
 /// Builds the undo data of one commit.
@@ -36,7 +36,7 @@ pub(crate) struct UndoBuilder {
 }
 
 impl UndoBuilder {
-    /// Keeps at most this many bytes of deltas; beyond that only the list of pages.
+    /// Keeps at most `most` bytes of deltas. Beyond that, only the list of pages is kept.
     pub(crate) fn new(most: u64) -> Self {
         UndoBuilder {
             pages: PageList::default(),
@@ -48,7 +48,7 @@ impl UndoBuilder {
         }
     }
 
-    /// Adds the next page, in ascending order, with its content before and after the commit.
+    /// Adds a page with its content before and after the commit. Pages must come in ascending order.
     pub(crate) fn page(&mut self, page: PageNo, old: &[u8], new: &[u8]) {
         if !self.is_too_much() {
             self.add(page, old, new);
@@ -115,7 +115,7 @@ impl PageList {
         PageNo::new(self.0.last()?.1)
     }
 
-    /// Each run as two varints: pages to skip since the end of the run before, and its length.
+    /// Encodes each run as two varints: the pages to skip since the end of the previous run, and the run's length.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let (mut out, mut end) = (Vec::new(), 0);
         for &(first, last) in &self.0 {
@@ -126,7 +126,7 @@ impl PageList {
         out
     }
 
-    /// Reads what [`PageList::encode`] writes. `None` when it makes no sense.
+    /// Decodes the output of [`PageList::encode`]. `None` if it is malformed.
     pub(crate) fn parse(mut bytes: &[u8]) -> Option<Self> {
         let (mut runs, mut end) = (Vec::new(), 0u64);
         while !bytes.is_empty() {
@@ -140,7 +140,6 @@ impl PageList {
         Some(PageList(runs))
     }
 
-    /// How many pages there are.
     pub(crate) fn count(&self) -> u64 {
         self.0.iter().map(|(first, last)| u64::from(last - first) + 1).sum()
     }
@@ -155,15 +154,15 @@ impl PageList {
     }
 }
 
-/// Reverse deltas of some pages, to be looked up by page.
+/// Reverse deltas, indexed by page.
 pub(crate) struct Deltas {
     bytes: Vec<u8>,
-    /// Each page with the place of its delta, ascending.
+    /// Each page with the range of its delta in `bytes`, ascending.
     places: Vec<(PageNo, Range<usize>)>,
 }
 
 impl Deltas {
-    /// `None` when the bytes make no sense.
+    /// Indexes one piece of undo data. `None` if it is malformed.
     pub(crate) fn of(bytes: Vec<u8>) -> Option<Self> {
         let start = bytes.as_ptr() as usize;
         let place = |delta: &[u8]| {
@@ -178,7 +177,7 @@ impl Deltas {
         self.places.last().map(|(page, _)| *page)
     }
 
-    /// The delta of a page, if it is among these.
+    /// The delta of a page, if there is one.
     pub(crate) fn get(&self, page: PageNo) -> Option<&[u8]> {
         let at = self.places.binary_search_by_key(&page, |(page, _)| *page).ok()?;
         self.bytes.get(self.places[at].1.clone())
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_make_no_sense_are_refused() {
+    fn malformed_page_lists_are_refused() {
         for bytes in [&[0u8, 0][..], &[0], &[0x80], &[0xff; 10], &[0xff, 0xff, 0xff, 0xff, 0x0f, 1]] {
             assert_eq!(PageList::parse(bytes), None, "{bytes:?}");
         }
@@ -265,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn lists_come_back(pages in prop::collection::btree_set(1u32..500, 0..80)) {
+        fn a_page_list_is_read_as_it_was_written(pages in prop::collection::btree_set(1u32..500, 0..80)) {
             let mut list = PageList::default();
             pages.iter().for_each(|page| list.push(no(*page)));
             let read = PageList::parse(&list.encode()).unwrap();
@@ -278,7 +277,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_list_or_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn any_bytes_are_refused_or_a_bounded_page_list(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             if let Some(list) = PageList::parse(&bytes) {
                 prop_assert!(list.count() <= u64::from(u32::MAX));
             }

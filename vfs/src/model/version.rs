@@ -5,12 +5,12 @@ use std::fmt;
 use crate::model::error::{Cause, Error, Result};
 use crate::model::page::PageNo;
 
-/// The format that this version writes, as the hash field `format`.
+/// The value of the hash field `format` in databases that this release writes.
 pub(crate) const FORMAT: u32 = 1;
-/// What stands there while pages of the last commit are still to move to their place.
+/// The value of `format` while pages of the last commit are still staged. Older clients then refuse the database.
 pub(crate) const STAGED_FORMAT: u32 = 2;
 
-/// Number of a commit; 0 is the empty database before the first one.
+/// The number of a commit. Version 0 is the empty database before the first commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Version(pub u64);
 
@@ -26,7 +26,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// Random id of a commit: tells two commits of the same number apart after a failover lost one.
+/// The random id of a commit. After a failover lost commits, their numbers are used again; the ids differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CommitId(pub u64);
 
@@ -51,13 +51,12 @@ impl fmt::Display for CommitId {
 /// One version of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Snapshot {
-    /// Number of the commit that made it.
+    /// Number of the commit that made this version.
     pub version: Version,
     /// Random id of that commit.
     pub commit: CommitId,
     /// Bytes of a page: a power of two from 512 to 65536, or 0 in the empty database.
     pub page_size: u32,
-    /// Pages that it has.
     pub page_count: u32,
 }
 
@@ -70,13 +69,13 @@ impl Snapshot {
         u64::from(self.page_size) * u64::from(self.page_count)
     }
 
-    /// The failure when the server has said something else of the same version before.
+    /// The error for a server that describes the same version in two ways: first as `self`, then as `other`.
     pub(crate) fn contradicted_by(&self, other: &Snapshot) -> Error {
         let shape = |it: &Snapshot| format!("{} pages of {} bytes", it.page_count, it.page_size);
         Cause::Damaged(format!("version {} has {}, and then {}", self.version, shape(self), shape(other))).into()
     }
 
-    /// Refuses a page count that a hash with so few fields does not have the pages for.
+    /// Refuses a page count larger than the number of fields of the hash: pages would be missing.
     pub(crate) fn check_stored(&self, fields: u64) -> Result<()> {
         let (version, page_count) = (self.version, self.page_count);
         if fields >= u64::from(page_count) {
@@ -95,7 +94,7 @@ impl Snapshot {
     }
 }
 
-/// Checks the numbers that describe a version.
+/// Checks a stored page size and page count.
 pub(crate) fn check_shape(page_size: u64, page_count: u64) -> Result<(u32, u32)> {
     if !(512..=65536).contains(&page_size) || !page_size.is_power_of_two() {
         return Err(Cause::Damaged(format!("its page size is {page_size}")).into());

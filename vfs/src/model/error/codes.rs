@@ -2,7 +2,7 @@
 
 use super::Cause;
 
-/// What SQLite was doing when something failed; picks among the codes of one cause.
+/// The operation of SQLite that failed. SQLite has different codes for one cause, by operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum During {
     Open,
@@ -11,8 +11,8 @@ pub(crate) enum During {
     Lock,
     Unlock,
     Commit,
-    /// The end of a commit, when SQLite has given up its rollback journal: only after an I/O error does it
-    /// drop its page cache.
+    /// The end of a commit, after SQLite has deleted its rollback journal. The code must be an I/O error: only after
+    /// one does SQLite drop its page cache.
     CommitPhaseTwo,
     Size,
     Delete,
@@ -97,7 +97,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         Cause::ReadOnly | Cause::ReadOnlyServer(_) => code::READONLY,
         Cause::ServerFull(_) | Cause::Journal { full: true, .. } => code::FULL,
         Cause::Damaged(_) => code::CORRUPT,
-        // Not of the kind that a busy handler tries again: then nobody would be told.
+        // Not a BUSY code: a busy handler would retry, and the application would never see the error.
         Cause::SessionLost { .. } => io_code(during),
         Cause::Behind { .. } => code::BUSY,
         Cause::Loading(_) | Cause::Moving(_) | Cause::TooFewReplicas(_) | Cause::Busy(_) => match during {
@@ -110,7 +110,7 @@ pub(crate) fn sqlite_code(cause: &Cause, during: During) -> std::ffi::c_int {
         | Cause::HalfCommitted { .. }
         | Cause::NotTakenBack(_)
         | Cause::RowsUnknown(_) => code::IOERR_FSYNC,
-        // Only after an I/O error does SQLite drop its page cache, which holds the parent's writes.
+        // SQLite's page cache holds the parent's writes, and SQLite drops it only after an I/O error.
         Cause::Forked => match during {
             During::Lock => code::BUSY_SNAPSHOT,
             other => io_code(other),

@@ -1,8 +1,8 @@
-//! Messages without characters that a terminal obeys.
+//! Escapes terminal control characters in messages.
 
 use std::fmt::{self, Display, Write};
 
-/// Shows a text with its control characters escaped: names and what a server answers may hold any.
+/// Displays a text with its control characters escaped. Names and server replies may contain them.
 pub(crate) struct Printable<'a, T>(pub &'a T);
 
 impl<T: Display> Display for Printable<'_, T> {
