@@ -1,4 +1,4 @@
-//! The settings that say how servers are logged in to and trusted.
+//! Authentication and TLS: the settings `credentials` and `tls_*`.
 
 use std::path::PathBuf;
 
@@ -8,11 +8,11 @@ use crate::config::endpoint::TlsFiles;
 use crate::config::{Address, CREDENTIALS, Replicas, Setting, TLS_CA, TLS_CERT, TLS_KEY, TLS_NAME, Value};
 use crate::model::error::Result;
 
-/// How servers are logged in to, and trusted: the same for the server and its replicas.
+/// Credentials and TLS files, the same for the server and its replicas.
 pub(super) struct Access {
     credentials: Option<Credentials>,
     files: TlsFiles,
-    /// A setting of the URI that only TLS has.
+    /// A TLS setting of the URI: an error with an address without TLS. TLS settings of the environment are not.
     needs_tls: Option<Value>,
 }
 
@@ -66,7 +66,7 @@ impl Access {
 }
 
 impl Value {
-    /// `None` for what stands for none.
+    /// `None` if the value is the setting's default, which stands for "not set".
     fn unless_default(self, setting: &Setting) -> Option<Value> {
         Some(self).filter(|value| value.text != setting.default)
     }
@@ -75,12 +75,12 @@ impl Value {
         match Credentials::parse(&self.text) {
             Some(credentials) => Ok(credentials),
             None if self.text.starts_with("file:") || self.text.starts_with("env:") => self.bad(Credentials::EXPECTED),
-            // It may be the password itself.
+            // The text may be the password itself, so the message does not show it.
             None => Value { text: "…".to_owned(), ..self }.bad(Credentials::EXPECTED),
         }
     }
 
-    /// A file that is there.
+    /// The path of an existing file.
     fn file(self) -> Result<PathBuf> {
         match std::fs::metadata(&self.text) {
             Ok(found) if found.is_dir() => self.bad("expected a file"),

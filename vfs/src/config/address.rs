@@ -1,45 +1,45 @@
-//! Where a server is: the forms of its URL, and its name without user and password.
+//! Server addresses: the forms of the URL, and the address for messages, without user and password.
 
 use crate::config::credentials::Credentials;
 use crate::config::endpoint::{Endpoint, Password, TlsFiles, name, place, with_db};
 
-/// Port of a Sentinel that is named without one.
+/// Default port of a Sentinel.
 const SENTINEL_PORT: u16 = 26379;
-/// Port of a server that is named without one.
+/// Default port of a server.
 const SERVER_PORT: u16 = 6379;
 
-/// Hosts in one address, and replicas that are named: they are asked one after the other.
+/// Maximum number of hosts in one address, and of named replicas. They are tried one after the other.
 pub(super) const MOST_HOSTS: usize = 64;
 
-/// Where the server of a database is.
+/// The address of a database's server.
 #[derive(Debug, Clone)]
 pub(crate) enum Address {
-    /// Here, or where its name leads to when a connection is made.
+    /// One server. A host name is resolved anew for each connection.
     Fixed(Endpoint),
-    /// Where the Sentinels say that the primary of a service is.
+    /// The primary of a service, found through Sentinels.
     Sentinel(Service),
-    /// At the node of a Cluster that has the slot of the database. These nodes are asked for it.
+    /// The node of a Cluster that has the database's slot, found through these nodes.
     Cluster(Vec<Endpoint>),
-    /// A replica in a Cluster, which no URL names: it serves reads to those who say `READONLY`.
+    /// A replica in a Cluster. It serves reads after `READONLY`. No URL has this form.
     Replica(Endpoint),
 }
 
-/// A primary with its replicas, as Sentinels know it.
+/// A primary and its replicas that Sentinels monitor.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     /// Its name, as in `sentinel monitor NAME ...`.
     pub name: String,
     /// How to reach the Sentinels.
     pub sentinels: Vec<Endpoint>,
-    /// How to reach its servers, but for their host and port.
+    /// User, password, database and TLS of the service's servers. Host and port come from the Sentinels.
     pub server: Endpoint,
 }
 
 impl Address {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// What was expected, in words that repeat nothing of the URL.
+    /// The expected form. The message repeats nothing of the URL, which may contain a password.
     pub(crate) fn parse(url: &str) -> Result<Self, String> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         match scheme {
@@ -56,7 +56,7 @@ impl Address {
         }
     }
 
-    /// Whether the server may become another one, to which connections follow.
+    /// Whether connections follow the database to another server after a failover or a slot migration.
     pub(crate) fn follows(&self) -> bool {
         matches!(self, Address::Sentinel(_) | Address::Cluster(_))
     }
@@ -76,7 +76,7 @@ impl Address {
         }
     }
 
-    /// What makes two of them interchangeable: all of it, user and password included.
+    /// A text that is equal for interchangeable addresses. It contains user and password: don't show it.
     pub(crate) fn key(&self) -> String {
         match self {
             Address::Fixed(endpoint) => endpoint.key(),
@@ -88,7 +88,7 @@ impl Address {
         }
     }
 
-    /// All servers that are named, Sentinels among them.
+    /// All named servers, including Sentinels.
     fn endpoints(&self) -> Vec<&Endpoint> {
         match self {
             Address::Fixed(endpoint) | Address::Replica(endpoint) => vec![endpoint],
@@ -97,18 +97,18 @@ impl Address {
         }
     }
 
-    /// Everything that is to be kept secret.
+    /// All secrets in the address.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn passwords(&self) -> Vec<&str> {
         self.endpoints().into_iter().filter_map(|endpoint| endpoint.password.given()).collect()
     }
 
-    /// Whether it is reached with TLS.
+    /// Whether connections use TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.endpoints().iter().any(|endpoint| endpoint.tls.is_some())
     }
 
-    /// Whether the same servers are named, whoever logs in there, and whatever database is used.
+    /// Whether both addresses name the same servers. User, password and database number may differ.
     pub(crate) fn has_servers_of(&self, other: &Address) -> bool {
         let all = |address: &Address| -> Vec<_> {
             address.endpoints().into_iter().map(|one| (one.place.clone(), one.tls.is_some())).collect()
@@ -116,8 +116,8 @@ impl Address {
         all(self) == all(other)
     }
 
-    /// The same with these credentials, for servers whose password the address does not have, and with these
-    /// files where there is TLS. Sentinels have passwords of their own.
+    /// Adds credentials to servers without a password in the address, and files to servers with TLS. Sentinels don't
+    /// get the credentials: their password is a parameter of the URL.
     pub(super) fn with(mut self, credentials: Option<&Credentials>, files: &TlsFiles) -> Address {
         let log_in = |server: &mut Endpoint| {
             if let (Password::None, Some(credentials)) = (&server.password, credentials) {
@@ -158,12 +158,12 @@ fn places(all: &[Endpoint]) -> String {
 
 /// The parts of a URL with several hosts: `[user:password@]hosts[/db][?query][#fragment]`.
 struct Parts<'a> {
-    /// With the `@` behind.
+    /// Ends with `@`, unless empty.
     user: &'a str,
     hosts: &'a str,
     db: &'a str,
     query: &'a str,
-    /// With the `#` in front.
+    /// Begins with `#`, unless empty.
     fragment: &'a str,
 }
 
@@ -176,7 +176,7 @@ impl<'a> Parts<'a> {
         Parts { user, hosts, db, query, fragment }
     }
 
-    /// Each host as a URL that the client library reads.
+    /// Parses each host, as a URL with one host.
     fn infos(&self, scheme: &str, user: &str, port: u16) -> Result<Vec<Endpoint>, String> {
         let one = |host: &str| {
             let port = if has_port(host) { String::new() } else { format!(":{port}") };
@@ -201,7 +201,7 @@ fn sentinel(scheme: &str, rest: &str) -> Result<Address, String> {
         Some((user, name)) => (format!("{user}@"), name),
         None => (String::new(), service_and_user),
     };
-    // What Sentinel allows in a name.
+    // The characters that Sentinel allows in a service name.
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)) {
         return Err("expected sentinel://SERVICE@HOST:PORT,HOST:PORT with the name of a service".to_owned());
     }
@@ -210,7 +210,7 @@ fn sentinel(scheme: &str, rest: &str) -> Result<Address, String> {
         match pair.split_once('=') {
             Some(("sentinel_user", value)) => sentinel_user = value,
             Some(("sentinel_password", value)) => sentinel_password = value,
-            _ => return Err("behind ? only sentinel_user and sentinel_password are known".to_owned()),
+            _ => return Err("the only parameters after ? are sentinel_user and sentinel_password".to_owned()),
         }
     }
     let asking = match (sentinel_user, sentinel_password) {
@@ -230,7 +230,7 @@ fn cluster(scheme: &str, rest: &str) -> Result<Address, String> {
         return Err("a Cluster has database 0 only; leave the number out".to_owned());
     }
     if !parts.query.is_empty() {
-        return Err("behind ? nothing is known".to_owned());
+        return Err("redis+cluster:// takes no parameters after ?".to_owned());
     }
     Ok(Address::Cluster(parts.infos(scheme, parts.user, SERVER_PORT)?))
 }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_refused() {
         for url in [
             "sentinel://a:1",
             "sentinel://@a:1",

@@ -1,12 +1,14 @@
-//! How new what a read transaction sees must be.
+//! Consistency levels: how recent the version must be that a transaction reads.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::config::Range;
 
-/// A level of consistency, as the parameter `consistency` and `PRAGMA redis_consistency` spell it.
-/// One version for each read transaction is promised by all of them.
+/// A consistency level: how recent the version must be that a transaction reads.
+///
+/// The setting `consistency` and `PRAGMA redis_consistency` take the same names. At every level, a transaction reads
+/// one version from its beginning to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Consistency {
@@ -15,14 +17,14 @@ pub enum Consistency {
     Strong,
     /// `session`: never older than what this connection has read or written.
     Session,
-    /// `bounded=<milliseconds>`: whatever was acknowledged this long ago, or longer.
+    /// `bounded=<milliseconds>`: at least every commit that was acknowledged this long ago or earlier.
     Bounded(Duration),
-    /// `snapshot`: whatever a replica has.
+    /// `snapshot`: any version that a replica has, of any age.
     Snapshot,
 }
 
 impl Consistency {
-    /// What messages say of a text that [`Consistency::parse`] does not know.
+    /// The expected form, for error messages.
     pub(crate) const EXPECTED: &str = "expected strong, session, bounded=<milliseconds> (1 to 86400000) or snapshot";
     const BOUND: Range = Range::milliseconds_from(1);
 

@@ -1,4 +1,4 @@
-//! The setting `credentials`: where a password is, so that no URI need hold one.
+//! The setting `credentials`: the place of the password, so that no URI has to contain it.
 
 use std::fmt;
 use std::io::Read;
@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use crate::model::error::{Cause, Result};
 use crate::model::secret;
 
-/// Bytes that a password may have.
+/// Maximum length of a password in bytes.
 const LONGEST: u64 = 64 << 10;
 
-/// Where a password is. It is read for each connection, so it can be changed while the process runs.
+/// The place of a password. The password is read for each connection, so it can be changed while the process runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Credentials {
-    /// In this file: all of it but the end of its last line.
+    /// The content of this file, without the last line break.
     File(PathBuf),
-    /// In this environment variable.
+    /// The value of this environment variable.
     Environment(String),
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Credentials {
 }
 
 impl Credentials {
-    /// What a value must look like.
+    /// The expected form, for error messages.
     pub(super) const EXPECTED: &str = "expected file:/path/of/a/file or env:NAME_OF_A_VARIABLE";
 
     /// `file:PATH` or `env:NAME`.
@@ -46,7 +46,7 @@ impl Credentials {
     /// Reads the password.
     ///
     /// # Errors
-    /// There is none; the message names the place, never what is there.
+    /// There is no password. The message names the place, never its content.
     pub(crate) fn read(&self) -> Result<String> {
         let read = match self {
             Credentials::File(path) => std::fs::File::open(path).and_then(|file| {
@@ -61,7 +61,7 @@ impl Credentials {
         let text = match read {
             Ok(text) if text.len() as u64 > LONGEST => return refused(format!("it is longer than {LONGEST} bytes")),
             Ok(text) => text,
-            // It may repeat a variable that is not text.
+            // The error is not shown: it repeats the value of a variable that is not UTF-8.
             Err(_) if matches!(self, Credentials::Environment(_)) => {
                 return refused("there is no such variable, or it is not UTF-8".to_owned());
             }

@@ -7,7 +7,7 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use crate::config::credentials::Credentials;
 use crate::model::secret;
 
-/// See the [module](self).
+/// How to reach one server.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
     pub place: Place,
@@ -25,10 +25,10 @@ pub(crate) enum Place {
     Unix(PathBuf),
 }
 
-/// How a server and its client prove who they are.
+/// How server and client authenticate with TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Tls {
-    /// Any certificate of the server is accepted.
+    /// Accepts any certificate of the server (`#insecure`).
     pub insecure: bool,
     pub files: TlsFiles,
 }
@@ -36,30 +36,30 @@ pub(crate) struct Tls {
 /// The settings `tls_*`: files in PEM format, and the name that the server's certificate must have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct TlsFiles {
-    /// The certificate of the client and its key.
+    /// The client's certificate and key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The authorities that are trusted, in place of the system's.
+    /// Trusted certificate authorities; `None` for the system's.
     pub authorities: Option<PathBuf>,
-    /// In place of the host's name.
+    /// The name in the server's certificate; `None` for the host in the address.
     pub name: Option<String>,
 }
 
-/// Where the password of a user is.
+/// The password of a user, or its place.
 #[derive(Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(Debug))]
 pub(crate) enum Password {
     None,
     /// In the address.
     Given(String),
-    /// To be read when a connection is made.
+    /// Read anew for each connection.
     Named(Credentials),
 }
 
 impl Password {
-    /// The password itself, read from where it is now.
+    /// Returns the password, after reading it from its place.
     ///
     /// # Errors
-    /// It is not there.
+    /// It can't be read.
     pub(crate) fn read(&self) -> crate::model::error::Result<Option<String>> {
         match self {
             Password::None => Ok(None),
@@ -85,13 +85,13 @@ impl std::fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    /// Reads a URL of one server.
+    /// Parses the URL of one server.
     ///
     /// # Errors
-    /// What was expected, in words that repeat nothing of the URL but the name of a parameter.
+    /// The expected form. The message repeats nothing of the URL but the name of a parameter.
     pub(super) fn parse(url: &str) -> Result<Endpoint, String> {
         let info = url.into_connection_info().map_err(|error| {
-            // What follows may repeat a part of the address.
+            // The library's text after " - " may repeat a part of the address.
             let error = error.to_string();
             format!("not a server address: {}", error.split(" - ").next().unwrap_or_default())
         })?;
@@ -121,7 +121,7 @@ impl Endpoint {
         Ok(Endpoint { place, tls, db: redis.db(), user: redis.username().map(str::to_owned), password })
     }
 
-    /// What makes two of them interchangeable: all of it, user and password included.
+    /// A text that is equal for interchangeable endpoints. It contains user and password: don't show it.
     pub(crate) fn key(&self) -> String {
         let password = match &self.password {
             Password::None => None,
@@ -132,7 +132,7 @@ impl Endpoint {
     }
 }
 
-/// The library ignores parameters that it does not know.
+/// Refuses unknown parameters, which the client library would ignore.
 fn check_query(url: &str, endpoint: &Endpoint) -> Result<(), String> {
     let (url, fragment) = url.split_once('#').map_or((url, None), |(url, fragment)| (url, Some(fragment)));
     if fragment.is_some() && endpoint.tls.is_none() {
@@ -146,7 +146,7 @@ fn check_query(url: &str, endpoint: &Endpoint) -> Result<(), String> {
     let mut seen = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-        // What looks like a name may be a part of a password.
+        // The name is shown only if it can't be a part of a password.
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) && !query.contains('@');
         let shown = if plain && name.len() <= 40 { name } else { "…" };
         if !known.contains(&name) {
@@ -185,7 +185,7 @@ pub(crate) fn host_and_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// The same user, password and TLS at another place.
+/// The endpoint with another host and port.
 pub(crate) fn elsewhere(endpoint: &Endpoint, host: &str, port: u16) -> Endpoint {
     Endpoint { place: Place::Tcp { host: host.to_owned(), port }, ..endpoint.clone() }
 }

@@ -20,57 +20,54 @@ pub use crate::config::range::Range;
 pub(crate) use crate::config::settings::*;
 pub use crate::config::settings::{PROCESS_SETTINGS, SETTINGS, Setting};
 
-/// URI parameters that belong to SQLite itself, which hands them over all the same.
+/// URI parameters of SQLite itself. SQLite passes them to the VFS too.
 const SQLITE_PARAMETERS: &[&str] = &["vfs", "mode", "cache", "psow", "modeof"];
-/// Start of the parameters that drivers take for themselves and leave in the name all the same,
-/// such as `_busy_timeout` of Go's mattn/go-sqlite3 or `_pragma` of modernc.org/sqlite.
+/// First character of parameters of drivers, which don't remove them from the URI:
+/// `_busy_timeout` of Go's mattn/go-sqlite3, `_pragma` of modernc.org/sqlite.
 const DRIVER_PARAMETERS: char = '_';
-/// Those of SQLite that a shared database can't honour.
+/// SQLite's parameters that a shared database can't honour.
 const REFUSED_PARAMETERS: &[&str] = &["nolock", "immutable"];
 
-/// The failure for a URI parameter that nothing here reads.
+/// The error for an unknown URI parameter.
 pub(crate) fn unknown_parameter(parameter: &str) -> Cause {
     let names: Vec<_> = SETTINGS.iter().map(|setting| setting.parameter).collect();
     Cause::UnknownParameter { parameter: parameter.to_owned(), known: names.join(", ") }
 }
 
-/// What a commit waits for before it is reported as done (`WAIT`).
+/// The replicas that must confirm a commit before it succeeds (`WAIT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wait {
-    /// Replicas that must have it.
+    /// Number of replicas that must have the commit.
     pub replicas: u32,
     /// Whether they and the primary must have it on disk (`WAITAOF`).
     pub disk: bool,
-    /// How long they are waited for.
+    /// Time limit.
     pub time: Duration,
 }
 
 impl Wait {
-    /// For none.
+    /// Waits for no replica.
     pub(crate) const NONE: Wait = Wait { replicas: 0, disk: false, time: Duration::from_secs(1) };
 }
 
-/// Which replicas are read from.
+/// The replicas for reads.
 #[derive(Debug, Clone)]
 pub(crate) enum Replicas {
-    /// These, or none.
+    /// These replicas; none if empty.
     Named(Vec<Address>),
-    /// All that the primary has.
+    /// All replicas of the primary.
     Auto,
 }
 
 /// The settings of one database, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the server is.
     pub(crate) server: Address,
-    /// Whether that may be a replica: it was named as one, or is only read.
+    /// Whether the server may be a replica: the user named it as one, or only reads from it.
     pub(crate) any_role: bool,
-    /// Its replicas, for reads.
     pub(crate) replicas: Replicas,
-    /// How new what is read must be.
     pub consistency: Consistency,
-    /// How long a replica that lags is waited for.
+    /// How long a read waits for a lagging replica.
     pub catch_up: Duration,
     /// Start of every key.
     pub prefix: String,
@@ -80,39 +77,37 @@ pub struct Config {
     pub lease: Duration,
     /// How long the write lease is kept for the next transaction.
     pub linger: Duration,
-    /// Time for making a connection.
+    /// Time limit for connecting.
     pub connect_timeout: Duration,
-    /// Time for one reply.
+    /// Time limit for one reply.
     pub timeout: Duration,
-    /// How long the next primary is waited for.
+    /// How long to wait for the next primary in a failover.
     pub failover: Duration,
     /// Commits kept in the log.
     pub log_commits: u64,
     /// Bytes of reverse deltas kept in the log.
     pub log_bytes: u64,
-    /// Bytes from which on a commit is staged.
+    /// Larger commits are staged.
     pub stage_bytes: u64,
-    /// What a commit waits for.
     pub(crate) wait: Wait,
-    /// Store pages compressed (Zstandard) where that is shorter.
+    /// Compresses pages (Zstandard) if that makes them shorter.
     pub compress: bool,
-    /// No writes from here.
     pub read_only: bool,
-    /// Open in spite of a policy that may drop pages.
+    /// Opens also on servers that may evict pages.
     pub allow_eviction: bool,
 }
 
 impl Config {
-    /// Settings from URI parameters (pairs of name and value), then the environment, then defaults.
+    /// Reads the settings: from URI parameters (pairs of name and value), else the environment, else defaults.
     ///
     /// # Errors
-    /// A parameter that is not known, a value that does not parse.
+    /// A parameter is unknown, or a value is invalid.
     pub fn from_parameters<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self> {
         let mut given = Vec::new();
         for (name, value) in parameters {
             if REFUSED_PARAMETERS.contains(&name) {
                 return Err(Cause::Unsupported(format!(
-                    "the URI parameter {name} is not for a database that others may change"
+                    "the URI parameter {name} is not allowed, because other clients may change the database"
                 ))
                 .into());
             }
@@ -162,15 +157,15 @@ impl Config {
         })
     }
 
-    /// Settings for the server of a virtual table. Its address stands in a schema, which may be anybody's, so the
-    /// credentials of the environment are only for the server that the environment names.
+    /// Settings for the server of a virtual table. Its address comes from a schema, which is untrusted, so the
+    /// credentials of the environment are sent only to the server that the environment names.
     pub(crate) fn of_table(url: &str) -> Result<Config> {
         let own = Value::of(&SERVER, &[]).server();
         let is_own = Address::parse(url).is_ok_and(|address| own.is_ok_and(|own| own.has_servers_of(&address)));
         let without = (CREDENTIALS.parameter, CREDENTIALS.default);
         let parameters = [(SERVER.parameter, url)].into_iter().chain((!is_own).then_some(without));
         let config = Config::from_parameters(parameters)?;
-        // Then nothing can be written there.
+        // Without writes, a replica can serve the table too.
         Ok(if config.read_only { config.with_any_role() } else { config })
     }
 
@@ -193,12 +188,13 @@ impl Config {
         self.server.name()
     }
 
-    /// What makes two connections to a server interchangeable: its URL, user and password included.
+    /// A text that is equal for interchangeable connections to a server. It contains user and password: don't show it.
     pub(crate) fn server_key(&self) -> String {
         format!("{} {:?}", self.server.key(), (self.any_role, self.connect_timeout, self.timeout, self.failover))
     }
 
-    /// What two connections must have in common to share a database of the same name: its page cache, its lease.
+    /// A text that is equal for connections that can share a database of the same name, with its page cache and lease.
+    /// It contains user and password: don't show it.
     pub(crate) fn identity(&self) -> String {
         let shared = (
             self.lease,
@@ -212,14 +208,14 @@ impl Config {
         format!("{} {:?} {shared:?}", self.server_key(), self.prefix)
     }
 
-    /// How long it is looked for what became of a commit whose reply was lost.
+    /// How long to look for the outcome of a commit whose reply was lost.
     pub(crate) fn patience(&self) -> Duration {
         let failover = if self.server.follows() { self.failover } else { Duration::ZERO };
         self.timeout.max(self.lease) + failover
     }
 }
 
-/// A value on its way to be parsed, with the name to blame.
+/// The text of a setting, and the parameter or variable that it came from, for error messages.
 struct Value {
     name: &'static str,
     text: String,
@@ -236,7 +232,7 @@ impl Value {
         }
     }
 
-    /// Those of a setting that may be given more than once.
+    /// All values of a setting that may be given more than once.
     fn all_of(setting: &Setting, given: &[(&str, &str)]) -> Vec<Value> {
         let several: Vec<_> = given.iter().filter(|(name, _)| *name == setting.parameter).collect();
         if several.is_empty() {
@@ -268,7 +264,7 @@ impl Value {
 
     fn prefix(self) -> Result<String> {
         if self.text.is_empty() || self.text.contains(['{', '}', '\0']) {
-            return self.bad("expected some text without braces");
+            return self.bad("expected a text that is not empty and has no braces");
         }
         Ok(self.text)
     }

@@ -1,16 +1,16 @@
-//! Settings that are numbers, and the numbers that they may be.
+//! Numeric settings: units and allowed values.
 
 use std::fmt;
 
 use crate::config::Value;
 use crate::model::error::Result;
 
-/// A day, in milliseconds. Every wait in this library ends, so every setting of one does.
+/// A day, in milliseconds. Every wait in this library ends, so no time limit can be longer.
 const DAY: u64 = 24 * 60 * 60 * 1000;
-/// Bytes that a setting may ask for.
+/// Maximum of a setting in bytes.
 const MOST_BYTES: u64 = 1 << 40;
 
-/// The numbers that a setting may be.
+/// The unit, the minimum and the maximum of a numeric setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     unit: Unit,
@@ -21,7 +21,7 @@ pub struct Range {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     Milliseconds,
-    /// With `k`, `M` or `G` behind the number, or nothing.
+    /// An optional suffix `k`, `M` or `G` follows the number.
     Bytes,
     Count,
 }
@@ -37,7 +37,7 @@ impl Range {
         Range { unit: Unit::Count, least: 0, most }
     }
 
-    /// The number that the text stands for; `None` if it is none of these.
+    /// Parses a number; `None` if it is malformed or out of range.
     pub(crate) fn parse(&self, text: &str) -> Option<u64> {
         let number = match self.unit {
             Unit::Bytes => bytes(text),
@@ -46,7 +46,7 @@ impl Range {
         (self.least..=self.most).contains(&number).then_some(number)
     }
 
-    /// What messages say of a text that [`Range::parse`] refuses.
+    /// The expected form, for error messages.
     pub(crate) fn expected(&self) -> String {
         match self.unit {
             Unit::Milliseconds => format!("expected milliseconds, {self}"),
@@ -77,7 +77,7 @@ fn bytes(text: &str) -> Option<u64> {
 }
 
 impl Value {
-    /// The number that this is, for a setting with such a range.
+    /// Parses the number of a setting with this range.
     pub(super) fn number(self, range: Option<Range>) -> Result<u64> {
         let Some(range) = range else { return self.bad("expected no number") };
         match range.parse(&self.text) {

@@ -1,22 +1,22 @@
-//! Every setting, once: its URI parameter, its environment variable, its default, its meaning.
+//! The table of all settings: URI parameter, environment variable, default and meaning.
 //!
 //! `docs/configuration.md` shows this table; a test compares the two.
 
 use crate::config::range::Range;
 
-/// One setting as users see it.
+/// A setting: its names, default, range and meaning.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Setting {
-    /// URI parameter, as in `file:shop?vfs=redis&lease_ms=2000`.
+    /// The URI parameter, as in `file:shop?vfs=redis&lease_ms=2000`.
     pub parameter: &'static str,
-    /// Environment variable that gives the default.
+    /// The environment variable, used if the URI has no such parameter.
     pub environment: &'static str,
-    /// Value when neither is there.
+    /// The value if neither is set.
     pub default: &'static str,
-    /// The numbers that it may be; `None` if it is no number.
+    /// The allowed numbers; `None` if the setting is not a number.
     pub range: Option<Range>,
-    /// What it means.
+    /// The meaning, as in `docs/configuration.md`.
     pub meaning: &'static str,
 }
 
@@ -41,21 +41,21 @@ settings! {
         "server: `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `unix:///path[?db=N&user=U&pass=P]`, \
          `sentinel://[user:password@]service@host:port,host:port[/db]`, `redis+cluster://[user:password@]host:port,host:port`";
     REPLICA = "replica", "SQLITE_REDIS_REPLICA", "none",
-        "a replica of that server for reads, as a URL; repeat it for more (several in the variable: with spaces between); `auto`: all that the primary has";
+        "URL of a replica of that server, for reads; repeat it for more (in the variable: separated by spaces); `auto`: all replicas of the primary";
     CREDENTIALS = "credentials", "SQLITE_REDIS_CREDENTIALS", "none",
-        "where the password is, for servers whose address has none: `file:/path` or `env:NAME`; it is read for each connection, so it can be changed while a process runs";
+        "place of the password, for servers whose address has none: `file:/path` or `env:NAME`; read for each connection, so it can be changed while a process runs";
     TLS_CERT = "tls_cert", "SQLITE_REDIS_TLS_CERT", "none",
-        "with TLS: file with the client's certificate, and those of its authorities (PEM); see [TLS](#tls)";
+        "with TLS: file with the client's certificate and those of its authorities (PEM); see [TLS](#tls)";
     TLS_KEY = "tls_key", "SQLITE_REDIS_TLS_KEY", "none",
         "with TLS: file with the key of `tls_cert` (PEM)";
     TLS_CA = "tls_ca", "SQLITE_REDIS_TLS_CA", "none",
-        "with TLS: file with the certificates of the authorities that are trusted, in place of the system's (PEM)";
+        "with TLS: file with the trusted certificate authorities (PEM), which replace the system's";
     TLS_NAME = "tls_name", "SQLITE_REDIS_TLS_NAME", "none",
-        "with TLS: the name that the server's certificate must have, in place of the host in the address";
+        "with TLS: name in the server's certificate, if it is not the host in the address";
     CONSISTENCY = "consistency", "SQLITE_REDIS_CONSISTENCY", "strong",
-        "how new what is read must be: `strong`, `session`, `bounded=<milliseconds>`, `snapshot`; see [replication](replication.md)";
+        "how recent the version must be that a transaction reads: `strong`, `session`, `bounded=<milliseconds>`, `snapshot`; see [replication](replication.md)";
     CATCH_UP = "catch_up_ms", "SQLITE_REDIS_CATCH_UP_MS", "1000" in Range::milliseconds_from(1),
-        "how long a replica that lags is waited for in `session`, and by `PRAGMA redis_wait_version`, milliseconds";
+        "how long `session` reads and `PRAGMA redis_wait_version` wait for a lagging replica, milliseconds";
     PREFIX = "prefix", "SQLITE_REDIS_PREFIX", "sqlite",
         "start of every key of the database";
     CACHE_SIZE = "cache_size", "SQLITE_REDIS_CACHE_SIZE", "64M" in Range::BYTES,
@@ -63,34 +63,34 @@ settings! {
     LEASE = "lease_ms", "SQLITE_REDIS_LEASE_MS", "5000" in Range::milliseconds_from(100),
         "life of the write lease without renewal, milliseconds: how long a writer that died blocks others";
     LINGER = "linger_ms", "SQLITE_REDIS_LINGER_MS", "0" in Range::milliseconds_from(0),
-        "how long the write lease is kept for the next transaction where one follows the other, milliseconds; 0: it is given back with each commit";
+        "how long the write lease is kept after a commit for the next transaction, milliseconds; 0: each commit releases it";
     CONNECT_TIMEOUT = "connect_ms", "SQLITE_REDIS_CONNECT_MS", "5000" in Range::milliseconds_from(1),
-        "time for making a connection, milliseconds";
+        "time limit for connecting, milliseconds";
     TIMEOUT = "timeout_ms", "SQLITE_REDIS_TIMEOUT_MS", "10000" in Range::milliseconds_from(1),
-        "time for one reply, and for finding out what became of a commit whose reply was lost, milliseconds";
+        "time limit for one reply, and for looking up the outcome of a commit whose reply was lost, milliseconds";
     FAILOVER = "failover_ms", "SQLITE_REDIS_FAILOVER_MS", "15000" in Range::milliseconds_from(1),
-        "with `sentinel://` and `redis+cluster://`: how long the next primary is waited for, milliseconds";
+        "with `sentinel://` and `redis+cluster://`: how long to wait for the next primary in a failover, milliseconds";
     LOG_COMMITS = "log_commits", "SQLITE_REDIS_LOG_COMMITS", "10000" in Range::up_to(1_000_000_000),
         "commits kept in the log: how far behind a reader may stay";
     LOG_BYTES = "log_bytes", "SQLITE_REDIS_LOG_BYTES", "64M" in Range::BYTES,
-        "reverse deltas kept in the log, bytes (k, M, G); the older half is dropped when they are more";
+        "reverse deltas kept in the log, bytes (k, M, G); above it, the older half is dropped";
     STAGE_BYTES = "stage_bytes", "SQLITE_REDIS_STAGE_BYTES", "32M" in Range::BYTES,
-        "a commit of more bytes goes to a key of its own first, so that other clients of the server don't wait for it; what an open transaction has written beyond that is kept in a temporary file (k, M, G)";
+        "a larger commit is staged: its pages are first sent to a separate key, in pieces, so that other clients of the server don't wait for it; an open transaction keeps written pages beyond this size in a temporary file; bytes (k, M, G)";
     WAIT = "wait", "SQLITE_REDIS_WAIT", "0" in REPLICAS,
-        "replicas that must have a commit before it is reported as done";
+        "number of replicas that must have a commit before it succeeds";
     WAIT_TIME = "wait_ms", "SQLITE_REDIS_WAIT_MS", "1000" in Range::milliseconds_from(1),
-        "time that `wait` and `wait_disk` give the servers, milliseconds, less than `timeout_ms`";
+        "time limit of `wait` and `wait_disk`, milliseconds; less than `timeout_ms`";
     WAIT_DISK = "wait_disk", "SQLITE_REDIS_WAIT_DISK", "0",
-        "1: the primary, and as many replicas as `wait` says, must have a commit on disk before it is reported as done (Redis 7.2 with `appendonly yes`)";
+        "1: the primary and `wait` replicas must have a commit on disk before it succeeds (Redis 7.2 with `appendonly yes`)";
     COMPRESS = "compress", "SQLITE_REDIS_COMPRESS", "0",
-        "1 stores pages that are written compressed (Zstandard) where that is shorter; with 0 only their longest run of zeros is left out; what is stored is read with any setting";
+        "1 compresses written pages (Zstandard) if that makes them shorter; 0 only leaves out their longest run of zeros; either setting reads all pages";
     READ_ONLY = "readonly", "SQLITE_REDIS_READONLY", "0",
-        "1 opens without the right to write, as `mode=ro` does";
+        "1 opens read-only, as `mode=ro` does";
     ALLOW_EVICTION = "allow_eviction", "SQLITE_REDIS_ALLOW_EVICTION", "0",
-        "1 opens also where the server's maxmemory-policy may drop pages";
+        "1 opens even if the server's `maxmemory-policy` may evict pages";
 }
 
-/// Settings of the process, which no URI can give.
+/// Settings of the whole process, which only the environment can give.
 pub const PROCESS_SETTINGS: &[Setting] = &[DEFAULT_VFS];
 
 /// Makes `redis` the default VFS when the extension is loaded.
@@ -102,5 +102,5 @@ pub(crate) const DEFAULT_VFS: Setting = Setting {
     meaning: "1 makes `redis` the default VFS when the extension is loaded, for hosts without URI file names",
 };
 
-/// Replicas that a commit may wait for, in the URI and the pragma.
+/// Allowed numbers of replicas that a commit waits for, in the URI and the pragma.
 pub(crate) const REPLICAS: Range = Range::up_to(1000);

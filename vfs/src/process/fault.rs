@@ -1,32 +1,32 @@
-//! Named places in a write where tests let something happen: between any two steps that matter.
-//! In a build that is not a test, nothing is there.
+//! Fault points: named points between the steps of a write, where tests inject failures and other clients' actions.
+//! Other builds have none.
 
 use crate::model::error::Result;
 
-/// A place in a write.
+/// A fault point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
-    /// Before lease, watch and version are asked for.
+    /// Before the request for the lease, `WATCH` and the version is sent.
     BeforeLease,
-    /// The server has answered that.
+    /// The reply to that request has arrived.
     AfterLease,
-    /// The pages of a large commit are gathered.
+    /// The pages of a large commit are staged.
     Staged,
     /// Before pages, log entry and `EXEC` are sent.
     BeforeExec,
-    /// The server has carried them out; a failure here is a reply that is lost.
+    /// The server has executed the commit. A failure here stands for a lost reply.
     AfterExec,
-    /// Before it is asked what became of a commit whose reply was lost.
+    /// Before the outcome of a commit is looked up whose reply was lost.
     BeforeResolve,
-    /// Before staged pages are moved to their place.
+    /// Before staged pages are promoted.
     BeforePromote,
-    /// Before the lease is given back by itself, which a commit does on its way.
+    /// Before the lease is released with a separate request. (A commit can release it too.)
     BeforeRelease,
-    /// The server has it back.
+    /// The server has released the lease.
     AfterRelease,
 }
 
-/// Comes by a place. In tests, what happens there is up to the thread's hook.
+/// Passes a fault point. In tests, this calls the thread's hook.
 #[cfg(not(test))]
 #[inline(always)]
 pub(crate) fn at(_point: Point) -> Result<()> {
@@ -49,14 +49,14 @@ pub(crate) mod hooked {
     }
 
     pub(crate) fn at(point: Point) -> Result<()> {
-        // Taken out while it runs: what it does may come by places of its own.
+        // Taken out while it runs, because the hook itself may pass fault points.
         let Some(mut hook) = HOOK.with(|slot| slot.borrow_mut().take()) else { return Ok(()) };
         let outcome = hook(point);
         HOOK.with(|slot| *slot.borrow_mut() = Some(hook));
         outcome
     }
 
-    /// Lets something happen on this thread, until [`clear`].
+    /// Sets this thread's hook, until [`clear`].
     pub(crate) fn set(hook: impl FnMut(Point) -> Result<()> + 'static) {
         HOOK.with(|slot| *slot.borrow_mut() = Some(Box::new(hook)));
     }

@@ -1,8 +1,8 @@
-//! Tells a process from the forked child that has a copy of its memory.
+//! The fork generation: distinguishes a process from a forked child, which has a copy of its memory.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Grows with every fork on the way from the first process to this one.
+/// The number of forks between the first process and this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Generation(u32);
 

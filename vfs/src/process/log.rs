@@ -1,4 +1,4 @@
-//! SQLite's error log (<https://sqlite.org/errlog.html>), for every room.
+//! Messages for SQLite's error log (<https://sqlite.org/errlog.html>).
 
 use std::ffi::c_int;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ pub(crate) type Sink = fn(c_int, &str);
 
 static SINK: OnceLock<Sink> = OnceLock::new();
 
-/// Sends messages to this sink from now on, unless they have one already.
+/// Sets the destination of messages. Only the first call has an effect.
 pub(crate) fn set_sink(sink: Sink) {
     let _ = SINK.set(sink);
 }

@@ -1,4 +1,4 @@
-//! What belongs to the process: its generation, and things that a forked child must not share.
+//! Per-process state: the fork generation, and state that a forked child must not share.
 
 pub(crate) mod fault;
 pub(crate) mod generation;

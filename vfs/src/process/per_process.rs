@@ -1,4 +1,4 @@
-//! State that one process has once, and a forked child makes anew.
+//! State that exists once per process. A forked child starts with a new one.
 
 use std::sync::Arc;
 
@@ -6,8 +6,8 @@ use arc_swap::ArcSwapOption;
 
 use crate::process::generation::{Generation, generation};
 
-/// A value that is made when first needed, and again in a forked child: locks of the parent's may be held by threads that
-/// the child does not have, and its sockets are the parent's.
+/// A value that is created on first use, and again in a forked child. A child can't use its parent's value: locks may be
+/// held by threads that don't exist in the child, and sockets still belong to the parent.
 pub(crate) struct PerProcess<T>(ArcSwapOption<Made<T>>);
 
 struct Made<T> {
@@ -20,7 +20,7 @@ impl<T: Default> PerProcess<T> {
         PerProcess(ArcSwapOption::const_empty())
     }
 
-    /// This process's own.
+    /// Returns this process's value.
     pub(crate) fn get(&self) -> Arc<T> {
         loop {
             let current = self.0.load_full();
@@ -29,7 +29,7 @@ impl<T: Default> PerProcess<T> {
             }
             let fresh = Made { generation: generation(), value: Arc::default() };
             self.0.compare_and_swap(&current, Some(Arc::new(fresh)));
-            // The parent's must not be touched, so it is not freed either.
+            // In a child, this may be the parent's value. Dropping it could use its locks and sockets, so it is leaked.
             std::mem::forget(current);
         }
     }

@@ -1,15 +1,16 @@
-//! Locks that a forked child can use. Those of the standard library keep nothing outside of
-//! themselves, so one that is made anew in the child works there, whatever threads of the parent were
-//! doing. (`parking_lot` keeps waiting threads in a table of the process: a fork copies that locked
-//! when a thread of the parent is just using it, and nobody in the child ever unlocks it.)
+//! Locks that a forked child can use.
+//!
+//! The standard library's locks have no state outside of themselves, so a new lock works in a child,
+//! regardless of the parent's threads. `parking_lot` keeps its waiters in a table of the process. If a
+//! thread of the parent holds the table's lock during the fork, it stays locked in the child for ever.
 
 use std::sync::{PoisonError, TryLockError, WaitTimeoutResult};
 use std::time::Instant;
 
 pub(crate) use std::sync::MutexGuard;
 
-/// A mutex that a panic leaves usable: panics end at the border to C, and what they may have left
-/// half done is checked where it is used.
+/// A mutex that stays usable after a panic. Panics end at the border to C. Users of the data check it, because a panic
+/// may have left it incomplete.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
@@ -32,7 +33,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// A condition that threads wait for.
+/// A condition variable.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(std::sync::Condvar);
 
@@ -41,7 +42,7 @@ impl Condvar {
         self.0.notify_one();
     }
 
-    /// Waits until notified, or until a moment.
+    /// Waits until notified, or until the time `at`.
     pub(crate) fn wait_until<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
