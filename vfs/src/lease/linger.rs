@@ -1,11 +1,11 @@
-//! A write lease that nobody uses at the moment, and that is given back unless somebody does soon.
+//! An unused write lease, which is released unless a transaction takes it soon.
 //!
-//! After a commit it is kept for the next transaction of any connection of this process to the same
-//! database: one that comes in time needs neither to ask for the lease nor for the version. Before a
-//! transaction it is held for the connection that will most likely write: until SQLite asks for the write lock.
+//! After a commit, the lease is kept for the next transaction of any connection of this process to the same
+//! database. That transaction saves the round trip for the lease and the version. Before a transaction, the lease
+//! is held for one connection that will most likely write, until SQLite asks for the write lock.
 //!
-//! While the lease is held nobody else commits, so the version is the newest. After a commit it is used only
-//! for the first half of its life, and the commit watches the hash as ever.
+//! While the lease is held, no other client commits, so its version is the newest. After a commit, the lease is used
+//! only in the first half of its life, and the next commit still watches the hash.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,25 +15,25 @@ use crate::lease::{Lease, Renewer};
 use crate::model::version::Snapshot;
 use crate::process::sync::Mutex;
 
-/// How long it lingers when others wait: as long as a busy client takes to come back.
+/// How long a lease lingers while others wait for it: about the pause of a busy client between two transactions.
 const LINGER_IF_WANTED: Duration = Duration::from_millis(1);
-/// How long it is held for a connection that will most likely write. SQLite asks for the write lock right after it
-/// has read page 1, if it does.
+/// How long a lease is held for a connection that will most likely write. If SQLite wants the write lock, it asks right
+/// after reading page 1.
 const SOON: Duration = Duration::from_millis(50);
 
-/// The number of a connection's file.
+/// Identifies an open file of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner(u64);
 
 impl Owner {
-    /// One that nobody else has.
+    /// Returns an id that is unique in this process.
     pub(crate) fn new() -> Owner {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Owner(NEXT.fetch_add(1, Relaxed))
     }
 }
 
-/// See the [module](self).
+/// The unused lease of a database, if there is one. See the [module](self).
 #[derive(Default)]
 pub(crate) struct Lingering {
     state: Mutex<Kept>,
@@ -42,22 +42,22 @@ pub(crate) struct Lingering {
 #[derive(Default)]
 struct Kept {
     lease: Option<Unused>,
-    /// When a lease was given back, or kept.
+    /// When the last transaction released its lease, or left it here.
     ended: Option<Instant>,
 }
 
 struct Unused {
     lease: Lease,
-    /// The version that it is at.
+    /// The newest version, as of this lease.
     snapshot: Snapshot,
-    /// When it is given back.
+    /// When the lease is released.
     due: Instant,
-    /// Whom it is held for; `None` if it is for anybody.
+    /// The only file that may take the lease; `None` for any.
     owner: Option<Owner>,
 }
 
 impl Lingering {
-    /// Holds a lease for a connection that will most likely write soon. It is renewed meanwhile.
+    /// Holds a lease for a connection that will most likely write soon. The renewer keeps renewing it.
     pub(crate) fn hold(self: &Arc<Self>, lease: Lease, snapshot: Snapshot, owner: Owner) {
         let (renewer, due) = (lease.renewer.clone(), Instant::now() + SOON);
         self.put(&renewer, Unused { lease, snapshot, due, owner: Some(owner) });
@@ -70,7 +70,7 @@ impl Lingering {
         drop(before);
     }
 
-    /// Keeps a lease that a commit has left, at this version.
+    /// Keeps the lease of a commit that made version `snapshot`. The lease is no longer renewed.
     pub(crate) fn keep(self: &Arc<Self>, lease: Lease, snapshot: Snapshot) {
         let renewer = lease.renewer.clone();
         renewer.remove(&lease.token);
@@ -81,17 +81,17 @@ impl Lingering {
         self.put(&renewer, Unused { lease, snapshot, due, owner: None });
     }
 
-    /// A transaction has ended without leaving anything here.
+    /// Notes that a transaction ended, and released its lease.
     pub(crate) fn ended(&self) {
         self.state.lock().ended = Some(Instant::now());
     }
 
-    /// Whether the last transaction ended less than this ago.
+    /// Whether the last transaction ended less than `linger` ago.
     pub(crate) fn is_busy(&self, linger: Duration) -> bool {
         self.state.lock().ended.is_some_and(|ended| ended.elapsed() < linger)
     }
 
-    /// The lease, if it is for this connection and it is not too late.
+    /// Takes the lease, if `owner` may have it and it is not due.
     pub(crate) fn take(&self, owner: Owner) -> Option<(Lease, Snapshot)> {
         let mut state = self.state.lock();
         let fits = |unused: &mut Unused| Instant::now() < unused.due && unused.owner.is_none_or(|other| other == owner);
@@ -112,13 +112,13 @@ impl Lingering {
         release(over);
     }
 
-    /// Gives the lease back that is held for a connection.
+    /// Releases the lease that is held for `owner`.
     pub(crate) fn give_up(&self, owner: Owner) {
         let over = self.state.lock().lease.take_if(|unused| unused.owner == Some(owner));
         release(over);
     }
 
-    /// Gives back a lease that is held for nobody.
+    /// Releases a lease that is held for no particular connection.
     pub(crate) fn end(&self) {
         let over = self.state.lock().lease.take_if(|unused| unused.owner.is_none());
         release(over);
@@ -129,7 +129,7 @@ fn release(over: Option<Unused>) {
     if let Some(Unused { lease, .. }) = over
         && let Err(error) = lease.release()
     {
-        crate::process::log::log(&format!("a write lease that was not used will end by itself: {error}"));
+        crate::process::log::log(&format!("an unused write lease could not be released and will expire: {error}"));
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use crate::store::{Bid, Store};
 
-    /// Keeps a lease that lives for a minute, and was given that so long ago; whether it can be used then.
+    /// Keeps a lease with a life of a minute that was extended `extended` ago. Returns whether it can still be taken.
     fn is_used(extended: Duration) -> bool {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let (life, known) = (Duration::from_secs(60), Version(0));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_held_for_a_connection_is_for_no_other_and_is_given_back() {
+    fn a_lease_held_for_a_connection_is_taken_by_no_other_and_is_released() {
         let memory = Arc::new(MemoryStore::default());
         let store: Arc<dyn Store> = memory.clone();
         let renewer = Arc::new(Renewer::default());
@@ -177,7 +177,7 @@ mod tests {
         assert!(lingering.take(two).is_none());
         lingering.give_up(two);
         lingering.end();
-        assert!(store.leased().unwrap(), "these are others");
+        assert!(store.leased().unwrap(), "only its owner may end it");
         let (lease, _) = lingering.take(one).unwrap();
         lease.release().unwrap();
         hold();
@@ -186,7 +186,7 @@ mod tests {
         hold();
         let held = Instant::now();
         while store.leased().unwrap() {
-            assert!(held.elapsed() < Duration::from_secs(20), "nobody uses it");
+            assert!(held.elapsed() < Duration::from_secs(20), "an unused lease is released");
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(held.elapsed() >= SOON);

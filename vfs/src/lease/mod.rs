@@ -1,4 +1,4 @@
-//! The write lease: who holds it, and the thread that keeps it alive through long transactions.
+//! The write lease of a database, and the thread that renews it during long transactions.
 
 mod linger;
 
@@ -18,7 +18,7 @@ use crate::store::{After, Bid, Ending, Held, Leased, Lingers, News, Store, Write
 
 pub(crate) use crate::lease::linger::{Lingering, Owner};
 
-/// Renews the leases of a database in this process. One thread, which runs while there are any.
+/// Renews this process's leases of one database, and releases an unused one in time. Its thread runs while there are any.
 #[derive(Default)]
 pub(crate) struct Renewer {
     state: Mutex<State>,
@@ -28,12 +28,12 @@ pub(crate) struct Renewer {
 #[derive(Default)]
 struct State {
     leases: HashMap<String, Renewed>,
-    /// Where one may linger.
+    /// Set while an unused lease may have to be released.
     lingering: Option<Arc<Lingering>>,
     running: bool,
-    /// The thread is to end when there is nothing to see to.
+    /// The thread ends as soon as it has no lease.
     rests: bool,
-    /// When the thread looks next, unless it is woken.
+    /// When the thread wakes by itself.
     wakes_at: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ struct Renewed {
     due: Instant,
 }
 
-/// How long the thread stays without a lease to see to.
+/// How long the thread keeps running without a lease.
 const IDLE: Duration = Duration::from_secs(5);
 
 impl Renewer {
@@ -53,14 +53,14 @@ impl Renewer {
         self.see_to(state, due);
     }
 
-    /// Sees to it that what lingers there is given back in time.
+    /// Has the thread release an unused lease at `due`.
     fn watch(self: &Arc<Self>, lingering: &Arc<Lingering>, due: Instant) {
         let mut state = self.state.lock();
         state.lingering = Some(lingering.clone());
         self.see_to(state, due);
     }
 
-    /// Sees to it that the thread looks then.
+    /// Makes sure that the thread runs, and wakes at `due` at the latest.
     fn see_to(self: &Arc<Self>, mut state: MutexGuard<'_, State>, due: Instant) {
         state.rests = false;
         if !state.running {
@@ -68,19 +68,19 @@ impl Renewer {
             let renewer = self.clone();
             let spawned = std::thread::Builder::new().name("sqlite-redis-lease".into()).spawn(move || renewer.run());
             if let Err(error) = spawned {
-                // Without renewal a long transaction may lose its lease; its commit notices.
+                // Without renewal a long transaction may lose its lease. That is safe: its commit then fails.
                 state.running = false;
                 crate::process::log::log(&format!("leases can't be renewed: {error}"));
             }
         } else if state.wakes_at.is_some_and(|at| due < at) {
-            // The thread takes the lock at once.
+            // The thread needs the lock as soon as it wakes.
             drop(state);
             self.wake.notify_one();
         }
     }
 
-    /// Ends the thread, unless there are leases: a connection was closed. (In a forked child, a thread of the
-    /// parent may have left this locked.)
+    /// Ends the thread, unless there are leases. Called when a connection is closed. Does nothing while the state is
+    /// locked: in a forked child, a thread of the parent may have left it locked for ever.
     pub(crate) fn rest(&self) {
         let Some(mut state) = self.state.try_lock() else { return };
         if state.running {
@@ -122,7 +122,7 @@ impl Renewer {
                 }
                 continue;
             }
-            // The server may be slow to answer; nobody waits for that with the lock held.
+            // Not under the lock, because the server may answer slowly.
             drop(state);
             if let Some(lingering) = over {
                 lingering.end_if_due(now);
@@ -138,7 +138,7 @@ impl Renewer {
             for (token, life, outcome) in renewed {
                 match outcome {
                     Ok(true) => {}
-                    // A transaction that just ended has given its lease back.
+                    // The transaction has just ended and released its lease.
                     Ok(false) if !state.leases.contains_key(&token) => {}
                     Ok(false) => {
                         crate::process::log::log(&format!(
@@ -156,7 +156,7 @@ impl Renewer {
     }
 }
 
-/// A write lease in use. Renewed until it is released or dropped, save while it lingers.
+/// A write lease in use. It is renewed until it is released or dropped, except while it lingers.
 pub(crate) struct Lease {
     writer: Box<dyn Writer>,
     store: Arc<dyn Store>,
@@ -165,40 +165,40 @@ pub(crate) struct Lease {
     renewer: Arc<Renewer>,
     /// How long it may linger.
     linger: Duration,
-    /// When it was last given its life to linger.
+    /// When a commit last set the lease's life for lingering.
     extended: Option<Instant>,
     turn: Turn,
 }
 
-/// How long it is this client's turn, if others wait.
+/// A turn of this client: commits with one lease, limited if others wait.
 struct Turn {
     since: Instant,
     commits: u32,
-    /// Others waited at the last commit.
+    /// Whether others waited at the last commit.
     wanted: bool,
 }
 
 impl Turn {
-    /// Commits in a turn, at most: handing the lease over costs as much as a few of them.
+    /// Maximum number of commits in a turn. More than one, because a hand-over costs as much as a few commits.
     const COMMITS: u32 = 8;
-    /// Time of a turn, when its commits take long.
+    /// Maximum duration of a turn.
     const TIME: Duration = Duration::from_millis(50);
 
     fn begin() -> Self {
         Turn { since: Instant::now(), commits: 0, wanted: false }
     }
 
-    /// Whether the next commit is to be the last.
+    /// Whether the next commit must be the last of this turn.
     fn is_over(&self) -> bool {
         self.wanted && (self.commits + 1 >= Self::COMMITS || self.since.elapsed() >= Self::TIME)
     }
 }
 
 impl Lease {
-    /// Takes the lease; with it comes the version that the server has now. It may `linger` for so long.
+    /// Acquires the lease, and returns it with the server's newest version. After a commit, it may linger for `linger`.
     ///
     /// # Errors
-    /// [`Cause::Busy`] when another holds it for longer than there is patience.
+    /// [`Cause::Busy`] if another client still holds the lease after the patience of `bid`.
     pub(crate) fn take(
         store: &Arc<dyn Store>,
         bid: Bid<'_>,
@@ -217,24 +217,25 @@ impl Lease {
         }
     }
 
-    /// Has it renewed in time, when it has so long to live.
+    /// Has the renewer renew the lease, which expires in `left`.
     fn keep_alive(&self, left: Duration) {
         let due = Instant::now() + left / 3;
         self.renewer.add(self.token.clone(), self.store.clone(), self.life, due);
     }
 
-    /// What it has to live while it lingers. It is used in the first half of that, so a sixth of it later
-    /// it can still linger for as long as it may.
+    /// The life that a commit sets for a lingering lease: three times `linger`, but at least [`HANDOVER`] and at most the
+    /// whole life. The lease is used only in the first half of it. A commit in the first sixth thus leaves a third of it,
+    /// so the lease can linger without being extended.
     fn lingering_life(&self) -> Duration {
         self.life.min(HANDOVER.max(self.linger * 3))
     }
 
-    /// Whether it was given its life to linger so recently that nothing has renewed it since.
+    /// Whether the lease was extended so recently that it can linger without being extended again.
     fn is_extended(&self) -> bool {
         self.extended.is_some_and(|extended| extended.elapsed() < self.lingering_life() / 6)
     }
 
-    /// Commits, and keeps the lease or not; tells whether it lingers.
+    /// Commits. With `keep`, the lease stays in use; otherwise it is released or lingers. Returns whether it lingers.
     pub(crate) fn commit(
         &mut self,
         commit: &Commit<'_>,
@@ -262,7 +263,7 @@ impl Lease {
         self.writer.commit(commit, stage, Ending { lease: After::Keep, wait: Wait::NONE }).map(|_| ())
     }
 
-    /// Removes the database, if it is still at this version.
+    /// Removes the database, if it is still at version `at`.
     pub(crate) fn remove(&mut self, at: &Snapshot) -> Result<()> {
         self.writer.remove(at)
     }
@@ -272,13 +273,13 @@ impl Lease {
         &mut *self.writer
     }
 
-    /// Whether commits under both leases can be one transaction of a server.
+    /// Whether one `MULTI`/`EXEC` on a server can commit under both leases.
     pub(crate) fn joins(&self, other: &Lease) -> bool {
         let place = self.writer.joins();
         place.is_some() && place == other.writer.joins()
     }
 
-    /// Gives the lease back; after an interrupt, without waiting for the server.
+    /// Releases the lease; after `sqlite3_interrupt`, without waiting for the server.
     pub(crate) fn release(mut self) -> Result<()> {
         self.renewer.remove(&self.token);
         if interrupt::is_pending() {
@@ -288,15 +289,17 @@ impl Lease {
         interrupt::never(|| self.writer.release())
     }
 
-    /// Gives the lease back after a failure, which is the one to report whatever comes of this.
+    /// Releases the lease after `error`, and returns `error`. An error of the release is only logged.
     pub(crate) fn release_after(self, error: Error) -> Error {
         if let Err(second) = self.release() {
-            crate::process::log::log(&format!("after a failure ({error}), giving back the lease failed too: {second}"));
+            crate::process::log::log(&format!(
+                "after an error ({error}), the write lease could not be released: {second}"
+            ));
         }
         error
     }
 
-    /// In a forked child: forgets the lease, which is the parent's, and its connection.
+    /// In a forked child, forgets the lease and its connection. Both still belong to the parent.
     pub(crate) fn abandon(self) {
         std::mem::forget(self);
     }
@@ -327,7 +330,7 @@ mod tests {
     #[test]
     fn a_turn_ends_when_others_wait() {
         let mut turn = Turn { commits: Turn::COMMITS - 1, ..Turn::begin() };
-        assert!(!turn.is_over(), "nobody waits");
+        assert!(!turn.is_over(), "no other client waits");
         turn.wanted = true;
         assert!(turn.is_over());
         turn.commits = 0;
@@ -366,6 +369,6 @@ mod tests {
         let closed = Instant::now();
         renewer.rest();
         eventually("it ends", || !renewer.state.lock().running);
-        assert!(closed.elapsed() < IDLE, "at once, not when it has nothing to do");
+        assert!(closed.elapsed() < IDLE, "without waiting until it is idle");
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! Invariants, under the lock:
 //! 1. `head` is a snapshot that the server had; every cached page is the page as of `head`.
-//! 2. An entry's `since` is a version from which on the page is what it is, up to `head`. So a
-//!    reader of version `v` may use it when `since <= v <= head`, in the same history.
-//! 3. `epoch` names the history: it changes whenever `head` moves to a version that does not
-//!    demonstrably follow the one before. Readers remember the epoch that admitted them, and
-//!    get nothing from another.
-//! 4. `lineage` holds recent versions of this history, `head` the newest of them.
-//! 5. Only the primary begins another history. What a replica says is of this one, or of no use.
+//! 2. A page has not changed from its entry's `since` to `head`. So a reader of version `v` may
+//!    use it if `since <= v <= head`, in the same history.
+//! 3. `epoch` identifies the history. It changes whenever `head` moves to a version that does not
+//!    provably follow the previous one. Readers remember the epoch that admitted them, and get no
+//!    page of another epoch.
+//! 4. `lineage` holds recent versions of this history; `head` is the newest of them.
+//! 5. Only the primary can start another history. A replica's version that is not of this history
+//!    is ignored.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -23,10 +24,10 @@ use crate::model::undo::PageList;
 use crate::model::version::{CommitId, Snapshot, Version};
 use crate::process::sync::Mutex;
 
-/// Recent versions remembered, so that readers and replicas behind `head` are recognised.
+/// Maximum number of versions in `lineage`, by which stale readers and lagging replicas are recognised.
 const LINEAGE: usize = 4096;
 
-/// Names one history of a database; see the invariants.
+/// Identifies one history of a database; see the invariants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
@@ -34,23 +35,23 @@ impl Epoch {
     /// The epoch of a reader that may not use the cache.
     pub(crate) const NONE: Epoch = Epoch(u64::MAX);
 
-    /// Whether the cache came to this history after the other one.
+    /// Whether this history started after `other`.
     pub(crate) fn is_after(self, other: Epoch) -> bool {
         self.0 > other.0
     }
 }
 
-/// What the cache makes of a snapshot.
+/// How a snapshot relates to the cache's history.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Recognised {
     /// It belongs to this history.
     Known(Epoch),
-    /// It is newer than all that is known.
+    /// It is newer than `head`.
     Newer {
-        /// The newest that is.
+        /// The newest known version.
         head: Version,
     },
-    /// It is older than what is remembered, or of another history.
+    /// It is older than the remembered versions, or belongs to another history.
     Unknown(Epoch),
 }
 
@@ -59,7 +60,7 @@ pub(crate) enum Recognised {
 pub(crate) enum Admission {
     /// It may, with this epoch.
     Admitted(Epoch),
-    /// First the log's entries after this version must be seen.
+    /// Only with the log entries after this version; see [`Cache::admit_with`].
     NeedsHistory { after: Version },
 }
 
@@ -70,7 +71,7 @@ struct Entry {
 
 struct State {
     head: Snapshot,
-    /// When `head` became what it is.
+    /// When `head` was set.
     since: Instant,
     epoch: Epoch,
     lineage: BTreeMap<Version, CommitId>,
@@ -79,14 +80,14 @@ struct State {
 
 /// See the [module](self).
 pub(crate) struct Cache {
-    /// Bytes that the pages may take.
+    /// Maximum size of all pages, in bytes.
     size: u64,
     state: Mutex<State>,
 }
 
 impl Cache {
     pub(crate) fn new(size: u64) -> Self {
-        // Room for pages is made as they come: the size is what a setting says.
+        // Not preallocated: the size comes from a setting, and may exceed the memory.
         let mut pages = LruCache::unbounded();
         pages.resize(capacity(size, 4096));
         let state = State {
@@ -99,18 +100,18 @@ impl Cache {
         Cache { size, state: Mutex::new(state) }
     }
 
-    /// The newest snapshot of this history, and since when it is known.
+    /// The newest snapshot of this history, its epoch, and the time since when it is known.
     pub(crate) fn head(&self) -> (Snapshot, Epoch, Instant) {
         let state = self.state.lock();
         (state.head, state.epoch, state.since)
     }
 
-    /// Whether a snapshot belongs to this history, as far as is known.
+    /// Compares a snapshot with this history.
     pub(crate) fn recognise(&self, snapshot: &Snapshot) -> Recognised {
         self.state.lock().recognise(snapshot)
     }
 
-    /// Asks to use the cache for a snapshot that the primary has just answered with.
+    /// Requests to use the cache for a snapshot that the primary has just sent.
     pub(crate) fn admit(&self, snapshot: &Snapshot) -> Admission {
         let mut state = self.state.lock();
         match state.recognise(snapshot) {
@@ -123,8 +124,8 @@ impl Cache {
         }
     }
 
-    /// Takes note that the primary had no database when it was asked, at `asked`. If one was known then, it
-    /// was removed: what comes next is another history.
+    /// Notes that the primary had no database in reply to a request sent at `asked`. If the cache knew one by then, it
+    /// was removed, and another history starts.
     pub(crate) fn removed(&self, asked: Instant) {
         let mut state = self.state.lock();
         if state.head != Snapshot::EMPTY && asked > state.since {
@@ -132,9 +133,9 @@ impl Cache {
         }
     }
 
-    /// Asks again, with the log's entries after the version that [`Admission::NeedsHistory`]
-    /// named. Pages that they changed are dropped, and returned; all are dropped, and none returned,
-    /// when the entries don't explain how the snapshot came about.
+    /// Repeats the request with the log entries after the version in [`Admission::NeedsHistory`]. If they lead to the
+    /// snapshot, the cached pages that they changed are dropped, and returned. Otherwise all pages are dropped, and none
+    /// returned.
     pub(crate) fn admit_with(&self, snapshot: &Snapshot, entries: &[LogEntry]) -> (Epoch, Vec<PageNo>) {
         let mut state = self.state.lock();
         let followed = state.follow(snapshot, entries);
@@ -144,13 +145,13 @@ impl Cache {
         (state.epoch, followed.unwrap_or_default())
     }
 
-    /// The same for a snapshot of a replica, which is refused if the entries don't explain it.
+    /// The same for a snapshot of a replica. It is refused if the entries don't lead to it.
     pub(crate) fn follow(&self, snapshot: &Snapshot, entries: &[LogEntry]) -> Option<Epoch> {
         let mut state = self.state.lock();
         state.follow(snapshot, entries).map(|_| state.epoch)
     }
 
-    /// Takes note of an older version that the primary's log has shown to be of this history.
+    /// Adds an older version to this history, after the primary's log has proven that it belongs there.
     pub(crate) fn remember(&self, older: &Snapshot, epoch: Epoch) -> Option<Epoch> {
         let mut state = self.state.lock();
         let of_this = state.epoch == epoch && older.version < state.head.version;
@@ -160,7 +161,7 @@ impl Cache {
         of_this.then_some(epoch)
     }
 
-    /// The page as of `version`, if it is here.
+    /// The page as of `version`, if it is cached.
     pub(crate) fn get(&self, page: PageNo, version: Version, epoch: Epoch) -> Option<Page> {
         let mut state = self.state.lock();
         if state.epoch != epoch {
@@ -170,15 +171,15 @@ impl Cache {
         (entry.since <= version).then(|| entry.page.clone())
     }
 
-    /// Whether [`Cache::get`] would find the page; leaves its age alone.
+    /// Whether [`Cache::get`] would find the page. Does not count as a use of the page.
     pub(crate) fn has(&self, page: PageNo, version: Version, epoch: Epoch) -> bool {
         let state = self.state.lock();
         state.epoch == epoch && state.pages.peek(&page).is_some_and(|entry| entry.since <= version)
     }
 
-    /// Takes pages that are as given at each version in `valid_at`, and from version `since` on up
-    /// to those. They are taken only if `head` is one of them: by identity, since equal numbers
-    /// may belong to two histories.
+    /// Adds pages whose content holds from version `since` to each version in `valid_at`. They are added only if `head`
+    /// is one of these versions. Versions are compared with their commit ids, since equal numbers may belong to two
+    /// histories.
     pub(crate) fn insert(
         &self,
         epoch: Epoch,
@@ -196,10 +197,9 @@ impl Cache {
         }
     }
 
-    /// Takes over what this process has committed itself. Whoever goes on reading that may use the
-    /// cache with the epoch returned: none where the commit followed an older version than `head`, since
-    /// then `head` and what is known of it belong to another history. A changed page that is not at hand
-    /// is `None`.
+    /// Adds the changed pages of this process's own commit; a page is `None` if its content is not in memory. Returns the
+    /// epoch for readers of the new version. It is [`Epoch::NONE`] if the commit did not follow `head`, since then `head`
+    /// belongs to another history.
     pub(crate) fn committed(
         &self,
         base: &Snapshot,
@@ -207,7 +207,7 @@ impl Cache {
         pages: impl Iterator<Item = (PageNo, Option<Page>)>,
     ) -> Epoch {
         let mut state = self.state.lock();
-        // A follower may have heard of the commit before its reply was here.
+        // A follower may have learnt of the commit before its reply arrived.
         if state.head.identity() != base.identity() && state.head.identity() != snapshot.identity() {
             return Epoch::NONE;
         }
@@ -231,8 +231,8 @@ impl Cache {
 }
 
 impl State {
-    /// One that is `head` by name but not by shape is not known: either is wrong, and a reader
-    /// finds out which.
+    /// A snapshot with the version and commit id of `head`, but another page size or page count, is not known. One of the
+    /// two is wrong, and a reader will find out which.
     fn recognise(&self, snapshot: &Snapshot) -> Recognised {
         let known = match self.head.identity() == snapshot.identity() {
             true => self.head == *snapshot,
@@ -263,10 +263,10 @@ impl State {
         self.set_head(snapshot);
     }
 
-    /// Moves `head` on to a snapshot that the entries lead to, and tells which pages were dropped
-    /// because they changed. `None` when they don't lead there, or don't say what they changed.
+    /// Moves `head` to a snapshot that the entries lead to, and drops the changed pages, which it returns. `None` if the
+    /// entries don't lead there, or don't list their changes.
     fn follow(&mut self, snapshot: &Snapshot, entries: &[LogEntry]) -> Option<Vec<PageNo>> {
-        // Another thread may have moved `head` on meanwhile.
+        // Another thread may have moved `head` in the meantime.
         if let Recognised::Known(_) = self.recognise(snapshot) {
             return Some(Vec::new());
         }
@@ -293,7 +293,8 @@ impl State {
 }
 
 impl State {
-    /// The listed pages that are cached, ascending. Takes no longer than to go through the cache.
+    /// The listed pages, ascending; only cached ones, if the list is longer than the cache. The cost is bounded by the
+    /// cache's size, since a list from the server may name four billion pages.
     fn cached_of(&self, listed: &PageList) -> Vec<PageNo> {
         if listed.count() <= self.pages.len() as u64 {
             return listed.iter().collect();

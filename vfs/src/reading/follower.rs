@@ -1,10 +1,10 @@
-//! Follows the log of one database on one server, so that connections that don't insist on the
-//! newest version learn of commits without asking.
+//! Follows the log of one database on one server, so that connections that don't need the newest
+//! version learn of commits without a round trip.
 //!
-//! One thread for each process, database and server, while a connection wants it. It waits in
-//! `XREAD` for the next commit, and after a while of silence it asks again: an answer, also an
-//! empty one, proves what the server had after the question was sent. Without answers nothing is
-//! proved, and connections go back to asking by themselves.
+//! There is one thread per process, database and server, while a connection needs it. It waits in
+//! `XREAD` for the next commit, and repeats that after a timeout. Each reply, even an empty one,
+//! proves which version the server had after the request was sent. Without replies nothing is
+//! proven, and connections ask the server themselves.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -17,28 +17,28 @@ use crate::reading::cache::Epoch;
 use crate::reading::read_server::Source;
 use crate::store::Heard;
 
-/// The longest silence before the server is asked again.
+/// Maximum timeout of one `XREAD`.
 const LONGEST: Duration = Duration::from_secs(5);
-/// The shortest.
+/// Minimum timeout of one `XREAD`.
 const SHORTEST: Duration = Duration::from_millis(5);
-/// After news: commits that follow each other fast are heard of together, this process's own among them.
+/// Pause after a commit, so that one reply reports several commits in quick succession, including this process's own.
 const GATHER: Duration = Duration::from_millis(20);
-/// Between tries while the server does not answer.
+/// Pause between retries while the server does not answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What wants to know of commits: a database.
+/// A database, which is told of commits.
 pub(crate) trait Listener: Send + Sync + 'static {
-    /// For messages.
+    /// Database and server, for messages.
     fn place(&self) -> &str;
 
-    /// The newest snapshot that is known, and since when.
+    /// The newest known snapshot, its epoch, and the time since when it is known.
     fn head(&self) -> (Snapshot, Epoch, Instant);
 
-    /// Takes in what a server has said, which was asked at that instant. Whether it proves what the newest version is.
+    /// Takes in the reply to a request sent at `asked`. Returns whether it proves which version is the newest.
     fn heard(&self, source: &Source, asked: Instant, heard: &Heard) -> Result<bool>;
 }
 
-/// See the [module](self).
+/// The follower of one server. See the [module](self).
 #[derive(Default)]
 pub(crate) struct Follower {
     state: Mutex<State>,
@@ -46,23 +46,23 @@ pub(crate) struct Follower {
 
 #[derive(Default)]
 struct State {
-    /// The ages that connections tolerate, and how many do.
+    /// The staleness bounds of connections, with the number of connections for each.
     wanted: BTreeMap<Duration, usize>,
     running: bool,
-    /// The server does not allow it.
+    /// The server refuses the command.
     forbidden: bool,
-    /// When the last question was sent that was answered.
+    /// When the last request was sent that got a reply.
     heard: Option<Instant>,
 }
 
-/// A connection's wish to be told of commits; over when dropped.
+/// A connection's subscription to a follower. It ends when dropped.
 pub(crate) struct Following {
     follower: Arc<Follower>,
     bound: Duration,
 }
 
 impl Following {
-    /// Begins to follow a server, for one that tolerates this age.
+    /// Subscribes a connection whose reads may be `bound` old, and starts the follower's thread if necessary.
     pub(crate) fn begin<L: Listener>(database: &Arc<L>, source: &Arc<Source>, bound: Duration) -> Following {
         let follower = source.follower.clone();
         let mut state = follower.state.lock();
@@ -79,12 +79,12 @@ impl Following {
         Following { follower, bound }
     }
 
-    /// Whether the server has been heard of within the time.
+    /// Whether the server has answered a request that was sent within the bound.
     pub(crate) fn is_live(&self) -> bool {
         self.follower.state.lock().heard.is_some_and(|heard| heard.elapsed() < self.bound)
     }
 
-    /// Whether this is the wish to follow that server, with that bound.
+    /// Whether this subscription is for that server and bound.
     pub(crate) fn is(&self, source: &Source, bound: Duration) -> bool {
         Arc::ptr_eq(&self.follower, &source.follower) && self.bound == bound
     }
@@ -103,12 +103,12 @@ impl Drop for Following {
 }
 
 impl Follower {
-    /// How long to wait for the next commit before asking again, so that nobody who is content
-    /// with what is heard has to ask: often enough that one late answer does no harm.
+    /// The timeout of the next `XREAD`; `None` if no connection is subscribed, and the thread must end. A quarter of the
+    /// smallest bound, so that one late reply does not exceed it.
     fn patience(&self) -> Option<Duration> {
         let mut state = self.state.lock();
         let bound = state.wanted.keys().next().copied();
-        // Under the same lock as the look, or one who comes now would wait in vain.
+        // Under the same lock as the check: otherwise a new subscriber could rely on a thread that is about to end.
         state.running = bound.is_some();
         bound.map(|bound| (bound / 4).clamp(SHORTEST, LONGEST))
     }
@@ -122,7 +122,7 @@ impl Follower {
         }
     }
 
-    /// Listens once; `false` when it makes no sense to go on.
+    /// Waits for one reply; `false` if the thread must end.
     fn listen<L: Listener>(&self, database: &Weak<L>, source: &Arc<Source>, patience: Duration) -> bool {
         let Some(before) = database.upgrade().map(|database| database.head()) else { return false };
         let asked = Instant::now();
@@ -141,7 +141,7 @@ impl Follower {
         }
         let news = database.head() != before;
         drop(database);
-        // A log that does not belong to the hash answers at once, each time.
+        // The pause also limits the rate with a log that does not belong to the hash: its `XREAD` never blocks.
         let pause = if news { patience.min(GATHER) } else { patience.saturating_sub(asked.elapsed()) };
         std::thread::sleep(pause);
         true

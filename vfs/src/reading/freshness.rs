@@ -1,8 +1,8 @@
-//! How old a version is at most, without a clock that two machines would have to share.
+//! The maximum age of a version, without synchronised clocks.
 //!
-//! The primary answers a question that was sent at some instant of this process's own clock with
-//! a version. Whatever was acknowledged to anyone before that instant is part of that version. So
-//! a reader of that version, or of a later one, misses nothing that is older than the instant.
+//! A request is sent to the primary at an instant of this process's clock, and the reply contains a
+//! version. That version includes every commit that was acknowledged, to any client, before the
+//! instant. So a reader of that version, or of a later one, misses no commit older than the instant.
 
 use std::time::Instant;
 
@@ -10,10 +10,10 @@ use crate::model::version::{Snapshot, Version};
 use crate::process::sync::Mutex;
 use crate::reading::cache::Epoch;
 
-/// Statements kept, at least: enough to tell the age of a replica's version that is a little behind.
+/// Minimum number of statements to keep, enough to know the age of a slightly lagging replica's version.
 const STATEMENTS: usize = 256;
 
-/// What the primary has said of one database.
+/// The primary's statements about the version of one database.
 #[derive(Default)]
 pub(crate) struct Freshness {
     said: Mutex<Said>,
@@ -21,22 +21,22 @@ pub(crate) struct Freshness {
 
 #[derive(Default)]
 struct Said {
-    /// The history that the statements are about.
+    /// The history of the statements.
     epoch: Option<Epoch>,
-    /// Later instants have larger versions; a statement that another implies, with an instant as late and a
-    /// version no larger, is not kept.
+    /// Ascending, both by instant and by version. A statement is dropped if another implies it, with the same or a later
+    /// instant and the same or an older version.
     statements: Vec<(Instant, Version)>,
-    /// The answer to the question that was sent last.
+    /// The reply to the request that was sent last.
     last: Option<(Instant, Snapshot)>,
 }
 
 impl Freshness {
-    /// The primary had this snapshot after `asked`.
+    /// Adds a statement: the primary had this snapshot after `asked`.
     pub(crate) fn said(&self, epoch: Epoch, asked: Instant, snapshot: &Snapshot) {
         let version = snapshot.version;
         let mut said = self.said.lock();
         if said.epoch != Some(epoch) {
-            // Statements of a history that the cache has given up come late, and are of no use.
+            // A late reply about a history that the cache has dropped.
             if said.epoch.is_some_and(|known| known.is_after(epoch)) {
                 return;
             }
@@ -50,7 +50,7 @@ impl Freshness {
         if statements.get(before).is_some_and(|&(_, had)| had <= version) {
             return;
         }
-        // Those of smaller versions stay, and those of later instants.
+        // Replaces the statements that the new one implies: those of earlier instants with the same or newer versions.
         let kept = statements.partition_point(|&(_, had)| had < version);
         let later = statements.partition_point(|&(instant, _)| instant <= asked);
         statements.splice(kept..later, [(asked, version)]);
@@ -59,16 +59,16 @@ impl Freshness {
         }
     }
 
-    /// What the primary went back to, if it did: it had an older version than this one when it was
-    /// asked after this one was known.
+    /// The older version to which the primary went back, if it did: its reply to a request sent after `since`, when
+    /// `head` was known already.
     pub(crate) fn went_back(&self, epoch: Epoch, head: Version, since: Instant) -> Option<Snapshot> {
         let said = self.said.lock();
         let (asked, snapshot) = said.last.filter(|_| said.epoch == Some(epoch))?;
         (asked > since && snapshot.version < head).then_some(snapshot)
     }
 
-    /// The last instant for which it is known that a reader of this version misses nothing that
-    /// was acknowledged before; `None` when none is.
+    /// The latest instant such that a reader of `version` provably misses no commit acknowledged before it. `None` if
+    /// there is no proof.
     pub(crate) fn as_of(&self, epoch: Epoch, version: Version) -> Option<Instant> {
         let said = self.said.lock();
         let of_this = said.epoch == Some(epoch);

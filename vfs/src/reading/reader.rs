@@ -1,4 +1,4 @@
-//! Reads the pages of one version, also after others have committed newer ones.
+//! Reads the pages of one version, even after newer versions were committed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use crate::reading::history::History;
 use crate::reading::read_server::Source;
 use crate::store::{Ahead, Fetched, Store};
 
-/// Pages fetched in one round trip, at most.
+/// Maximum number of pages per round trip.
 pub(crate) const WINDOW_PAGES: u32 = 64;
-/// Bytes fetched in one round trip, at most, save that one page always may.
+/// Maximum number of bytes per round trip.
 const WINDOW_BYTES: u32 = 1 << 20;
 
-/// Where the pages of a database come from: the page cache first, then the primary.
+/// The sources of a database's pages: the page cache, then the primary.
 #[derive(Clone, Copy)]
 pub(crate) struct PageSource<'a> {
     pub cache: &'a Cache,
     pub store: &'a dyn Store,
 }
 
-/// A snapshot, and what is needed to read its pages.
+/// Reads the pages of one snapshot.
 pub(crate) struct Reader {
     pub snapshot: Snapshot,
     pub epoch: Epoch,
     history: History,
     ahead: ReadAhead,
     asked: Asked,
-    /// Where pages are asked for first; `None` when only the primary is asked.
+    /// The replica to ask first; `None` to ask only the primary.
     replica: Option<Arc<Source>>,
 }
 
@@ -41,13 +41,13 @@ impl Reader {
         Reader { snapshot, epoch, history, ahead, asked, replica: None }
     }
 
-    /// Asks this replica for pages, as long as it can serve.
+    /// Reads from this replica first, until it fails or lags.
     pub(crate) fn through(mut self, replica: Option<Arc<Source>>) -> Self {
         self.replica = replica;
         self
     }
 
-    /// One page: from the cache, or from the server along with those likely to be wanted next.
+    /// Returns a page from the cache, or from a server together with the pages likely to be read next.
     pub(crate) fn page(&mut self, from: PageSource<'_>, page: PageNo) -> Result<Page> {
         if !self.snapshot.has(page) {
             return Err(Cause::NoSuchPage(page).into());
@@ -63,7 +63,7 @@ impl Reader {
         }
         let wanted = self.ahead.plan(page, &self.snapshot, self.cached(from));
         let mut pages = match self.load(from, &wanted) {
-            // Another page may be missing, or its undo data.
+            // The reason may be another page of the window. The wanted page may still be readable alone.
             Err(error) if wanted.len() > 1 && matches!(error.cause, Cause::SnapshotGone { .. } | Cause::Damaged(_)) => {
                 self.load(from, &wanted[..1])?
             }
@@ -80,8 +80,8 @@ impl Reader {
         move |page| from.cache.has(page, version, epoch)
     }
 
-    /// A page that was asked for ahead, from the answers up to the one that has it; `None` when it must
-    /// be asked for anew.
+    /// Returns a page that was requested ahead, after taking in all replies up to the one that contains it. `None` if the
+    /// page must be requested again.
     fn answered(&mut self, from: PageSource<'_>, page: PageNo) -> Option<Page> {
         while let Some((pages, fetched)) = self.asked.next() {
             let loaded = self.take_in(from.store, from, &pages, fetched).ok();
@@ -94,8 +94,8 @@ impl Reader {
         None
     }
 
-    /// While a long run of pages is read, asks the server for what comes next before it is needed, so
-    /// that it works while SQLite does. What goes wrong with that is seen when the pages are needed.
+    /// During a long run, requests the next pages before SQLite needs them, so that server and SQLite work in parallel.
+    /// Errors are dropped here: the page is requested again when SQLite needs it.
     fn ask_ahead(&mut self, from: PageSource<'_>) {
         while self.replica.is_none() && self.asked.questions.len() <= self.asked.answered {
             let Some(pages) = self.ahead.next(&self.snapshot, self.cached(from)) else { return };
@@ -106,8 +106,8 @@ impl Reader {
         }
     }
 
-    /// The page, unless it contradicts what the server has said of the snapshot. Numbers that are
-    /// wrong would place pages where they don't belong.
+    /// Checks that a page's length, and the header of page 1, match the snapshot's page size and page count. With wrong
+    /// numbers, pages would be read and written at wrong places.
     fn fitting(&self, number: PageNo, page: Page) -> Result<Page> {
         let Snapshot { version, page_size, page_count, .. } = self.snapshot;
         let damaged = |what: String| Err(Cause::Damaged(format!("version {version}: {what}")).into());
@@ -127,7 +127,7 @@ impl Reader {
         Ok(page)
     }
 
-    /// Several pages, in one round trip for those that are not cached.
+    /// Returns several pages. Those that are not cached take one round trip.
     pub(crate) fn pages(&mut self, from: PageSource<'_>, wanted: &[PageNo]) -> Result<Vec<Page>> {
         let mut pages: Vec<Option<Page>> =
             wanted.iter().map(|&page| from.cache.get(page, self.snapshot.version, self.epoch)).collect();
@@ -144,8 +144,8 @@ impl Reader {
         wanted.iter().zip(all).map(|(&number, page)| self.fitting(number, page)).collect()
     }
 
-    /// Fetches pages: from the replica, or from the primary when that can't serve or is behind.
-    /// Either says with its pages of which version they are, so it is all the same which.
+    /// Fetches pages from the replica, or from the primary if the replica fails or lags. Both send the version of the
+    /// pages along, so the result is the same.
     fn load(&mut self, from: PageSource<'_>, wanted: &[PageNo]) -> Result<Vec<Page>> {
         if let Some(replica) = self.replica.take() {
             match self.load_from(&*replica.store, from, wanted) {
@@ -153,7 +153,7 @@ impl Reader {
                     self.replica = Some(replica);
                     return Ok(pages);
                 }
-                // It lags, which is no fault of its own.
+                // The replica lags. It stays in use for other reads.
                 Err(error) if matches!(error.cause, Cause::SnapshotGone { .. }) => {}
                 Err(error) => replica.failed(&error),
             }
@@ -161,13 +161,13 @@ impl Reader {
         self.load_from(from.store, from, wanted)
     }
 
-    /// Fetches pages and rolls them back to the snapshot if the server has gone on.
+    /// Fetches pages, and rolls them back to the snapshot if the server has a newer version.
     fn load_from(&mut self, store: &dyn Store, from: PageSource<'_>, wanted: &[PageNo]) -> Result<Vec<Page>> {
         let fetched = store.fetch(wanted)?;
         self.take_in(store, from, wanted, fetched)
     }
 
-    /// Puts pages that have come into the cache, rolled back to the snapshot.
+    /// Rolls fetched pages back to the snapshot, and puts them into the cache.
     fn take_in(
         &mut self,
         store: &dyn Store,
@@ -214,24 +214,24 @@ impl Reader {
     }
 }
 
-/// Pages that were asked for ahead, on a connection of their own.
+/// Requests for pages ahead of their use, on a separate connection.
 #[derive(Default)]
 struct Asked {
     questions: VecDeque<Vec<PageNo>>,
-    /// Answers used so far: the longer a run, the more is asked ahead.
+    /// Number of replies used so far, up to [`Asked::MOST`]. The longer a run, the more requests are sent ahead.
     answered: usize,
     ahead: Option<Box<dyn Ahead>>,
 }
 
 impl Asked {
-    /// As far as that counts. Four questions hide a latency of four times SQLite's work on an answer.
+    /// Maximum of `answered`: four requests are in flight then, and hide a latency of four times SQLite's work on a reply.
     const MOST: usize = 3;
 
     fn has(&self, page: PageNo) -> bool {
         self.questions.iter().any(|pages| pages.contains(&page))
     }
 
-    /// Asks for pages; `None` if that can't be done.
+    /// Requests pages; `None` if that fails.
     fn ask(&mut self, store: &dyn Store, pages: Vec<PageNo>) -> Option<()> {
         if self.ahead.is_none() {
             self.ahead = store.ahead().ok().flatten();
@@ -241,7 +241,7 @@ impl Asked {
         Some(())
     }
 
-    /// The next question and its answer.
+    /// The oldest request and its reply.
     fn next(&mut self) -> Option<(Vec<PageNo>, Fetched)> {
         let pages = self.questions.pop_front()?;
         let fetched = self.ahead.as_mut()?.answer()?;
@@ -250,25 +250,25 @@ impl Asked {
     }
 }
 
-/// Decides what else to fetch with a page that was missed.
+/// Decides which other pages to fetch with a missing page.
 ///
-/// A small database is fetched whole. Otherwise a miss right behind the pages that an earlier
-/// one brought widens the window; any other miss begins with the page alone. A few such runs
-/// are followed at once, since a scan of a table visits interior pages in between.
+/// A small database is fetched whole. Otherwise, a miss right after the pages of an earlier fetch
+/// continues that run and widens its window. Any other miss starts a run with a single page. Several
+/// runs are tracked at a time, because a scan of a table visits interior pages in between.
 #[derive(Default)]
 struct ReadAhead {
-    /// The one used last comes first.
+    /// Most recently used first.
     runs: [Run; 4],
 }
 
 #[derive(Default, Clone, Copy)]
 struct Run {
-    /// Page behind the last one fetched.
+    /// The page after the last fetched page.
     next: u32,
     window: u32,
 }
 
-/// Pages of one question, at most.
+/// Maximum number of pages per request.
 fn most_pages(snapshot: &Snapshot) -> u32 {
     (WINDOW_BYTES / snapshot.page_size.max(1)).clamp(2, WINDOW_PAGES)
 }
@@ -288,12 +288,12 @@ impl ReadAhead {
         wanted
     }
 
-    /// Whether the page planned for last belongs to a long run.
+    /// Whether the last planned page belongs to a run with the widest window.
     fn is_long(&self, snapshot: &Snapshot) -> bool {
         self.runs[0].window == most_pages(snapshot)
     }
 
-    /// The pages behind the long run that was read last, if they are not there.
+    /// The pages after the most recently used long run that are not cached.
     fn next(&mut self, snapshot: &Snapshot, cached: impl Fn(PageNo) -> bool) -> Option<Vec<PageNo>> {
         let most = most_pages(snapshot);
         let run = self.runs.iter_mut().find(|run| run.window == most)?;
@@ -306,13 +306,13 @@ impl ReadAhead {
         Some(pages)
     }
 
-    /// Pages to fetch from `page` on, itself included.
+    /// Number of pages to fetch, starting with `page`.
     fn window(&mut self, page: u32, most: u32) -> u32 {
         let continued = self.runs.iter().position(|run| run.window > 0 && page == run.next);
         let close = |run: &&Run| run.window > 0 && page > run.next && page - run.next <= run.window;
         let run = continued.map(|at| &self.runs[at]).or_else(|| self.runs.iter().find(close));
         let window = run.map_or(1, |run| (run.window * 4).min(most));
-        // A leap ahead begins a run of its own: the scan may come back for what it left out.
+        // A jump ahead starts another run: the scan may come back for the skipped pages.
         let place = continued.unwrap_or(self.runs.len() - 1);
         self.runs[..=place].rotate_right(1);
         self.runs[0] = Run { next: page.saturating_add(window), window };
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_database_comes_whole() {
+    fn a_small_database_is_fetched_whole() {
         assert_eq!(plan(&mut ReadAhead::default(), 3, 5), [3, 1, 2, 4, 5]);
     }
 
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_needs_few_round_trips_also_when_interior_pages_lie_ahead() {
+    fn a_scan_with_interior_pages_ahead_needs_few_round_trips() {
         for ahead_by in [1, 30, 64, 65, 128, 1000] {
             let (mut ahead, mut trips, mut have) = (ReadAhead::default(), 0, HashSet::new());
             for leaf in 1..=9000 {
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_read_brings_one_page() {
+    fn a_point_read_fetches_one_page() {
         let mut ahead = ReadAhead::default();
         for page in [500, 9000, 3, 700] {
             assert_eq!(plan(&mut ahead, page, 10_000), [page]);
