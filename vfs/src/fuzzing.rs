@@ -1,5 +1,5 @@
-//! What is fed with bytes that nobody has checked, as plain functions that assert what must hold
-//! for any input. `tests/fuzz` has a target for each, `tests/tests/database/corpus.rs` replays the corpus.
+//! Fuzz targets: functions that feed untrusted bytes to a parser and assert properties that hold for any input.
+//! `tests/fuzz` has a target for each, `tests/tests/database/corpus.rs` replays the corpus.
 //! Not part of the API.
 
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
-//! Holds the crate and the shell to their layout: imports go down, and circles of imports are small.
+//! Checks the layout of the crate and the shell: imports go down, and import cycles are small.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Files that may import each other in a circle, at most.
+/// Maximum number of files in an import cycle.
 const LARGEST_CIRCLE: usize = 17;
 
 /// The modules of a crate, without those of tests.

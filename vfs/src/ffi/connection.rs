@@ -1,4 +1,4 @@
-//! What the Rust API asks of a connection below rusqlite.
+//! Access of the Rust API to the C connection below rusqlite.
 
 use std::ptr;
 
@@ -8,7 +8,7 @@ use rusqlite::ffi::sqlite3_file_control;
 use crate::ffi::file::{FCNTL_LAST_ERROR, LastError};
 use crate::model::error::Error;
 
-/// The last failure of a connection's main database, if that is in Redis and there was one.
+/// Returns the last error of a connection's main database, if that is in Redis and there was one.
 pub fn last_error(connection: &Connection) -> Option<Error> {
     let mut question = LastError::question();
     // SAFETY: the handle is valid while the connection is borrowed, and the argument is what

@@ -1,4 +1,4 @@
-//! The entry points of the loadable extension, and what every connection gets.
+//! The entry points of the loadable extension, and the modules and functions that every connection gets.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -9,8 +9,8 @@ use crate::model::error::{Cause, Error, Result, code};
 use crate::sqlite::api::{Api, Destructor};
 use crate::sqlite::interrupt::flag;
 
-/// What SQLite looks for first in a library that it loads. (The test program holds this crate
-/// twice, so there the names of the entry points differ.)
+/// The entry point that SQLite looks for first. (The test program contains this crate twice, so there the names of the
+/// entry points differ.)
 ///
 /// # Safety
 /// SQLite calls this as <https://sqlite.org/loadext.html> says.
@@ -24,8 +24,7 @@ pub unsafe extern "C" fn sqlite3_extension_init(
     guard(|| {
         // SAFETY: by contract.
         match unsafe { load(db, routines) } {
-            // Without this the library would be unloaded when the connection is closed, with the
-            // VFS still registered.
+            // Otherwise SQLite would unload the library with this connection, while the VFS is still registered.
             Ok(()) => ffi::SQLITE_OK_LOAD_PERMANENTLY,
             Err(error) => {
                 // SAFETY: by contract.
@@ -36,7 +35,7 @@ pub unsafe extern "C" fn sqlite3_extension_init(
     })
 }
 
-/// What SQLite makes of the file name `libsqlite_redis.so`, for hosts that use only that.
+/// The entry point that SQLite derives from the file name `libsqlite_redis.so`, for hosts that use only that name.
 ///
 /// # Safety
 /// As for [`sqlite3_extension_init`].
@@ -67,11 +66,11 @@ unsafe fn load(db: *mut sqlite3, routines: *const c_void) -> Result<()> {
     unsafe { add_functions(api, db) }
 }
 
-/// Passes the reason of a failure to whoever loads the extension.
+/// Passes an error message to the host that loads the extension.
 ///
 /// # Safety
-/// As for [`sqlite3_extension_init`]. Of the routines only those are called that the oldest SQLite
-/// with loadable extensions has.
+/// As for [`sqlite3_extension_init`]. Only routines are called that the oldest SQLite with loadable
+/// extensions has.
 unsafe fn explain(error: &Error, message: *mut *mut c_char, routines: *const c_void) {
     /// Place of `sqlite3_mprintf` in `sqlite3_api_routines`.
     const MPRINTF: usize = 69;
@@ -88,7 +87,7 @@ unsafe fn explain(error: &Error, message: *mut *mut c_char, routines: *const c_v
     }
 }
 
-/// Registers with the SQLite that is linked in.
+/// Registers the VFS with the SQLite that is linked in.
 pub(crate) fn register_linked() -> Result<()> {
     let api = Api::linked();
     flag::prepare(api);
@@ -101,7 +100,7 @@ pub(crate) fn register_linked() -> Result<()> {
     Ok(())
 }
 
-/// For each connection that a host opens after it has loaded the extension.
+/// Called for each connection that a host opens after it has loaded the extension.
 unsafe extern "C" fn connection_of_host(db: *mut sqlite3, message: *mut *mut c_char, routines: *const c_void) -> c_int {
     guard(|| {
         // SAFETY: SQLite passes its routines to what `sqlite3_auto_extension` registered.
@@ -117,7 +116,7 @@ unsafe extern "C" fn connection_of_host(db: *mut sqlite3, message: *mut *mut c_c
     })
 }
 
-/// For each connection of the SQLite that is linked in.
+/// Called for each connection of the SQLite that is linked in.
 unsafe extern "C" fn connection_of_linked(
     db: *mut sqlite3,
     _message: *mut *mut c_char,
@@ -130,7 +129,7 @@ unsafe extern "C" fn connection_of_linked(
     })
 }
 
-/// The virtual tables and SQL functions of every connection.
+/// Adds the virtual tables and SQL functions to a connection.
 ///
 /// # Safety
 /// `db` is an open connection of the SQLite that `api` belongs to.
@@ -167,8 +166,8 @@ unsafe fn add_functions(api: &'static Api, db: *mut sqlite3) -> Result<()> {
     Ok(())
 }
 
-/// `redis_last_error()`: what has just failed in words, or NULL; see [`failures`]. Also tells why a database could not be
-/// opened, asked on another connection.
+/// `redis_last_error()`: the message of the last error, or NULL; see [`failures`]. On another connection, it also returns
+/// why a database could not be opened.
 unsafe extern "C" fn redis_last_error(context: *mut sqlite3_context, _count: c_int, _values: *mut *mut sqlite3_value) {
     guard(|| {
         let Some(api) = crate::ffi::LOG.get() else { return code::OK };

@@ -1,8 +1,10 @@
-//! The reasons of failures, for whoever asks after one: by connection, and of databases that did not open.
+//! The last errors, which `redis_last_error()` returns.
 //!
-//! A failure of a connection is told until the connection uses a database in Redis or a virtual table again: there, and
-//! on connections that use none. One of no connection is told on any of them, whatever thread asks, until its thread opens
-//! a database, or somebody that one. Of two, the later is what the application has just seen.
+//! - An error of a connection is kept until the connection uses a database in Redis or a virtual table again. That
+//!   connection returns it, and so do connections that use neither.
+//! - An error without a connection, such as a failed open, is returned on every connection and thread. It is kept until
+//!   the failing thread opens a database, or any thread opens the database that failed.
+//! - If both exist, the later one is returned: it is the error that the application has just seen.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,27 +19,27 @@ use crate::process::sync::Mutex;
 
 thread_local! {
     static LAST_FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
-    /// The last failure of a file was one of this VFS.
+    /// Whether the thread's last file error came from this VFS.
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
 
 static FAILURES: PerProcess<Failures> = PerProcess::new();
 
-/// See the [module](self).
+/// The last errors of this process. See the [module](self).
 #[derive(Default)]
 pub(crate) struct Failures(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Failures so far.
+    /// Number of errors so far.
     count: u64,
-    /// By connection, with its number; of all connections that have used Redis.
+    /// The last error of each connection, for all connections that have used Redis.
     of: HashMap<usize, Option<Failure>>,
-    /// Of no connection.
+    /// The last error without a connection, and its thread.
     elsewhere: Option<(Failure, ThreadId)>,
 }
 
-/// A failure and its number.
+/// An error, with its number in the order of all errors.
 type Failure = (u64, Error);
 
 impl Failures {
@@ -83,10 +85,10 @@ impl Failures {
     }
 }
 
-/// Takes note of a failure; of no connection, if that is null.
+/// Records an error. `db` is null for an error without a connection.
 pub(super) fn note(db: *mut sqlite3, error: &Error) {
     IS_OURS.set(true);
-    // The application knows, or is to be told what went before.
+    // The application knows that it interrupted. An earlier error is more useful.
     if matches!(error.cause, Cause::Interrupted) {
         return;
     }
@@ -94,43 +96,42 @@ pub(super) fn note(db: *mut sqlite3, error: &Error) {
     FAILURES.get().note(db as usize, error);
 }
 
-/// The connection begins to use a database in Redis or a virtual table.
+/// Drops the connection's error: it starts to use a database in Redis or a virtual table again.
 pub(super) fn goes_on(db: *mut sqlite3) {
     FAILURES.get().goes_on(db as usize);
 }
 
-/// The connection is closed.
+/// Forgets a closed connection.
 pub(super) fn closed(db: *mut sqlite3) {
     FAILURES.get().closed(db as usize);
 }
 
-/// A database was opened.
+/// Drops the errors that the successful open of this database supersedes.
 pub(super) fn opened(place: &Arc<str>) {
     FAILURES.get().opened(place);
 }
 
-/// What the application that asks on this connection has just seen fail.
+/// The last error, as seen by the application on this connection.
 pub(super) fn last(db: *mut sqlite3) -> Option<Error> {
     FAILURES.get().last(db as usize)
 }
 
-/// SQLite uses a file of another VFS.
+/// Notes that this thread uses a file of another VFS.
 pub(super) fn is_for_another_vfs() {
     IS_OURS.set(false);
 }
 
-/// Whether the last failure of a file on this thread was one of this VFS: then the system has no error to tell.
+/// Whether this thread's last file error came from this VFS. Then the system's `errno` is unrelated.
 pub(super) fn is_ours() -> bool {
     IS_OURS.get()
 }
 
-/// The newest failure on this thread, whichever connection it belongs to; also of those that
-/// could not be opened.
+/// Returns the last error on this thread, of any connection, including errors of opening a database.
 pub fn last_failure() -> Option<Error> {
     LAST_FAILURE.with_borrow(Clone::clone)
 }
 
-/// Forgets the newest failure on this thread, so that a later one can be told from it.
+/// Forgets the last error on this thread, so that [`last_failure`] returns only later ones.
 pub fn forget_last_failure() {
     LAST_FAILURE.set(None);
 }

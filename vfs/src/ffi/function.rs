@@ -1,4 +1,4 @@
-//! The SQL functions about virtual tables.
+//! The SQL functions for virtual tables.
 
 use std::ffi::{CStr, c_int};
 use std::rc::Rc;
@@ -21,7 +21,7 @@ pub(crate) const FUNCTIONS: [(&CStr, c_int, ScalarFunction); 3] = [
     (c"redis_drop_data", 1, drop_data),
 ];
 
-/// Gives a connection the functions.
+/// Adds the functions to a connection.
 ///
 /// # Safety
 /// `db` is an open connection of the SQLite that `api` belongs to.
@@ -43,7 +43,7 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3, session: &Rc<
                 Some(drop_host),
             )
         };
-        // Busy: the connection has it already, and a statement is running.
+        // SQLITE_BUSY: the connection has the function already, and a statement is running.
         if created != code::OK && created != code::BUSY {
             return Err(Cause::Host(format!("sqlite3_create_function_v2 answered {created}")).into());
         }
@@ -51,26 +51,26 @@ pub(crate) unsafe fn register(api: &'static Api, db: *mut sqlite3, session: &Rc<
     Ok(())
 }
 
-/// `redis_create_index(table, column)`: 1 if there was none.
+/// `redis_create_index(table, column)`: 1 if the index was created, 0 if it existed.
 unsafe extern "C" fn create_index(context: *mut sqlite3_context, count: c_int, values: *mut *mut sqlite3_value) {
     // SAFETY: SQLite is running this function with these values.
     unsafe { run(context, count, values, |table, column| table.create_index(column).map(i64::from)) };
 }
 
-/// `redis_drop_index(table, column)`: 1 if there was one.
+/// `redis_drop_index(table, column)`: 1 if the index was dropped, 0 if there was none.
 unsafe extern "C" fn drop_index(context: *mut sqlite3_context, count: c_int, values: *mut *mut sqlite3_value) {
     // SAFETY: as above.
     unsafe { run(context, count, values, |table, column| table.drop_index(column).map(i64::from)) };
 }
 
-/// `redis_drop_data(table)`: how many rows there were.
+/// `redis_drop_data(table)`: the number of rows that were removed.
 unsafe extern "C" fn drop_data(context: *mut sqlite3_context, count: c_int, values: *mut *mut sqlite3_value) {
     let run_it = |table: &Table, _: &str| table.drop_data().map(|rows| i64::try_from(rows).unwrap_or(i64::MAX));
     // SAFETY: as above.
     unsafe { run(context, count, values, run_it) };
 }
 
-/// Does something to the table that the first argument names.
+/// Runs a function on the table that the first argument names.
 ///
 /// # Safety
 /// SQLite is running a function of [`FUNCTIONS`] with these values.
@@ -120,7 +120,7 @@ fn text(value: Value) -> Option<String> {
     }
 }
 
-/// A table by its name, `table` or `schema.table`.
+/// Finds a table by its name, `table` or `schema.table`.
 ///
 /// # Safety
 /// The host's connection is open.
@@ -132,7 +132,7 @@ unsafe fn table_named(host: &Host, name: &str) -> Result<Rc<Table>> {
     if let Some(table) = known() {
         return Ok(table);
     }
-    // SQLite connects a table when it is first mentioned.
+    // SQLite connects a virtual table when a statement first names it.
     let mention = |name: String| {
         // SAFETY: by contract; the statement is gone before this returns.
         unsafe { crate::sqlite::memory::prepare(host.api, host.db, &format!("SELECT 1 FROM {name} LIMIT 0")) }.map(drop)

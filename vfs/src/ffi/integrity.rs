@@ -1,8 +1,8 @@
-//! `PRAGMA integrity_check` and `quick_check` that can't read a page.
+//! Ends `PRAGMA integrity_check` and `quick_check` when the server, not damage, prevents reading a page.
 //!
-//! They list such a page as if it were damaged ("unable to get the page"), whatever the reason, and go on. When the reason
-//! is a snapshot or a server that is gone, they are to end with an error. The only one that SQLite takes for that in the
-//! middle of a check is an interrupt. `redis_last_error()` tells the reason.
+//! For any read error, SQLite lists the page as damaged ("unable to get the page") and continues. If the reason is a lost
+//! snapshot or server, the check must end with an error instead. In the middle of a check, SQLite only stops for an
+//! interrupt, so the connection is interrupted. `redis_last_error()` returns the reason.
 
 use std::ffi::CStr;
 
@@ -11,7 +11,7 @@ use rusqlite::ffi::{sqlite3, sqlite3_stmt};
 use crate::model::error::{Cause, Error};
 use crate::sqlite::api::Api;
 
-/// The pragmas, as statements may spell them.
+/// The pragmas, in lower case.
 const CHECKS: [&str; 2] = ["integrity_check", "quick_check"];
 
 /// Ends a check that has failed to read a page for another reason than damage.

@@ -1,5 +1,5 @@
 //! Calls from SQLite: the callbacks of the VFS and of the virtual table, SQL functions, the entry points of the extension.
-//! Unsafe code is here and in [`sqlite`](crate::sqlite), and nowhere else.
+//! Only this module and [`sqlite`](crate::sqlite) contain unsafe code.
 //!
 //! Every callback runs inside [`guard`], which keeps panics on this side.
 
@@ -27,7 +27,7 @@ use rusqlite::ffi::sqlite3;
 use crate::model::error::{Cause, During, Error, code, sqlite_code};
 use crate::process::log;
 
-/// The SQLite whose log gets the messages: the first one registered with.
+/// The SQLite whose error log gets the messages: the first in which the VFS was registered.
 static LOG: OnceLock<&'static Api> = OnceLock::new();
 
 /// Runs a callback's body; a panic becomes `SQLITE_INTERNAL`.
@@ -42,16 +42,16 @@ pub(crate) fn guard(body: impl FnOnce() -> c_int) -> c_int {
     })
 }
 
-/// Makes a failure of no connection known, and returns its code.
+/// Records an error without a connection, and returns its code.
 pub(crate) fn report(error: &Error, during: During) -> c_int {
     report_on(std::ptr::null_mut(), error, during)
 }
 
-/// Makes a failure of a connection known, to SQLite's log and to whoever asks, and returns its code.
+/// Records an error of a connection for `redis_last_error()` and SQLite's error log, and returns its code.
 pub(crate) fn report_on(db: *mut sqlite3, error: &Error, during: During) -> c_int {
     let code = sqlite_code(&error.cause, during);
     failures::note(db, error);
-    // That a lock is held, a constraint violated or the statement interrupted is an everyday answer, not news.
+    // Locks, interrupts and constraint violations are part of normal use, so they are not logged.
     if ![code::BUSY, code::INTERRUPT, code::CONSTRAINT, code::MISMATCH].contains(&(code & 0xff)) {
         log::log_as(code, &error.to_string());
     }

@@ -1,6 +1,5 @@
 //! SQLite's functions as a table of pointers: those that are linked in, or those of the host that
-//! loaded the extension. A process can have both, so the table goes with the VFS, not with the
-//! process.
+//! loaded the extension. A process can have both, so each VFS has its own table.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -16,9 +15,9 @@ use crate::sqlite::interrupt::flag::{IsInterrupted, Place};
 /// The oldest SQLite that has all of the functions: 3.38.
 const OLDEST: c_int = 3_038_000;
 
-/// What `sqlite3_auto_extension` calls for each new connection.
+/// A function that `sqlite3_auto_extension` calls for each new connection.
 pub(crate) type EntryPoint = unsafe extern "C" fn(*mut sqlite3, *mut *mut c_char, *const c_void) -> c_int;
-/// What frees nothing, and makes SQLite copy a value: `SQLITE_TRANSIENT`.
+/// `SQLITE_TRANSIENT`: makes SQLite copy a value.
 pub(crate) fn transient() -> Option<Destructor> {
     // SAFETY: SQLite defines this value of a destructor; it is compared, never called.
     Some(unsafe { std::mem::transmute::<isize, Destructor>(-1) })
@@ -26,12 +25,12 @@ pub(crate) fn transient() -> Option<Destructor> {
 
 /// A scalar SQL function.
 pub(crate) type ScalarFunction = unsafe extern "C" fn(*mut sqlite3_context, c_int, *mut *mut sqlite3_value);
-/// What frees a value handed to SQLite.
+/// Frees a value that was passed to SQLite.
 pub(crate) type Destructor = unsafe extern "C" fn(*mut c_void);
 
-/// Declares the table: for each function its place in `sqlite3_api_routines`, its name and its
-/// type. Places are counted from 0. SQLite only ever appends to that structure (`sqlite3ext.h`),
-/// so they hold for every version that has them.
+/// Declares the table: for each function its slot in `sqlite3_api_routines`, its name and its
+/// type. Slots are counted from 0. SQLite only ever appends to that structure (`sqlite3ext.h`),
+/// so a slot is the same in every version that has it.
 macro_rules! functions {
     ($($slot:literal $field:ident = $linked:expr, $type:ty;)*) => {
         /// The functions used here, each as <https://sqlite.org/c3ref/funclist.html> has it.
@@ -285,7 +284,7 @@ unsafe extern "C" fn auto_extension_linked(entry_point: Option<EntryPoint>) -> c
 }
 
 impl Api {
-    /// The functions of the host that loads the extension. The same table gives the same `Api`.
+    /// The functions of the host that loads the extension. Calls with the same table return the same `Api`.
     ///
     /// # Errors
     /// The host's SQLite is too old, or leaves one of the functions out.
@@ -320,7 +319,7 @@ impl Api {
         Ok(api)
     }
 
-    /// A copy of some text that SQLite will free.
+    /// Copies a text into memory that SQLite will free. Null if there is no memory.
     pub(crate) fn allocated(&self, text: &str) -> *mut c_char {
         let bytes = text.as_bytes();
         // SAFETY: `sqlite3_malloc64` returns null or as many bytes as asked for.

@@ -1,8 +1,8 @@
-//! Notices that the process has forked, and keeps SQLite usable in the child.
+//! Detects forks, and keeps SQLite usable in the child.
 //!
-//! A fork copies locks as they are, also those that another thread of the parent holds just then,
-//! which nobody in the child ever gives back. Those that all connections of one SQLite share, such
-//! as that of its memory, are therefore taken before a fork and given back after it.
+//! A fork copies locks in their current state. If another thread of the parent holds one, it stays
+//! locked in the child for ever. The mutexes that all connections of one SQLite share, such as the
+//! memory allocator's, are therefore acquired before a fork and released after it.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -19,7 +19,7 @@ use crate::process::generation;
 use crate::process::log::log;
 use crate::sqlite::api::Api;
 
-/// Begins to count.
+/// Starts to detect forks.
 pub(crate) fn watch() {
     static WATCH: Once = Once::new();
     WATCH.call_once(|| {
@@ -28,7 +28,7 @@ pub(crate) fn watch() {
         // thread, and unlock what that thread has locked.
         let failed = unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
         if failed != 0 {
-            log("fork can't be noticed: don't use open connections in a child process");
+            log("forks can't be detected: don't use open connections in a child process");
         }
     });
 }
@@ -40,20 +40,20 @@ struct Statics {
     next: *mut Statics,
 }
 
-/// Those of each SQLite of the process: a list that only ever grows at its head.
+/// The static mutexes of each SQLite in the process: a linked list that only grows, at its head.
 static STATICS: AtomicPtr<Statics> = AtomicPtr::new(ptr::null_mut());
 
 thread_local! {
-    /// What this thread has taken, for a fork: all that there was then.
+    /// The list whose mutexes this thread has acquired for a fork.
     static TAKEN: Cell<Option<&'static Statics>> = const { Cell::new(None) };
 }
 
-/// Has the static mutexes of this SQLite taken for each fork. To be called once for each.
+/// Has the static mutexes of this SQLite acquired during each fork. Must be called once per SQLite.
 pub(crate) fn share(api: &'static Api) {
-    // SAFETY: these numbers stand for mutexes that are there for as long as the process runs.
+    // SAFETY: these numbers stand for static mutexes, which exist for as long as the process runs.
     let mutex = |number: c_int| unsafe { (api.mutex_alloc)(number) };
     let mutexes = (SQLITE_MUTEX_STATIC_MAIN..=SQLITE_MUTEX_STATIC_VFS3).map(mutex);
-    // None where SQLite was built for one thread.
+    // Null if SQLite was built single-threaded.
     let mutexes: Vec<_> = mutexes.filter(|mutex| !mutex.is_null()).collect();
     let statics = Box::leak(Box::new(Statics { api, mutexes, next: STATICS.load(Ordering::Acquire) }));
     while let Err(head) = STATICS.compare_exchange(statics.next, statics, Ordering::Release, Ordering::Acquire) {
@@ -62,14 +62,15 @@ pub(crate) fn share(api: &'static Api) {
 }
 
 impl Statics {
-    /// All mutexes of the list that begins here, always in the same order.
+    /// All mutexes of the list from here on, always in the same order.
     fn all(&'static self) -> impl Iterator<Item = (&'static Api, *mut sqlite3_mutex)> {
-        // SAFETY: members of the list are never freed, and not changed once they are in it.
+        // SAFETY: members of the list are never freed, and never changed after they were added.
         let list = std::iter::successors(Some(self), |statics| unsafe { statics.next.as_ref() });
         list.flat_map(|statics| statics.mutexes.iter().map(|mutex| (statics.api, *mutex)))
     }
 
-    /// Takes all or none: SQLite takes one while it holds another, in an order of its own.
+    /// Acquires all mutexes or none. Waiting for one while holding another could deadlock, because SQLite acquires them in
+    /// another order.
     fn take(&'static self) -> bool {
         for (n, (api, mutex)) in self.all().enumerate() {
             // SAFETY: a mutex of this SQLite.
@@ -81,17 +82,17 @@ impl Statics {
         true
     }
 
-    /// Gives the first so many back.
+    /// Releases the first `count` mutexes.
     fn give_back(&'static self, count: usize) {
         for (api, mutex) in self.all().take(count) {
-            // SAFETY: a mutex of this SQLite, which this thread has taken.
+            // SAFETY: a mutex of this SQLite, which this thread has acquired.
             unsafe { (api.mutex_leave)(mutex) };
         }
     }
 }
 
-/// How long a fork waits for threads that hold one. They do so for moments, unless it is the very
-/// thread that forks.
+/// How long a fork waits for threads that hold one of the mutexes. They hold it for moments, unless the forking thread
+/// itself holds it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 extern "C" fn before() {
@@ -127,14 +128,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_has_memory_of_sqlite_although_another_thread_was_at_it_when_the_process_forked() {
+    fn a_forked_child_can_allocate_although_another_thread_held_sqlites_memory_mutex() {
         crate::ffi::extension::register_linked().unwrap();
         let api = Api::linked();
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    // SAFETY: a mutex that there is, left by who has entered it.
+                    // SAFETY: a static mutex, left by the thread that entered it.
                     unsafe {
                         let mutex = (api.mutex_alloc)(SQLITE_MUTEX_STATIC_MEM);
                         sqlite3_mutex_enter(mutex);
@@ -150,9 +151,9 @@ mod tests {
         });
     }
 
-    /// Forks; the child asks SQLite for memory. It is ended by a signal when it waits for good.
+    /// Forks, lets the child allocate memory with SQLite, and returns its exit status. An alarm ends a child that hangs.
     fn end_of_child() -> c_int {
-        // SAFETY: the child does nothing but what it is here to show, and ends without going back.
+        // SAFETY: the child only allocates and frees memory, and exits without returning.
         unsafe {
             let child = libc::fork();
             if child == 0 {

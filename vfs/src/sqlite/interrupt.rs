@@ -1,11 +1,10 @@
-//! `sqlite3_interrupt`: what a callback waits for ends soon after it
-//! (<https://sqlite.org/c3ref/interrupt.html>).
+//! Ends the waits of a callback soon after `sqlite3_interrupt` (<https://sqlite.org/c3ref/interrupt.html>).
 //!
-//! SQLite looks for an interrupt between two steps of a statement. While a callback waits, it has to look by itself. So
-//! callbacks tell on which connection they run ([`on_connection`]), every wait is made of slices ([`sleep`],
-//! [`wait_for`], [`lock`]), and each exchange with a server begins with a [`check`].
+//! SQLite checks for an interrupt between two steps of a statement, but a waiting callback must check itself. So
+//! callbacks declare their connection ([`on_connection`]), every wait is divided into slices ([`sleep`], [`wait_for`],
+//! [`lock`]), and each exchange with a server begins with a [`check`].
 //!
-//! What must not end early runs in [`never`]: a commit, whose outcome is always told truly, and what gives a lease back.
+//! Work that must not end early runs in [`never`]: a commit, whose outcome must be known, and the release of a lease.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -20,7 +19,7 @@ use crate::model::error::{Cause, Result};
 use crate::process::sync::{Mutex, MutexGuard};
 use crate::sqlite::api::Api;
 
-/// The longest wait without a look.
+/// The longest wait without a check.
 const SLICE: Duration = Duration::from_millis(20);
 
 /// The connection whose callback is running.
@@ -39,11 +38,11 @@ impl Caller {
 
 thread_local! {
     static CALLER: Cell<Option<Caller>> = const { Cell::new(None) };
-    /// No interrupt is heeded.
+    /// Interrupts are ignored.
     static NEVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Puts back what was there, whatever ends the body.
+/// Restores the previous value when dropped, even after a panic.
 struct Restored<T: Copy + 'static>(&'static std::thread::LocalKey<Cell<T>>, T);
 
 impl<T: Copy + 'static> Drop for Restored<T> {
@@ -52,7 +51,7 @@ impl<T: Copy + 'static> Drop for Restored<T> {
     }
 }
 
-/// Runs the body of a callback. A null connection is one that is not known.
+/// Runs the body of a callback. `db` is null if the connection is unknown.
 ///
 /// # Safety
 /// SQLite is running a callback for this connection on this thread, and `api` is its SQLite.
@@ -63,22 +62,24 @@ pub(crate) unsafe fn on_connection<T>(api: &'static Api, db: *mut sqlite3, body:
     body()
 }
 
-/// Heeds no interrupt meanwhile.
+/// Runs `body` and ignores interrupts meanwhile.
 pub(crate) fn never<T>(body: impl FnOnce() -> T) -> T {
     let _never = Restored(&NEVER, NEVER.replace(true));
     body()
 }
 
-/// The connection whose interrupt ends what is being done.
+/// The connection whose interrupt ends the current work, if interrupts are not ignored.
 fn heeded() -> Option<Caller> {
     CALLER.get().filter(|_| !NEVER.get())
 }
 
-/// Whether the connection was interrupted, also where that is not heeded.
+/// Whether the connection was interrupted, even inside [`never`].
 pub(crate) fn is_pending() -> bool {
     CALLER.get().is_some_and(|caller| caller.is_interrupted())
 }
 
+/// Fails if the connection was interrupted.
+///
 /// # Errors
 /// [`Cause::Interrupted`].
 pub(crate) fn check() -> Result<()> {
@@ -88,17 +89,17 @@ pub(crate) fn check() -> Result<()> {
     }
 }
 
-/// [`check`] where errors are those of the system. Who turns these into failures checks again.
+/// [`check`] for I/O functions. The caller that converts the I/O error calls [`check`] again to recognise an interrupt.
 pub(crate) fn check_io() -> io::Result<()> {
     check().map_err(io::Error::other)
 }
 
-/// How long to wait until the next look, when so much time is left.
+/// How long to wait until the next check, if `left` remains.
 pub(crate) fn slice(left: Duration) -> Duration {
     if heeded().is_some() { left.min(SLICE) } else { left }
 }
 
-/// Sleeps.
+/// Sleeps for `time`, unless interrupted.
 ///
 /// # Errors
 /// [`Cause::Interrupted`].
@@ -114,7 +115,7 @@ pub(crate) fn sleep(time: Duration) -> Result<()> {
     }
 }
 
-/// Locks what another thread may hold while it waits for a server.
+/// Locks a mutex that another thread may hold while it waits for a server.
 ///
 /// # Errors
 /// [`Cause::Interrupted`].
@@ -131,7 +132,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> Result<MutexGuard<'_, T>> {
 /// Waits until a socket is ready.
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`]; the interrupt.
+/// [`ErrorKind::TimedOut`] after `time`, or an interrupt.
 pub(crate) fn wait_for(socket: impl AsFd, ready: PollFlags, time: Duration) -> io::Result<()> {
     let end = Instant::now() + time;
     loop {
@@ -154,7 +155,7 @@ fn is_ready(socket: BorrowedFd<'_>, ready: PollFlags, time: Duration) -> io::Res
     }
 }
 
-/// Whether an interrupt would end a wait now, so that waits have to be made of slices.
+/// Whether an interrupt would end a wait now, so that waits must be divided into slices.
 pub(crate) fn can_come() -> bool {
     heeded().is_some()
 }

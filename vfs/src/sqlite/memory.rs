@@ -1,4 +1,4 @@
-//! A second connection, to a database in memory, of the same SQLite: for the judge of rows.
+//! A second connection of the same SQLite, to an in-memory database: for the shadow tables that check rows.
 
 use std::ffi::{CStr, CString, c_int};
 use std::ptr;
@@ -9,13 +9,13 @@ use crate::model::error::{Cause, Error, Result, code};
 use crate::sqlite::api::{Api, transient};
 use crate::sqlite::value::Value;
 
-/// A private database in memory.
+/// A private in-memory database.
 pub(crate) struct Memory {
     api: &'static Api,
     db: *mut sqlite3,
 }
 
-/// The failure that a connection has just had.
+/// The last error of a connection.
 ///
 /// # Safety
 /// `db` is open.
@@ -29,7 +29,7 @@ unsafe fn failure(api: &Api, db: *mut sqlite3) -> Error {
 impl Memory {
     pub(crate) fn open(api: &'static Api) -> Result<Memory> {
         let mut db = ptr::null_mut();
-        // Whoever has it is called by one thread at a time.
+        // NOMUTEX: the owner uses the connection from one thread at a time.
         let flags =
             ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE | ffi::SQLITE_OPEN_MEMORY | ffi::SQLITE_OPEN_NOMUTEX;
         // SAFETY: the name is NUL-terminated, and there is a place for the answer.
@@ -46,7 +46,7 @@ impl Memory {
         unsafe { prepare(self.api, self.db, sql) }
     }
 
-    /// Runs a statement, whatever it answers.
+    /// Runs a statement to its end, and drops its rows.
     pub(crate) fn run(&self, sql: &str) -> Result<()> {
         let statement = self.prepare(sql)?;
         while statement.step()? {}
@@ -56,13 +56,13 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: it was opened here, and whoever has statements drops them first.
+        // SAFETY: it was opened here, and its owner drops all statements first.
         unsafe { (self.api.close)(self.db) };
     }
 }
 
 /// # Safety
-/// `db` is open, and stays so for as long as the statement is there.
+/// `db` is open, and stays open for as long as the statement exists.
 pub(crate) unsafe fn prepare(api: &'static Api, db: *mut sqlite3, sql: &str) -> Result<Statement> {
     let sql = CString::new(sql).map_err(|_| Cause::Declaration("there is a NUL in the SQL".into()))?;
     let mut statement = ptr::null_mut();
@@ -105,7 +105,7 @@ impl Statement {
         if bound == code::OK { Ok(()) } else { Err(unsafe { failure(api, self.db) }) }
     }
 
-    /// Goes to the next row; `false` past the last one.
+    /// Steps to the next row; `false` after the last one.
     pub(crate) fn step(&self) -> Result<bool> {
         // SAFETY: the statement is valid.
         match unsafe { (self.api.step)(self.statement) } {
@@ -116,7 +116,7 @@ impl Statement {
         }
     }
 
-    /// The values of the row.
+    /// The values of the current row.
     pub(crate) fn row(&self) -> Vec<Value> {
         // SAFETY: the statement is valid.
         let count = unsafe { (self.api.column_count)(self.statement) };
@@ -126,7 +126,7 @@ impl Statement {
     fn column(&self, n: c_int) -> Value {
         let (api, statement) = (self.api, self.statement);
         // SAFETY: the statement is at a row with this column. SQLite's bytes are copied before
-        // anything else is asked of it.
+        // the next call on the statement.
         unsafe {
             let bytes = |bytes: *const u8| match usize::try_from((api.column_bytes)(statement, n)) {
                 Ok(count) if count > 0 && !bytes.is_null() => std::slice::from_raw_parts(bytes, count).to_vec(),
@@ -142,7 +142,7 @@ impl Statement {
         }
     }
 
-    /// Makes it ready to run again.
+    /// Resets the statement, so that it can run again.
     pub(crate) fn reset(&self) {
         // SAFETY: the statement is valid.
         unsafe {

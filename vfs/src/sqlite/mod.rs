@@ -1,4 +1,5 @@
-//! Calls down into SQLite: its functions, its values, its mutexes at a fork, its interrupts. Besides `ffi`, the only unsafe code.
+//! Calls into SQLite: its functions, values, interrupts, and its mutexes during a fork. The only unsafe code outside of
+//! `ffi`.
 
 pub(crate) mod interrupt;
 pub(crate) mod api;

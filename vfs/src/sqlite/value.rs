@@ -1,4 +1,4 @@
-//! Values of SQLite: their order, their affinity, and the text that other Redis clients see.
+//! SQLite's values: their order, their affinity, and their text form in Redis.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -13,7 +13,7 @@ pub(crate) enum Value {
     Blob(Vec<u8>),
 }
 
-/// What a column's declared type makes of values.
+/// A column's affinity (<https://sqlite.org/datatype3.html#type_affinity>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Affinity {
     Integer,
@@ -45,7 +45,7 @@ impl Affinity {
         matches!(self, Affinity::Integer | Affinity::Real | Affinity::Numeric)
     }
 
-    /// The value that a column of this affinity stores when it is given a text.
+    /// The value that a column of this affinity stores for a text.
     pub(crate) fn of_text(self, text: &[u8]) -> Value {
         match self {
             Affinity::Text | Affinity::Blob => Value::Text(text.to_vec()),
@@ -58,7 +58,7 @@ impl Affinity {
         }
     }
 
-    /// A value as it is compared with one of a column of this affinity.
+    /// Converts a value for a comparison with a column of this affinity.
     pub(crate) fn of_operand(self, value: Value) -> Value {
         match value {
             Value::Text(text) if self.is_numeric() => Affinity::Numeric.of_text(&text),
@@ -67,11 +67,12 @@ impl Affinity {
     }
 }
 
-/// Whole reals strictly between these are stored as integers where affinity wants integers
-/// (`sqlite3VdbeIntegerAffinity`). The smallest and the largest integer are no reals of that range.
+/// Whole reals in this range are stored as integers by columns with integer or numeric affinity
+/// (`sqlite3VdbeIntegerAffinity`). Reals next to the smallest and the largest integer are excluded.
 const WHOLE: std::ops::Range<f64> = -9_223_372_036_854_774_784.0..9_223_372_036_854_775_808.0;
 
-/// The number that a text is in full, blanks around it aside, as a column for integers stores it.
+/// The number that a text spells, as a column with numeric affinity stores it. White space around it is ignored. `None` if
+/// the text is not a number as a whole.
 pub(crate) fn number(text: &[u8]) -> Option<Value> {
     let text = std::str::from_utf8(text).ok()?;
     let text = text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
@@ -91,7 +92,7 @@ pub(crate) fn number(text: &[u8]) -> Option<Value> {
     Some(Value::Real(real))
 }
 
-/// Digits, perhaps with a point, perhaps with an exponent.
+/// Whether the text is digits with an optional point and an optional exponent.
 fn is_numeric_literal(text: &[u8]) -> bool {
     let (mantissa, exponent) = match text.iter().position(|b| matches!(b, b'e' | b'E')) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
@@ -106,7 +107,7 @@ fn is_numeric_literal(text: &[u8]) -> bool {
     points <= 1 && digits > 0 && digits + points == mantissa.len() && exponent_fits
 }
 
-/// A real as SQLite prints it (`%!.15g`), whatever version: keys are made of it.
+/// The text of a real in SQLite's format `%!.15g`. Part of key names, so it must not depend on the version of SQLite.
 pub(crate) fn real_text(real: f64) -> String {
     if real.is_infinite() {
         return if real > 0.0 { "Inf".into() } else { "-Inf".into() };
@@ -115,8 +116,7 @@ pub(crate) fn real_text(real: f64) -> String {
         return "0.0".into();
     }
     if (1e-4..1e15).contains(&real.abs()) {
-        // As few digits as give it back, if that are no more than 15: then the 15 are these and zeros.
-        // Found several times faster.
+        // Fast path: if the shortest text that parses to the same real has at most 15 digits, `%!.15g` prints the same.
         let short = format!("{real:?}");
         let digits = short.trim_start_matches(['-', '0', '.']).bytes().filter(u8::is_ascii_digit);
         if digits.count() <= 15 {
@@ -138,7 +138,7 @@ fn fifteen_digits(real: f64) -> String {
     format!("{}e{sign}{:02}", with_one_place(mantissa), exponent.abs())
 }
 
-/// Zeros at the end gone, but for one after the point.
+/// Removes trailing zeros, but keeps one digit after the point.
 fn with_one_place(decimal: &str) -> String {
     if !decimal.contains('.') {
         return format!("{decimal}.0");
@@ -147,7 +147,7 @@ fn with_one_place(decimal: &str) -> String {
     if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
 }
 
-/// A real in as few digits as give exactly it back.
+/// The shortest text that parses to exactly this real.
 pub(crate) fn exact_real_text(real: f64) -> String {
     let short = real_text(real);
     if real == 0.0 && real.is_sign_negative() {
@@ -157,8 +157,7 @@ pub(crate) fn exact_real_text(real: f64) -> String {
 }
 
 impl Value {
-    /// Its text as it stands in the names of keys, such as `index:f:1.5`; `None` for NULL.
-    /// Different values may share a text.
+    /// The value's text in key names, such as `index:f:1.5`; `None` for NULL. Different values may share a text.
     pub(crate) fn key_text(&self) -> Option<Vec<u8>> {
         match self {
             Value::Null => None,
@@ -168,7 +167,7 @@ impl Value {
         }
     }
 
-    /// All texts that values equal to this one can have: 10 and 10.0 are equal.
+    /// The key texts of all values that are equal to this one: 10 and 10.0 are equal, but differ as text.
     pub(crate) fn key_texts(&self) -> Vec<Vec<u8>> {
         let mut texts: Vec<Vec<u8>> = self.key_text().into_iter().collect();
         let real = match self {
@@ -176,7 +175,7 @@ impl Value {
             Value::Real(real) => real + 0.0,
             Value::Null | Value::Text(_) | Value::Blob(_) => return texts,
         };
-        // The second as newer versions of SQLite print it.
+        // `exact_real_text` is the format of newer versions of SQLite.
         texts.extend([real_text(real), exact_real_text(real)].map(String::into_bytes));
         if real.trunc() == real && real.abs() < 9.3e18 {
             texts.push((real as i64).to_string().into_bytes());
@@ -195,7 +194,7 @@ impl Value {
         }
     }
 
-    /// SQLite's order of values, text in the collation BINARY.
+    /// Compares in SQLite's order, with the collation BINARY.
     pub(crate) fn compare(&self, other: &Value) -> Ordering {
         match (self, other) {
             (Value::Integer(a), Value::Integer(b)) => a.cmp(b),
@@ -207,8 +206,8 @@ impl Value {
         }
     }
 
-    /// A number that no other value has which differs from this one. Values that are alike have
-    /// the same in every process.
+    /// Continues an FNV-1a hash over this value. Values with the same type and content have the same hash in every
+    /// process.
     pub(crate) fn digest(&self, hash: u64) -> u64 {
         let (class, bytes) = match self {
             Value::Null => (0, Vec::new()),
@@ -223,7 +222,7 @@ impl Value {
     }
 }
 
-/// Exact, unlike a comparison after a cast.
+/// Compares exactly. A cast of the integer to a real could round.
 fn compare_mixed(integer: i64, real: f64) -> Ordering {
     if real >= 9_223_372_036_854_775_808.0 {
         return Ordering::Less;
@@ -235,10 +234,10 @@ fn compare_mixed(integer: i64, real: f64) -> Ordering {
     integer.cmp(&whole).then_with(|| 0.0f64.partial_cmp(&(real - real.trunc())).unwrap_or(Ordering::Equal))
 }
 
-/// Start of a digest.
+/// Initial value of an FNV-1a hash.
 pub(crate) const FNV: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// The FNV-1a hash, carried on over more bytes.
+/// Continues an FNV-1a hash over more bytes.
 pub(crate) fn fnv(hash: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

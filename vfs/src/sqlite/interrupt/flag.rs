@@ -1,8 +1,8 @@
-//! Whether a connection was interrupted, as each version of SQLite tells it.
+//! Whether a connection was interrupted, for every version of SQLite.
 //!
-//! `sqlite3_is_interrupted` is as old as SQLite 3.41. Before, SQLite keeps to itself what `sqlite3_interrupt` has set: a
-//! number in the connection, at a place that depends on how SQLite was built. It is found once, on a connection of its
-//! own: by what `sqlite3_interrupt` changes there.
+//! SQLite 3.41 added `sqlite3_is_interrupted`. In older versions, `sqlite3_interrupt` sets a private integer in the
+//! connection, at an offset that depends on how SQLite was built. The offset is determined once, on a separate
+//! connection, by comparing its memory before and after `sqlite3_interrupt`.
 
 use std::ffi::c_int;
 use std::ptr;
@@ -17,7 +17,7 @@ use crate::sqlite::api::Api;
 /// `sqlite3_is_interrupted`.
 pub(crate) type IsInterrupted = unsafe extern "C" fn(*mut sqlite3) -> c_int;
 
-/// Where a SQLite without `sqlite3_is_interrupted` has the number; nothing if it is not to be found.
+/// The offset of the integer, for a SQLite without `sqlite3_is_interrupted`; `None` if it was not found.
 pub(crate) struct Place(OnceLock<Option<usize>>);
 
 impl Place {
@@ -26,7 +26,7 @@ impl Place {
     }
 }
 
-/// To be called before connections of this SQLite are looked at.
+/// Determines the offset, if necessary. Must be called before [`is_interrupted`].
 pub(crate) fn prepare(api: &Api) {
     if api.is_interrupted.is_none() {
         api.interrupted_at.0.get_or_init(|| find(api));
@@ -43,30 +43,30 @@ pub(crate) unsafe fn is_interrupted(api: &Api, db: *mut sqlite3) -> bool {
         return unsafe { is_interrupted(db) != 0 };
     }
     let Some(Some(place)) = api.interrupted_at.0.get() else { return false };
-    // SAFETY: all connections of one SQLite are alike, and `find` has seen that a number is at this place of one.
+    // SAFETY: all connections of one SQLite have the same layout, and `find` has seen an integer at this offset in one.
     // SQLite itself reads and writes it atomically.
     unsafe { &*db.byte_add(*place).cast::<AtomicI32>() }.load(Relaxed) != 0
 }
 
-/// The place of the one number that `sqlite3_interrupt` sets to 1, in bytes from the beginning of a connection.
+/// The offset in bytes of the only integer in a connection that `sqlite3_interrupt` sets to 1.
 fn find(api: &Api) -> Option<usize> {
     let mut db = ptr::null_mut();
     let flags = ffi::SQLITE_OPEN_READWRITE | ffi::SQLITE_OPEN_CREATE | ffi::SQLITE_OPEN_MEMORY;
     // SAFETY: the name is NUL-terminated, and there is a place for the answer.
     let opened = unsafe { (api.open_v2)(c":memory:".as_ptr(), &raw mut db, flags, ptr::null()) };
     let found = if opened == code::OK {
-        // SAFETY: it is open, and nobody else has it.
+        // SAFETY: it is open, and not shared.
         unsafe { find_in(api, db) }
     } else {
         None
     };
-    // SAFETY: it has no statements. Also one that could not be opened is to be closed.
+    // SAFETY: it has no statements. A connection that could not be opened must be closed too.
     unsafe { (api.close)(db) };
     found
 }
 
 /// # Safety
-/// `db` is open, and nobody else has it.
+/// `db` is open, and not shared.
 unsafe fn find_in(api: &Api, db: *mut sqlite3) -> Option<usize> {
     // SAFETY: SQLite has allocated the connection itself.
     let count = usize::try_from(unsafe { (api.msize)(db.cast()) }).ok()? / size_of::<AtomicI32>();
