@@ -261,7 +261,7 @@ mod tests {
             ("redis://u:p1@h?redis=redis%3A%2F%2Fv%3Ap2%40g", "redis://…@h?redis=redis%3A%2F%2F…%40g"),
             ("'redis://u:p1@h' someone@example.org", "'redis://…@h' someone@example.org"),
             ("PWD=x1y2; Sentinel_Password=z", "PWD=…; Sentinel_Password=…"),
-            ("redis://h?auth=x&author=y", "redis://h?auth=…&author=y"),
+            ("redis://h?auth=x&author=visible", "redis://h?auth=…&author=visible"),
             ("wait_ms=1: expected passion", "wait_ms=1: expected passion"),
         ] {
             assert_eq!(hide_secrets(text), shown);
