@@ -61,7 +61,7 @@ pub fn delta(data: &[u8]) {
     assert_eq!(encoded.is_empty(), old == new);
 
     let mut page = vec![0; 512];
-    // Whatever comes of it, it stays within the page.
+    // Succeeds or fails, but stays within the page.
     let _ = delta::apply(data, &mut page);
     assert_eq!(page.len(), 512);
 }
@@ -112,8 +112,8 @@ pub fn pages(data: &[u8]) {
     assert_eq!(again, list);
 }
 
-/// Any reply to the `XRANGE` that reads undo data is understood or refused. What is understood is of the
-/// version that was asked for, and is applied to a page or refused.
+/// Any reply to the `XRANGE` that reads undo data is parsed or refused. Parsed data belongs to the requested version,
+/// and is applied to a page or refused.
 pub fn pieces(data: &[u8]) {
     let Some(pieces) = reply(data).and_then(|reply| replies::pieces(reply, PIECES_OF).ok()) else { return };
     for (_, piece) in pieces {
@@ -193,8 +193,8 @@ impl Store for Scripted {
     }
 }
 
-/// A reader of an older version, whatever log it is given, gets a page of its own size that the
-/// log explains, or an error. The data is the log, or an array of the log and the pieces of undo data.
+/// With any log, a reader of an older version gets an error, or a page of its own size to which the log leads. The data
+/// is the log, or an array of the log and the pieces of undo data.
 pub fn history(data: &[u8]) {
     let Some((log, undo)) = reply(data).map(with_undo) else { return };
     let Ok(entries) = replies::log_entries(log) else { return };
@@ -246,8 +246,8 @@ fn pages_of(entry: &LogEntry) -> Vec<PageNo> {
     }
 }
 
-/// Any reply to the `HMGET` that reads metadata and pages is understood or refused. What is
-/// understood has a shape that a database can have, and pages of that shape.
+/// Any reply to the `HMGET` that reads metadata and pages is parsed or refused. A parsed snapshot has a valid page size
+/// and page count, and pages of that size.
 pub fn metadata(data: &[u8]) {
     let Some(reply) = reply(data) else { return };
     let _ = crate::wire::reply::text(&reply);

@@ -16,23 +16,23 @@ use crate::sqlite::interrupt;
 use crate::sqlite::value::Value;
 use crate::vtab::browse::{Look, View};
 
-/// What the callbacks of one function on one connection share.
+/// The state that the callbacks of one function on one connection share.
 struct Host {
     api: &'static Api,
     look: Look,
 }
 
-/// A function as SQLite knows it.
+/// A function, with the base structure that SQLite requires of a virtual table.
 #[repr(C)]
 struct Vtab {
-    /// First, so that SQLite's pointer is one to this.
+    /// The first field, so that SQLite's pointer to it points to the whole.
     base: sqlite3_vtab,
     api: &'static Api,
     db: *mut sqlite3,
     look: Look,
 }
 
-/// A call as SQLite knows it.
+/// A call, with the base structure that SQLite requires of a cursor.
 #[repr(C)]
 struct VtabCursor {
     /// First, as above.
@@ -42,7 +42,7 @@ struct VtabCursor {
 
 static MODULE: sqlite3_module = sqlite3_module {
     iVersion: 1,
-    // Without it, there is nothing to create: the module is a function only.
+    // Without xCreate, `CREATE VIRTUAL TABLE` refuses the module: it is only a function.
     xCreate: None,
     xConnect: Some(connect),
     xBestIndex: Some(best_index),
@@ -69,7 +69,7 @@ static MODULE: sqlite3_module = sqlite3_module {
     xIntegrity: None,
 };
 
-/// Gives a connection the functions.
+/// Adds the functions to a connection.
 ///
 /// # Safety
 /// `db` is an open connection of the SQLite that `api` belongs to.
@@ -105,7 +105,7 @@ unsafe fn cursor_of<'a>(cursor: *mut sqlite3_vtab_cursor) -> (&'a Vtab, &'a mut 
     }
 }
 
-/// Ends a callback with a code and the function's message.
+/// Returns an error's code from a callback, and sets the function's message.
 ///
 /// # Safety
 /// `vtab` is one that [`connect`] made.

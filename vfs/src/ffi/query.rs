@@ -15,10 +15,10 @@ use crate::vtab::query::plan;
 use crate::vtab::query::plan::{Constraint, Op, Plan, Question};
 use crate::vtab::query::row_source::Argument;
 
-/// A cursor as SQLite knows it.
+/// A cursor, with the base structure that SQLite requires.
 #[repr(C)]
 struct VtabCursor {
-    /// First, so that SQLite's pointer is one to this.
+    /// The first field, so that SQLite's pointer to `base` points to the whole.
     base: sqlite3_vtab_cursor,
     cursor: Option<Cursor>,
 }
@@ -119,7 +119,7 @@ unsafe fn reply(vtab: &Vtab, info: *mut sqlite3_index_info, answer: &plan::Answe
     // SAFETY: by contract; `aConstraintUsage` has an item for each constraint.
     unsafe {
         for (n, (place, wanted)) in answer.used.iter().zip(&answer.plan.arguments).enumerate() {
-            // SQLite looks at every constraint again, and counts rows itself.
+            // SQLite checks every constraint again, and applies LIMIT and OFFSET itself.
             (*(*info).aConstraintUsage.add(*place)).argvIndex = n as c_int + 1;
             if wanted.op == Op::In {
                 (vtab.api.vtab_in)(info, *place as c_int, 1);
@@ -251,7 +251,7 @@ pub(super) unsafe extern "C" fn column(
         let generated = usize::try_from(n).ok().and_then(|n| vtab.table.definition.columns.get(n));
         // SAFETY: SQLite passes the context of the call.
         if generated.is_some_and(|column| column.generated) && unsafe { (vtab.api.vtab_nochange)(context) } != 0 {
-            // No result tells xUpdate that the statement does not set the column.
+            // Without a result, xUpdate learns that the statement does not set the column.
             return code::OK;
         }
         let base = cursor.base.pVtab;

@@ -30,7 +30,7 @@ pub(super) unsafe extern "C" fn update(
         // SAFETY: as above.
         let changed = unsafe { table.interruptible(|| change(table, raw, &values, conflict)) };
         if let (Conflict::Ignore, Err(Error { cause: Cause::Constraint { code, .. }, .. })) = (conflict, &changed) {
-            // SQLite skips the row. It would show a message as that of the statement's next failure.
+            // SQLite skips the row. A message set here would appear with the statement's next error.
             return *code;
         }
         let changed = changed.map(|made| {
@@ -89,7 +89,7 @@ unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value], conf
             };
             match made {
                 Some(made) => Ok(made),
-                // SQLite itself skips the row, and does not count it.
+                // SQLite skips the row, and does not count it.
                 None if conflict == Conflict::Ignore => {
                     Err(Cause::Constraint { code: code::CONSTRAINT, message: "skipped".into() }.into())
                 }
@@ -100,7 +100,7 @@ unsafe fn change(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value], conf
     }
 }
 
-/// Which generated columns an `UPDATE` does not set, as far as SQLite tells.
+/// The generated columns that an `UPDATE` does not set, as far as SQLite reports them.
 ///
 /// # Safety
 /// SQLite is running xUpdate with these values.
@@ -110,8 +110,8 @@ unsafe fn unset(vtab: &Vtab, raw: &[*mut sqlite3_value]) -> Vec<bool> {
     columns.map(|(column, raw)| column.generated && unsafe { (vtab.api.value_nochange)(*raw) } != 0).collect()
 }
 
-/// Which columns an `INSERT` leaves to their default. SQLite hands over NULL for those, as for
-/// NULL itself.
+/// The columns that an `INSERT` leaves to their default. SQLite passes NULL for them, so they must be told from an
+/// explicit NULL.
 ///
 /// # Safety
 /// SQLite is running xUpdate with these values.
@@ -125,7 +125,7 @@ unsafe fn omitted(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> 
     let is_left_out = |name: &str, raw: &*mut sqlite3_value| match &listed {
         Some(Listed::All) => false,
         Some(Listed::These(names)) => !names.iter().any(|listed| listed.eq_ignore_ascii_case(name)),
-        // A trigger's statement has no text. What was bound was not left out.
+        // The statement of a trigger has no text. A bound parameter is an explicit value.
         // SAFETY: by contract.
         None => unsafe { (vtab.api.value_frombind)(*raw) == 0 },
     };
@@ -135,7 +135,7 @@ unsafe fn omitted(vtab: &Vtab, raw: &[*mut sqlite3_value], values: &[Value]) -> 
         .collect()
 }
 
-/// The columns that the running statement names, if there is just one that it can be.
+/// The columns that the running statement names; `None` if several statements may be the running one.
 ///
 /// # Safety
 /// The table's connection is open.

@@ -1,4 +1,4 @@
-//! `sqlite3_value` and `sqlite3_context`: values in and out of SQLite.
+//! `sqlite3_value` and `sqlite3_context`: arguments and results of callbacks.
 
 use std::ffi::c_int;
 
@@ -30,7 +30,7 @@ unsafe fn copied(bytes: *const u8, count: c_int) -> Vec<u8> {
     }
 }
 
-/// A copy of a value.
+/// Copies a value.
 ///
 /// # Safety
 /// `value` is one that SQLite passed to the running callback.
@@ -54,7 +54,7 @@ pub(crate) unsafe fn read(api: &Api, value: *mut sqlite3_value) -> Value {
     }
 }
 
-/// Answers with a value.
+/// Sets the result of a function or column to a value.
 ///
 /// # Safety
 /// `context` is the one that SQLite passed to the running callback.
@@ -76,7 +76,7 @@ pub(crate) unsafe fn answer(api: &Api, context: *mut sqlite3_context, value: &Va
     }
 }
 
-/// Answers with a failure.
+/// Sets the result of a function or column to an error.
 ///
 /// # Safety
 /// `context` is the one that SQLite passed to the running callback of this connection.

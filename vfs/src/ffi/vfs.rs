@@ -1,6 +1,6 @@
-//! `sqlite3_vfs`: registration, and the callbacks that are about names.
+//! `sqlite3_vfs`: its registration, and the callbacks that take file names.
 //!
-//! What is no database in Redis goes to the VFS that was the default when this one was
+//! Everything but databases in Redis is delegated to the VFS that was the default when this one was
 //! registered: temporary files, sorters, loading of extensions, time and randomness.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -23,7 +23,7 @@ use crate::sqlite::fork;
 struct Registered {
     vfs: sqlite3_vfs,
     api: &'static Api,
-    /// The VFS for everything else.
+    /// The VFS to which everything else is delegated.
     default: *mut sqlite3_vfs,
 }
 
@@ -64,7 +64,7 @@ fn new_vfs(api: &'static Api, name: CString) -> Result<*mut sqlite3_vfs> {
             szOsFile: own_size.max(default_size),
             mxPathname: name::MAX_PATH as c_int,
             pNext: std::ptr::null_mut(),
-            // Kept for as long as the VFS, which is for good.
+            // Leaked, because the VFS stays registered for as long as the process runs.
             zName: name.into_raw(),
             pAppData: std::ptr::null_mut(),
             xOpen: Some(open),
@@ -161,7 +161,7 @@ unsafe extern "C" fn open(
     })
 }
 
-/// What to open; `None` when the default VFS is to do it. With it, the flags that were granted.
+/// The file to open, and the flags granted; `None` if the default VFS must open it.
 ///
 /// # Safety
 /// `name` is what SQLite passed to xOpen: URI parameters can be asked for it.
@@ -310,7 +310,7 @@ unsafe extern "C" fn full_pathname(
     })
 }
 
-/// Hands a call on to the default VFS, with its own pointer as first argument.
+/// Delegates a call to the default VFS, with that VFS's own pointer as first argument.
 macro_rules! delegate {
     ($vfs:expr, $method:ident, $missing:expr $(, $argument:expr)*) => {{
         // SAFETY: SQLite passes the VFS that this callback belongs to.
@@ -348,8 +348,8 @@ unsafe extern "C" fn randomness(vfs: *mut sqlite3_vfs, size: c_int, out: *mut c_
     delegate!(vfs, xRandomness, 0, size, out)
 }
 
-/// "The xSleep method causes the calling thread to sleep for at least the number of microseconds given", unless
-/// what is waited for has come.
+/// "The xSleep method causes the calling thread to sleep for at least the number of microseconds given", unless the
+/// awaited lease arrives earlier.
 unsafe extern "C" fn sleep(vfs: *mut sqlite3_vfs, microseconds: c_int) -> c_int {
     let mut left = microseconds;
     guard(|| {
@@ -381,8 +381,7 @@ unsafe extern "C" fn current_time_int64(vfs: *mut sqlite3_vfs, out: *mut sqlite3
     outcome
 }
 
-/// The error of the system behind the last failure. One of this VFS has none: what it did last with the system may have
-/// gone well.
+/// The system's error code for the last file error. 0 for an error of this VFS, since `errno` may be unrelated to it.
 unsafe extern "C" fn get_last_error(vfs: *mut sqlite3_vfs, size: c_int, message: *mut c_char) -> c_int {
     if failures::is_ours() {
         return 0;
