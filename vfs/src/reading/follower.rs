@@ -26,7 +26,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Pause between retries while the server does not answer.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A database, which is told of commits.
+/// A database that learns of commits from a follower.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// Database and server, for messages.
     fn place(&self) -> &str;
