@@ -1,4 +1,4 @@
-//! The commits that came after a snapshot, and how a reader takes them back.
+//! The commits after a snapshot, which a reader rolls back in the pages that it fetches.
 
 use std::time::Duration;
 
@@ -11,48 +11,48 @@ use crate::model::version::{CommitId, Snapshot, Version};
 use crate::store::Store;
 use crate::wire::pace::Pace;
 
-/// Pieces of undo data fetched in one round trip, at most: 1 MB.
+/// Maximum number of pieces of undo data per round trip: 1 MB.
 const PIECES: usize = 16;
-/// Memory that the history of one reader may take.
+/// Maximum memory of one reader's history, in bytes.
 const MOST_BYTES: usize = 512 << 20;
-/// Memory that a commit takes beside its undo data.
+/// Memory of a commit without its undo data, in bytes; an estimate.
 const STEP: usize = 256;
-/// The time to fetch undo data; more for each byte that comes.
+/// Time limit for fetching undo data. Each byte received extends it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The commits after a snapshot, as far as they had to be looked at.
+/// The commits after a snapshot, as far as they were needed.
 pub(crate) struct History {
     snapshot: Snapshot,
-    /// The last version looked at; the snapshot itself at first.
+    /// The newest version in `steps`; the snapshot itself at first.
     known: Snapshot,
     steps: Vec<Step>,
-    /// About the memory that they take.
+    /// Estimated memory of `steps`.
     bytes: usize,
 }
 
-/// One commit, ready to be taken back.
+/// One commit, with the data that rolls it back.
 struct Step {
     version: Version,
     commit: CommitId,
-    /// Pages before.
+    /// Number of pages before the commit.
     page_count: u32,
-    /// The changed pages; `None` when `deltas` is known to have all of them.
+    /// The changed pages; `None` if `deltas` is complete.
     changed: Option<PageList>,
-    /// The undo data that was fetched so far, ascending.
+    /// The undo data fetched so far, ascending.
     deltas: Vec<Deltas>,
 }
 
-/// What a commit did to a page.
+/// The change of one page by a commit.
 enum Change<'a> {
     None,
-    /// The delta that takes it back.
+    /// The delta that rolls the change back.
     Delta(&'a [u8]),
     /// The delta was not fetched.
     Missing,
 }
 
 impl Step {
-    /// `None` when the entry does not say how to take the commit back.
+    /// `None` if the entry has no undo data, or malformed undo data.
     fn of(entry: LogEntry) -> Option<Step> {
         let (changed, deltas) = match entry.changes {
             Changes::Deltas(deltas) => (None, vec![Deltas::of(deltas)?]),
@@ -75,7 +75,7 @@ impl Step {
         }
     }
 
-    /// Takes over a piece. `None` when it is not one of this commit's.
+    /// Adds a piece. `None` if it is malformed or belongs to another commit.
     fn add(&mut self, commit: CommitId, piece: Piece) -> Option<()> {
         let deltas = Deltas::of(piece.deltas)?;
         if commit != self.commit || deltas.last() != Some(piece.last) {
@@ -98,7 +98,7 @@ impl History {
         Err(Cause::SnapshotGone { snapshot: self.snapshot.version, reason }.into())
     }
 
-    /// What the log has answered; when it makes no sense, the snapshot is gone.
+    /// Turns a malformed reply about the log into [`Cause::SnapshotGone`].
     fn of_log<T>(&self, answer: Result<T>) -> Result<T> {
         match answer {
             Err(error) if matches!(error.cause, Cause::BadReply(_) | Cause::Damaged(_)) => {
@@ -108,7 +108,7 @@ impl History {
         }
     }
 
-    /// Learns the commits up to `now`, and that they follow the snapshot.
+    /// Fetches the commits up to `now`, and checks that they follow the snapshot.
     pub(crate) fn extend(&mut self, store: &dyn Store, now: &Snapshot) -> Result<()> {
         if now.version <= self.known.version {
             return match self.identity_at(now.version) {
@@ -134,7 +134,7 @@ impl History {
         Ok(())
     }
 
-    /// Notes that so much memory is needed, if there is room for it.
+    /// Adds to the memory estimate, and fails if it exceeds the maximum.
     fn takes(&mut self, bytes: usize) -> Result<()> {
         self.bytes += bytes;
         if self.bytes > MOST_BYTES {
@@ -172,7 +172,7 @@ impl History {
         }
     }
 
-    /// The pieces to ask for next.
+    /// The pieces to fetch next.
     fn missing(&self, pages: &[PageNo], now: &Snapshot) -> Vec<PiecesAsked> {
         let (mut asked, mut room) = (Vec::new(), PIECES);
         let mut pages = pages.to_vec();
@@ -193,7 +193,7 @@ impl History {
         asked
     }
 
-    /// Takes over pieces of one commit. The page that was asked for must be among them.
+    /// Adds pieces of one commit. They must contain the requested page.
     fn add(&mut self, asked: &PiecesAsked, pieces: Vec<(CommitId, Piece)>) -> Result<()> {
         let version = asked.version;
         let gone = |history: &Self, what: &str| history.gone(format!("the undo data of version {version} is {what}"));
@@ -209,7 +209,7 @@ impl History {
         }
     }
 
-    /// The page as of the snapshot, given its bytes as of `now`. `None` when they are the same.
+    /// Rolls a page back from `now` to the snapshot. `None` if it did not change.
     pub(crate) fn roll_back(&self, page: PageNo, bytes: Option<&[u8]>, now: &Snapshot) -> Result<Option<Vec<u8>>> {
         let size = self.snapshot.page_size as usize;
         let steps = &self.steps[..self.steps.partition_point(|step| step.version <= now.version)];
