@@ -1,4 +1,4 @@
-//! A commit ends, with a true outcome, whatever the server or a proxy does to its connections.
+//! Every commit ends with a correct outcome, even if the server or a proxy keeps closing its connections.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ const BUSY_SNAPSHOT: i32 = 517;
 const IOERR_WRITE: i32 = 778;
 const IOERR_FSYNC: i32 = 1034;
 
-/// For what would go on for ever.
+/// Limit for commits that would otherwise retry forever.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Attempts that a commit makes at most in the time of [`hasty`].
+/// Upper bound of a commit's attempts with the timeouts of [`hasty`].
 const ATTEMPTS: usize = 20;
 
 fn hasty(options: Options) -> Options {
@@ -25,7 +25,7 @@ fn table(server: &Server) {
     server.open("shop").execute_batch("CREATE TABLE t (x INTEGER, y)").unwrap();
 }
 
-/// A proxy to a server with a table, and a connection through it.
+/// Creates a table; returns a proxy to the server and a connection through it.
 fn scene(server: &Server) -> (Proxy, Connection) {
     table(server);
     let proxy = Proxy::to(server);
@@ -54,7 +54,7 @@ fn calls(server: &Server, command: &str) -> usize {
 }
 
 #[test]
-fn a_commit_that_is_more_than_the_server_takes_ends_in_time_and_names_the_limit() {
+fn a_commit_over_the_servers_client_limit_fails_in_time_and_names_the_limit() {
     if !program::has("maxmemory-clients", 7, 0) {
         return;
     }
@@ -81,7 +81,7 @@ fn a_commit_that_is_more_than_the_server_takes_ends_in_time_and_names_the_limit(
 fn a_commit_that_is_cut_off_before_exec_is_reported_as_not_written() {
     let server = Server::start();
     let (proxy, db) = scene(&server);
-    // The pages are more than the connection and the proxy hold, so EXEC can't have been sent.
+    // The pages exceed the buffers of socket and proxy, so `EXEC` cannot have been sent.
     proxy.each("HSET", Fault::LoseRequest);
     let begun = Instant::now();
     let outcome = db.execute("INSERT INTO t VALUES (1, randomblob(30000000))", []);
@@ -97,7 +97,7 @@ fn a_commit_that_is_cut_off_before_exec_is_reported_as_not_written() {
 }
 
 #[test]
-fn a_commit_that_is_cut_off_at_each_exec_ends_as_unknown() {
+fn a_commit_cut_off_at_every_exec_is_reported_as_unknown() {
     let server = Server::start();
     let (proxy, db) = scene(&server);
     proxy.each("EXEC", Fault::LoseRequest);
@@ -114,7 +114,7 @@ fn a_commit_that_is_cut_off_at_each_exec_ends_as_unknown() {
 }
 
 #[test]
-fn a_commit_of_several_databases_that_is_cut_off_at_each_exec_ends_as_unknown() {
+fn a_commit_of_two_databases_cut_off_at_every_exec_is_reported_as_unknown() {
     let server = Server::start();
     let (proxy, db) = scene(&server);
     db.execute("ATTACH ?1 AS other", [hasty(proxy.options("other")).uri()]).unwrap();
@@ -136,7 +136,7 @@ fn a_commit_of_several_databases_that_is_cut_off_at_each_exec_ends_as_unknown() 
     assert_eq!((count(&server, 1), count(&server, 2)), (0, 1));
 }
 
-/// The reply to a commit is lost; before it is looked up, the server has gone on like this.
+/// Loses the reply to a commit, and runs `meanwhile` before the client looks up the outcome.
 fn lost_while(server: &Server, meanwhile: impl Fn(&Connection) + Sync) -> (rusqlite::Result<usize>, Connection) {
     let (proxy, db) = scene(server);
     std::thread::scope(|scope| {
@@ -155,7 +155,7 @@ fn delete(server: &Server, keys: &[&str]) {
 }
 
 #[test]
-fn a_commit_that_nothing_tells_of_any_more_is_unknown() {
+fn a_lost_reply_without_log_or_database_is_reported_as_unknown() {
     let server = Server::start();
     let (outcome, db) = lost_while(&server, |rival| {
         rival.execute("INSERT INTO t VALUES (2, 2)", []).unwrap();
@@ -172,7 +172,7 @@ fn a_commit_that_nothing_tells_of_any_more_is_unknown() {
 }
 
 #[test]
-fn a_commit_that_the_hash_tells_of_is_done_whatever_the_log_holds() {
+fn a_lost_reply_is_resolved_by_the_hash_even_with_a_damaged_log() {
     for damage in [&["SET", "sqlite:{shop}:log", "x"], &["DEL", "sqlite:{shop}:log", "y"]] {
         let server = Server::start();
         let (outcome, _db) = lost_while(&server, |_| drop(server.redis_cli(damage)));
@@ -183,7 +183,7 @@ fn a_commit_that_the_hash_tells_of_is_done_whatever_the_log_holds() {
 }
 
 #[test]
-fn a_commit_in_whose_place_the_log_has_another_is_refused() {
+fn a_lost_commit_is_refused_when_the_log_has_another_at_its_version() {
     let server = Server::start();
     let (proxy, db) = scene(&server);
     proxy.next("EXEC", Fault::HoldRequest);

@@ -1,5 +1,5 @@
-//! Connections that break while a transaction is on its way: a commit is done once or not at
-//! all, and what is reported of it is true.
+//! Connections that break during a transaction. A commit happens once or not at all, and its reported outcome is
+//! correct.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,13 +12,13 @@ use sqlite_redis_tests::{Server, check_integrity, code, eventually, number};
 const BUSY_SNAPSHOT: i32 = 517;
 const IOERR_FSYNC: i32 = 1034;
 
-/// What a connection does not see of its scene: a server with a table, a proxy before it.
+/// A server with a table, and the proxy in front of it.
 struct Backstage {
     proxy: Proxy,
     server: Server,
 }
 
-/// A connection through the proxy.
+/// A connection through the proxy, and the servers behind it.
 struct Scene {
     through: Connection,
     back: Backstage,
@@ -46,7 +46,7 @@ impl Scene {
         Scene { through, back: Backstage { proxy, server } }
     }
 
-    /// Runs SQL through the proxy while something happens backstage.
+    /// Runs SQL through the proxy, and `meanwhile` in another thread.
     fn run(&self, sql: &str, meanwhile: impl FnOnce(&Backstage) + Send) -> rusqlite::Result<()> {
         std::thread::scope(|scope| {
             let back = &self.back;
@@ -57,7 +57,7 @@ impl Scene {
         })
     }
 
-    /// The connection works, reading and writing.
+    /// Asserts that the connection still reads and writes.
     fn assert_usable(&self) {
         self.through.execute("INSERT INTO t VALUES (-1)", []).unwrap();
         assert!(number(&self.through, "SELECT count(*) FROM t WHERE x = -1") > 0);
@@ -72,14 +72,14 @@ impl Backstage {
         number(&direct, &format!("SELECT count(*) FROM t WHERE x = {x}"))
     }
 
-    /// Commits as another client does whose turn it is: the lease that is held has ended.
+    /// Commits as another client, after the held lease has expired.
     fn commit_elsewhere(&self, x: i64) {
         redis::cmd("DEL").arg("sqlite:{shop}:lock").exec(&mut self.server.redis()).unwrap();
         self.server.open("shop").execute("INSERT INTO t VALUES (?1)", [x]).unwrap();
     }
 }
 
-/// Patience for commits that are to come to an end by themselves.
+/// A timeout that no commit reaches unless a test stalls it.
 const LONG: Duration = Duration::from_secs(20);
 
 const INSERT: &str = "INSERT INTO t VALUES (1)";
@@ -103,10 +103,10 @@ fn a_commit_whose_reply_is_lost_is_done_once_and_reported_as_done() {
 }
 
 #[test]
-fn a_done_commit_whose_lease_can_not_be_given_back_is_reported_as_done() {
+fn a_commit_whose_lease_release_fails_is_reported_as_done() {
     let scene = Scene::new(LONG);
     scene.proxy.next("EXEC", Fault::LoseReply);
-    // Sent once more over a new connection.
+    // The client retries the release once, over a new connection.
     scene.proxy.next("EVAL", Fault::LoseRequest);
     scene.proxy.next("EVAL", Fault::LoseRequest);
     insert(&scene.through).unwrap();
@@ -116,7 +116,7 @@ fn a_done_commit_whose_lease_can_not_be_given_back_is_reported_as_done() {
 }
 
 #[test]
-fn a_done_commit_whose_log_is_damaged_and_stays_so_is_reported_as_done() {
+fn a_commit_that_cannot_replace_a_damaged_log_is_reported_as_done() {
     let scene = Scene::new(LONG);
     redis::cmd("SET").arg("sqlite:{shop}:log").arg("x").exec(&mut scene.server.redis()).unwrap();
     scene.proxy.next("DEL", Fault::LoseRequest);
@@ -178,7 +178,7 @@ fn a_connection_cut_at_any_command_of_a_read_is_replaced_or_the_error_is_clear()
         .unwrap();
     for fault in [Fault::LoseRequest, Fault::CutRequest, Fault::LoseReply, Fault::CutReply] {
         for commands in 0..12 {
-            // A cache of its own each time.
+            // The proxy's address is new, so the connection shares no cache.
             let proxy = Proxy::to(&server);
             proxy.after(commands, fault);
             let options = proxy.options("shop").timeout(LONG);
@@ -205,7 +205,7 @@ fn a_connection_cut_at_any_command_of_a_read_is_replaced_or_the_error_is_clear()
 }
 
 #[test]
-fn a_done_commit_is_reported_as_done_although_another_followed_it() {
+fn a_lost_reply_is_resolved_as_done_after_a_later_commit() {
     let scene = Scene::new(LONG);
     scene.proxy.next("EXEC", Fault::HoldReply);
     let outcome = scene.run(INSERT, |back| {
@@ -256,7 +256,7 @@ fn a_lost_commit_whose_log_entry_was_trimmed_is_reported_as_unknown() {
 }
 
 #[test]
-fn a_commit_that_comes_after_a_rivals_is_refused_by_the_watch() {
+fn a_commit_that_arrives_after_a_rivals_commit_is_refused_by_watch() {
     let scene = Scene::new(LONG);
     scene.proxy.next("EXEC", Fault::HoldRequest);
     let outcome = scene.run(INSERT, |back| {
@@ -269,9 +269,9 @@ fn a_commit_that_comes_after_a_rivals_is_refused_by_the_watch() {
     scene.assert_usable();
 }
 
-/// A commit whose first try is stuck on its way: the client gives up waiting for it and finds
-/// that it did not happen. Then it arrives after all, as the second try is `stuck_at` a command.
-fn first_try_arrives_while_second_is_stuck_at(command: &str) {
+/// The first attempt of a commit is delayed. The client times out, finds no commit, and retries. The first attempt
+/// arrives while the second is held at `command`.
+fn first_attempt_arrives_while_the_retry_is_held_at(command: &str) {
     let scene = Scene::new(Duration::from_millis(500));
     scene.proxy.next("EXEC", Fault::HoldRequest);
     let outcome = scene.run(INSERT, |back| {
@@ -279,26 +279,27 @@ fn first_try_arrives_while_second_is_stuck_at(command: &str) {
         back.proxy.next(command, Fault::HoldRequest);
         back.proxy.wait_for_held(2);
         back.proxy.let_go();
-        eventually("the first try arrived", || back.count(1) == 1);
+        eventually("the first attempt arrived", || back.count(1) == 1);
         back.proxy.let_go();
     });
-    outcome.unwrap_or_else(|error| panic!("it was done: {error}: {:?}", sqlite_redis::last_error(&scene.through)));
+    outcome
+        .unwrap_or_else(|error| panic!("the commit was done: {error}: {:?}", sqlite_redis::last_error(&scene.through)));
     assert_eq!(scene.count(1), 1);
     scene.assert_usable();
 }
 
 #[test]
-fn a_commit_that_arrives_before_its_second_try_begins_is_done_once_and_reported_so() {
-    first_try_arrives_while_second_is_stuck_at("WATCH");
+fn a_first_attempt_that_arrives_before_the_retry_begins_is_done_once() {
+    first_attempt_arrives_while_the_retry_is_held_at("WATCH");
 }
 
 #[test]
-fn a_commit_that_arrives_before_its_second_try_ends_is_done_once_and_reported_so() {
-    first_try_arrives_while_second_is_stuck_at("EXEC");
+fn a_first_attempt_that_arrives_before_the_retry_ends_is_done_once() {
+    first_attempt_arrives_while_the_retry_is_held_at("EXEC");
 }
 
 #[test]
-fn a_commit_whose_fate_can_not_be_learnt_is_reported_as_unknown_and_is_whole() {
+fn a_commit_whose_outcome_cannot_be_read_is_reported_as_unknown_and_is_atomic() {
     for (fault, done) in [(Fault::HoldReply, 1), (Fault::HoldRequest, 0)] {
         let scene = Scene::new(Duration::from_millis(300));
         scene.proxy.next("EXEC", fault);
@@ -325,7 +326,7 @@ fn a_commit_that_may_still_arrive_is_never_reported_as_failed() {
     };
     let outcome = scene.run(INSERT, |back| {
         back.proxy.wait_for_held(1);
-        // The second try is refused by a server that has become full, the first one was not.
+        // The server becomes full and refuses the second attempt. The first one is still in flight.
         back.proxy.next("WATCH", Fault::HoldRequest);
         back.proxy.wait_for_held(2);
         back.proxy.next("MULTI", Fault::HoldRequest);
@@ -339,12 +340,12 @@ fn a_commit_that_may_still_arrive_is_never_reported_as_failed() {
     set_memory(&scene, "0");
     assert_eq!(scene.count(1), 0);
     scene.proxy.let_go();
-    eventually("the first try arrived", || scene.count(1) == 1);
+    eventually("the first attempt arrived", || scene.count(1) == 1);
     scene.assert_usable();
 }
 
 #[test]
-fn a_client_that_is_cut_off_at_any_time_goes_on() {
+fn a_client_whose_connections_are_killed_recovers() {
     let server = Server::start();
     let connection = server.options("shop").lease(Duration::from_millis(300)).open().unwrap();
     connection.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)").unwrap();
@@ -355,7 +356,7 @@ fn a_client_that_is_cut_off_at_any_time_goes_on() {
             let mut redis = server.redis();
             while !done.load(Relaxed) {
                 redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).exec(&mut redis).unwrap();
-                // Room to get somewhere before the next cut.
+                // Lets the client make some progress before the next cut.
                 for _ in 0..10 {
                     redis::cmd("PING").exec(&mut redis).unwrap();
                 }
@@ -379,7 +380,7 @@ fn a_client_that_is_cut_off_at_any_time_goes_on() {
 }
 
 #[test]
-fn flushed_scripts_do_no_harm() {
+fn commits_and_rollbacks_work_after_script_flush() {
     let server = Server::start();
     let connection = server.open("shop");
     connection.execute_batch("CREATE TABLE t (x)").unwrap();
@@ -408,14 +409,14 @@ fn a_lost_lease_request_does_not_lock_the_client_out() {
 fn a_lost_connection_does_not_leave_the_lease_behind() {
     let scene = Scene::with_lease(LONG, Duration::from_secs(600));
     let assert_free = || assert_eq!(scene.server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0");
-    // Taken, but the client never learns it.
+    // The lease is acquired, but the client gets no reply.
     for _ in 0..2 {
         scene.proxy.next("SET", Fault::LoseReply);
     }
     insert(&scene.through).unwrap_err();
     assert!(!scene.proxy.is_armed());
     assert_free();
-    // Given back over a connection that breaks.
+    // The release is sent over a connection that breaks.
     scene.through.execute_batch("BEGIN IMMEDIATE").unwrap();
     scene.proxy.next("EVAL", Fault::LoseRequest);
     scene.through.execute_batch("ROLLBACK").unwrap();

@@ -1,11 +1,11 @@
-//! What goes over the wire, counted: by the client itself, and by the server.
+//! Round trips, commands and bytes, counted by the client and by the server.
 
 use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 use sqlite_redis_tests::{Server, check_integrity, eventually, hosts, number, text};
 
-/// What `PRAGMA redis_stats` answers.
+/// The values of `PRAGMA redis_stats`.
 #[derive(Debug, Clone, Copy)]
 struct Stats {
     round_trips: u64,
@@ -20,7 +20,7 @@ fn stats(connection: &Connection) -> Stats {
     Stats { round_trips: numbers["round_trips"], commands: numbers["commands"], bytes_sent: numbers["bytes_sent"] }
 }
 
-/// What the client says that it has sent meanwhile.
+/// The client's own counts for `work`.
 fn sent(connection: &Connection, work: impl FnOnce()) -> Stats {
     let before = stats(connection);
     work();
@@ -32,7 +32,7 @@ fn sent(connection: &Connection, work: impl FnOnce()) -> Stats {
     }
 }
 
-/// Calls of each command that the server has got meanwhile, all clients together.
+/// The server's count of each command during `work`, from all clients.
 fn served(server: &Server, work: impl FnOnce()) -> BTreeMap<String, u64> {
     let mut redis = server.redis();
     redis::cmd("CONFIG").arg("RESETSTAT").exec(&mut redis).unwrap();
@@ -43,7 +43,7 @@ fn served(server: &Server, work: impl FnOnce()) -> BTreeMap<String, u64> {
         let (command, rest) = line.split_once(":calls=").unwrap();
         calls.insert(command.to_owned(), rest.split(',').next().unwrap().parse().unwrap());
     }
-    // Ours.
+    // Commands of this function.
     for own in ["config|resetstat", "config", "info"] {
         if let Some(count) = calls.get_mut(own) {
             *count -= 1;
@@ -57,7 +57,7 @@ fn total(calls: &BTreeMap<String, u64>) -> u64 {
     calls.values().sum()
 }
 
-/// A table with some rows; the connection has read it.
+/// A connection that has read its table of 1,000 rows, so that its cache is warm.
 fn warm(server: &Server) -> Connection {
     let connection = server.open("shop");
     connection
@@ -146,7 +146,7 @@ fn an_autocommit_insert_costs_2_round_trips() {
 }
 
 #[test]
-fn an_insert_that_waits_for_that_of_another_costs_2_round_trips() {
+fn an_insert_that_waits_for_the_lease_costs_2_round_trips() {
     let server = Server::start();
     let (connection, mut rival) = (warm(&server), server.open_apart("shop", 1));
     let insert = |connection: &Connection, id: i64| {
@@ -158,13 +158,13 @@ fn an_insert_that_waits_for_that_of_another_costs_2_round_trips() {
         let rival = &mut rival;
         std::thread::scope(|scope| {
             let waiter = scope.spawn(move || sent(rival, || insert(rival, 2 * id + 1)).round_trips);
-            eventually("it waits", || server.redis_cli(&["LLEN", "sqlite:{shop}:queue"]) == "1");
+            eventually("the insert waits", || server.redis_cli(&["LLEN", "sqlite:{shop}:queue"]) == "1");
             connection.execute_batch("COMMIT").unwrap();
             waiter.join().unwrap()
         })
     };
-    assert!(waits(2000) > 2, "it does not expect that yet");
-    // Where this machine is slow, it leaves the line and stands in it again.
+    assert!(waits(2000) > 2, "the first wait is not expected");
+    // On a slow machine, a waiter times out and queues again. That costs more round trips.
     let trips: Vec<_> = (2001..2020).map(waits).collect();
     assert_eq!(trips.iter().min(), Some(&2), "{trips:?}");
     assert_eq!(number(&connection, "SELECT count(*) FROM item"), 1040);
@@ -176,12 +176,12 @@ fn a_statement_that_only_reads_this_database_works_while_another_writes() {
     let server = Server::start();
     let (connection, rival) = (warm(&server), server.open("shop"));
     rival.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // It writes, but elsewhere.
+    // Writes, but to another database.
     connection.execute_batch("CREATE TEMP TABLE copy AS SELECT * FROM item").unwrap();
     assert_eq!(number(&connection, "SELECT count(*) FROM copy"), 1000);
     rival.execute_batch("COMMIT").unwrap();
     connection.execute_batch("DELETE FROM copy; INSERT INTO copy SELECT * FROM item").unwrap();
-    assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0", "the lease that it did not need");
+    assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0", "the unneeded lease is released");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn a_cold_scan_of_10_000_pages_costs_at_most_200_round_trips() {
         .unwrap();
     assert!((9990..10_010).contains(&number(&connection, "PRAGMA page_count")));
     drop(connection);
-    // Other settings, so another cache: this one is cold.
+    // Other settings, so this connection has another cache, which is cold.
     let cold = server.options("big").log_commits(77).open().unwrap();
     let client = sent(&cold, || {
         assert_eq!(number(&cold, "SELECT count(*) FROM item WHERE length(content) = 3900"), 9970);
@@ -247,7 +247,7 @@ fn a_commit_sends_the_changed_pages_and_little_else() {
     let client = sent(&connection, || {
         connection.execute("UPDATE item SET price = 7777 WHERE id = 500", []).unwrap();
     });
-    // The page of the row, and page 1 with its change counter.
+    // Two pages change: that of the row, and page 1 with the change counter.
     assert!(client.bytes_sent < 2 * page + 1500, "{client:?}");
     assert!(client.bytes_sent > page);
     let client = sent(&connection, || {
@@ -312,7 +312,7 @@ fn a_scan_larger_than_the_cache_fetches_again() {
     let server = Server::start();
     let connection = warm(&server);
     drop(connection);
-    // Enough for two pages, in a cache of its own thanks to another setting.
+    // A cache of two pages. The other setting keeps it separate.
     let small = server.options("shop").log_commits(77).cache_size(8192).open().unwrap();
     // SQLite itself keeps at least ten pages.
     small.execute_batch("PRAGMA cache_size=1; INSERT INTO item SELECT id + 1000, name, price FROM item").unwrap();
@@ -328,7 +328,7 @@ fn a_scan_larger_than_the_cache_fetches_again() {
 }
 
 #[test]
-fn a_long_scan_asks_ahead_and_yet_reads_one_version() {
+fn a_scan_with_read_ahead_reads_one_version() {
     let server = Server::start();
     let writer = server.open("big");
     writer
@@ -357,7 +357,7 @@ fn a_long_scan_asks_ahead_and_yet_reads_one_version() {
 }
 
 #[test]
-fn a_commit_of_another_costs_a_reader_one_round_trip_more() {
+fn another_clients_commit_costs_a_reader_one_more_round_trip() {
     let server = Server::start();
     let writer = warm(&server);
     let reader = server.options("shop").log_commits(77).open().unwrap();
@@ -367,7 +367,7 @@ fn a_commit_of_another_costs_a_reader_one_round_trip_more() {
         let before = price(&reader);
         change();
         let client = sent(&reader, || assert_eq!(price(&reader), before + 1));
-        // The first time, it is not known yet what will have changed.
+        // The first time, the reader cannot predict the changed pages and fetches them separately.
         assert_eq!(client.round_trips, if n == 0 { 3 } else { 2 }, "{n}: {client:?}");
         assert_eq!(sent(&reader, || assert_eq!(price(&reader), before + 1)).round_trips, 1);
     }

@@ -1,4 +1,4 @@
-//! Servers that crash while they write a commit to their append-only file.
+//! Servers that crash while writing a commit to the append-only file.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use sqlite_redis_tests::{Server, check_integrity, number};
 
-/// So large that pages of two commits would show.
+/// Large enough that a mixture of two commits' pages is visible.
 const TABLE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, stamp INTEGER, filler TEXT);
     WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 400)
     INSERT INTO t SELECT n, 0, printf('%0*d', 400, 0) FROM n;";
@@ -19,7 +19,7 @@ fn stamp(db: &Connection, with: i64, from: i64) {
 fn append_only_file(server: &Server) -> PathBuf {
     let directory = server.directory().join("appendonlydir");
     if !directory.exists() {
-        // As Redis 6.2 has it.
+        // Redis 6.2 has a single file.
         return server.directory().join("appendonly.aof");
     }
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -30,9 +30,9 @@ fn length(path: &Path) -> u64 {
     File::open(path).unwrap().metadata().unwrap().len()
 }
 
-/// `docs/durability.md` tells to repair the file before the server starts, which the support library does.
+/// `docs/durability.md` requires a repair of the file before the server starts; [`Server::restart`] does that.
 #[test]
-fn a_server_that_crashed_while_it_wrote_a_commit_has_all_of_it_or_nothing_also_after_the_next_crash() {
+fn a_commit_torn_by_a_server_crash_is_whole_or_absent_even_after_a_second_crash() {
     let mut server = Server::with(["--appendonly", "yes", "--appendfsync", "always"]).start();
     let db = server.open("shop");
     db.execute_batch(TABLE).unwrap();
@@ -43,7 +43,7 @@ fn a_server_that_crashed_while_it_wrote_a_commit_has_all_of_it_or_nothing_also_a
     server.kill();
     let after = length(&file);
     let whole = fs::read(&file).unwrap();
-    // The pages come first; the end of the transaction, with the log and `EXEC`, is short.
+    // The file has the pages first. The rest of the transaction, with the log entry and `EXEC`, is short.
     let cuts = (0..4).map(|n| before + (after - before) * n / 4).chain((0..12).map(|n| after - (1 << n)));
     let mut seen = BTreeSet::new();
     for cut in cuts.chain([after]) {
@@ -53,7 +53,7 @@ fn a_server_that_crashed_while_it_wrote_a_commit_has_all_of_it_or_nothing_also_a
         let (expected, same) = stamps(&server.open_apart("shop", cut));
         assert_eq!(expected, same, "cut at {cut} of {before}..{after}");
         seen.insert(expected);
-        // It touches one page, so that others that were left behind would stay.
+        // Changes one page only, so that leftover pages of a torn commit would stay visible.
         stamp(&db, 3, 400);
         server.kill();
         server.restart();

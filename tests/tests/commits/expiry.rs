@@ -1,4 +1,4 @@
-//! A time to live that somebody has set on the hash of a database.
+//! A time to live that another client has set on the hash of a database.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::{Server, number};
@@ -9,7 +9,7 @@ fn expire(server: &Server) {
     assert_eq!(server.redis_cli(&["EXPIRE", KEY, "1000"]), "1");
 }
 
-fn is_to_end(server: &Server) -> bool {
+fn expires(server: &Server) -> bool {
     server.redis_cli(&["TTL", KEY]) != "-1"
 }
 
@@ -20,30 +20,30 @@ fn filled(server: &Server) -> Connection {
 }
 
 #[test]
-fn an_open_removes_it_unless_it_is_read_only() {
+fn a_writable_open_removes_a_time_to_live() {
     let server = Server::start();
     drop(filled(&server));
     expire(&server);
     assert_eq!(number(&server.options("shop").read_only(true).open().unwrap(), "SELECT count(*) FROM t"), 1);
-    assert!(is_to_end(&server), "one that only reads changes nothing");
+    assert!(expires(&server), "a read-only connection changes nothing");
     assert_eq!(number(&server.open("shop"), "SELECT count(*) FROM t"), 1);
-    assert!(!is_to_end(&server));
+    assert!(!expires(&server));
 }
 
 #[test]
-fn a_commit_removes_it_whatever_its_size() {
+fn every_commit_removes_a_time_to_live() {
     let server = Server::start();
     let db = filled(&server);
     for sql in ["INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (randomblob(100000))", "VACUUM"] {
         expire(&server);
         db.execute_batch(sql).unwrap();
-        assert!(!is_to_end(&server), "{sql}");
+        assert!(!expires(&server), "{sql}");
         server.check_stored("shop");
     }
 }
 
 #[test]
-fn who_may_not_remove_it_opens_all_the_same() {
+fn a_user_without_persist_can_still_open() {
     let server = Server::start();
     drop(filled(&server));
     expire(&server);
@@ -53,6 +53,6 @@ fn who_may_not_remove_it_opens_all_the_same() {
         let url = format!("{}?user=some&pass=Word-of-some", server.url());
         let db = sqlite_redis::Options::new("shop").server(url).open().unwrap();
         assert_eq!(number(&db, "SELECT count(*) FROM t"), 1);
-        assert!(is_to_end(&server), "{forbidden}");
+        assert!(expires(&server), "{forbidden}");
     }
 }

@@ -1,4 +1,4 @@
-//! A server that is at its memory limit: what makes a database smaller is done all the same.
+//! A server at its memory limit still accepts commits that make a database smaller.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn limit(server: &Server, bytes: &str) {
     assert_eq!(server.redis_cli(&["CONFIG", "SET", "maxmemory", bytes]), "OK");
 }
 
-/// A database with two tables of some hundred pages each, on a server that is full.
+/// A database with two tables of some hundred pages each, on a full server.
 fn scene(prepare: &str) -> (Server, Connection) {
     let server = Server::start();
     let db = server.options("shop").stage_bytes(4_000_000).open().unwrap();
@@ -32,7 +32,7 @@ fn scene(prepare: &str) -> (Server, Connection) {
 }
 
 #[test]
-fn what_frees_pages_is_done_and_the_rest_is_refused() {
+fn a_full_server_accepts_only_commits_that_free_pages() {
     for prepare in ["", "PRAGMA auto_vacuum=FULL"] {
         let (server, db) = scene(prepare);
         let (reader, other) = (server.open_apart("shop", 1), server.open_apart("shop", 2));
@@ -42,12 +42,12 @@ fn what_frees_pages_is_done_and_the_rest_is_refused() {
         }
         db.execute_batch("BEGIN; DELETE FROM t WHERE id > 100; DELETE FROM u WHERE id = 7; COMMIT").unwrap();
         assert_eq!(number(&other, "SELECT count(*) FROM t"), 100, "{prepare}");
-        // The log is gone: an old snapshot is read from the cache or not at all.
+        // The commit dropped the log, so an old snapshot is readable only from the cache.
         let old = reader.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
         assert!(old == Ok(300) || code(old) == BUSY_SNAPSHOT);
         db.execute_batch("DROP TABLE u").unwrap();
         if prepare.is_empty() {
-            // Otherwise nothing is left to do, and it would be refused.
+            // With auto-vacuum, `VACUUM` frees no page and would be refused.
             db.execute_batch("VACUUM").unwrap();
         }
         assert!(number(&db, "PRAGMA page_count") < 150, "{prepare}");
@@ -63,7 +63,7 @@ fn what_frees_pages_is_done_and_the_rest_is_refused() {
 }
 
 #[test]
-fn a_writer_that_another_keeps_waiting_is_told_so() {
+fn a_waiting_writer_on_a_full_server_gets_busy_then_the_lease() {
     let (server, db) = scene("");
     let other = server.open_apart("shop", 1);
     db.execute_batch("BEGIN IMMEDIATE; DELETE FROM t").unwrap();
@@ -96,7 +96,7 @@ fn a_commit_that_another_has_overtaken_is_refused() {
 }
 
 #[test]
-fn a_vacuum_that_is_staged_is_refused_and_the_database_is_as_it_was() {
+fn a_staged_vacuum_on_a_full_server_fails_and_changes_nothing() {
     let server = Server::start();
     let db = server.options("shop").stage_bytes(20_000).open().unwrap();
     db.execute_batch(

@@ -1,10 +1,10 @@
-//! Imports: a database appears whole under its name, or not at all, and never over what another has made there.
+//! Imports are atomic: a database appears complete or not at all, and never replaces concurrent changes.
 
 use sqlite_redis::admin::{Admin, ImportOptions};
 use sqlite_redis_tests::proxy::{Fault, Proxy};
 use sqlite_redis_tests::{Server, number};
 
-/// Imports two pages while something happens between `WATCH` and `EXEC`; the error, if it fails.
+/// Imports two pages, and runs `meanwhile` between `WATCH` and `EXEC`. Returns the import's error, if any.
 fn import_meanwhile(server: &Server, overwrite: bool, meanwhile: impl FnOnce()) -> Option<String> {
     let proxy = Proxy::to(server);
     proxy.next("EXEC", Fault::HoldRequest);
@@ -28,13 +28,13 @@ fn keys(server: &Server, pattern: &str) -> String {
 }
 
 #[test]
-fn an_import_replaces_no_database_that_was_made_meanwhile() {
+fn an_import_does_not_replace_a_database_created_meanwhile() {
     let server = Server::start();
     let make = || server.open("shop").execute_batch("CREATE TABLE theirs (x); INSERT INTO theirs VALUES (1)").unwrap();
     let error = import_meanwhile(&server, false, make).expect("refused");
     assert!(error.contains("there is a database of this name already"), "{error}");
     assert_eq!(number(&server.open("shop"), "SELECT x FROM theirs"), 1);
-    assert_eq!(keys(&server, "*import*"), "", "nothing is left");
+    assert_eq!(keys(&server, "*import*"), "", "no key is left");
     server.check_stored("shop");
 }
 
@@ -47,8 +47,8 @@ fn an_import_that_overwrites_loses_no_commit_that_was_made_meanwhile() {
         .expect("refused");
     assert!(error.contains("changed while it was being imported"), "{error}");
     assert_eq!(number(&server.open_apart("shop", 1), "SELECT x FROM theirs"), 1);
-    assert_eq!(keys(&server, "*import*"), "", "nothing is left");
-    // Whoever still wants that asks again.
+    assert_eq!(keys(&server, "*import*"), "", "no key is left");
+    // A repeated import succeeds.
     assert_eq!(import_meanwhile(&server, true, || ()), None);
     assert_eq!(server.redis_cli(&["HGET", "sqlite:{shop}", "page_count"]), "2");
 }
@@ -62,5 +62,5 @@ fn an_import_whose_pages_are_removed_is_refused() {
     };
     let error = import_meanwhile(&server, false, remove).expect("refused");
     assert!(error.contains("changed while it was being imported"), "{error}");
-    assert_eq!(keys(&server, "*"), "", "nothing is left");
+    assert_eq!(keys(&server, "*"), "", "no key is left");
 }

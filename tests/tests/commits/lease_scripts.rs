@@ -1,5 +1,5 @@
-//! The scripts that give the write lease back, or keep it, behind a commit: a server is given their text
-//! once, and again when it has forgotten it. Whatever happens, nobody waits for a lease that nobody uses.
+//! The scripts that release or extend the write lease after a commit. The client sends their text once, and again
+//! when the server has forgotten it. No error leaves a lease held that nobody uses.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sqlite_redis_tests::{Server, number, text};
 const LOCK: &str = "sqlite:{shop}:lock";
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A database with a table, used by nobody else. Its lease outlives any test, so it must be given back.
+/// A database with a table. The lease lasts longer than any test, so it is free only if it was released.
 fn table(server: &Server, options: Options) -> Connection {
     let connection = options.lease(MINUTE).open().unwrap();
     connection.execute_batch("CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY)").unwrap();
@@ -27,7 +27,7 @@ fn is_free(server: &Server) -> bool {
     server.redis_cli(&["EXISTS", LOCK]) == "0"
 }
 
-/// Scripts called by text and by digest, and round trips, meanwhile.
+/// Calls of `EVAL` and of `EVALSHA`, and round trips, during `work`.
 fn sent(server: &Server, connection: &Connection, work: impl FnOnce()) -> (u64, u64, u64) {
     let count = || {
         let stats = text(connection, "PRAGMA redis_stats");
@@ -41,7 +41,7 @@ fn sent(server: &Server, connection: &Connection, work: impl FnOnce()) -> (u64, 
 }
 
 #[test]
-fn a_commit_sends_no_text_of_a_script() {
+fn a_commit_calls_its_script_by_digest() {
     let server = Server::start();
     let connection = table(&server, server.options("shop"));
     for _ in 0..5 {
@@ -51,12 +51,12 @@ fn a_commit_sends_no_text_of_a_script() {
 }
 
 #[test]
-fn a_server_that_has_forgotten_the_script_is_given_it_in_a_trip_more() {
+fn a_forgotten_script_is_sent_again_in_one_more_round_trip() {
     let mut server = Server::with(["--appendonly", "yes", "--appendfsync", "always"]).start();
     let connection = table(&server, server.options("shop"));
     for n in 1..4 {
         server.redis_cli(&["SCRIPT", "FLUSH"]);
-        // The call in vain does not count as one.
+        // A call that fails with `NOSCRIPT` is not counted.
         assert_eq!(sent(&server, &connection, || insert(&connection)), (1, 1, 3));
         assert!(is_free(&server));
         assert_eq!(sent(&server, &connection, || insert(&connection)), (0, 1, 2));
@@ -70,7 +70,7 @@ fn a_server_that_has_forgotten_the_script_is_given_it_in_a_trip_more() {
 }
 
 #[test]
-fn who_may_not_call_a_script_by_its_digest_calls_it_by_its_text() {
+fn falls_back_to_eval_when_evalsha_is_forbidden() {
     let server = Server::start();
     let rules = ["SETUSER", "some", "on", ">Secret-9", "~*", "+@all", "-evalsha"];
     cmd("ACL").arg(&rules).exec(&mut server.redis()).unwrap();
@@ -88,19 +88,19 @@ fn who_may_not_call_a_script_by_its_digest_calls_it_by_its_text() {
 }
 
 #[test]
-fn a_lease_that_can_not_be_prolonged_for_want_of_the_script_does_not_linger() {
+fn a_lingering_lease_is_released_when_its_script_was_flushed() {
     let server = Server::start();
     let connection = table(&server, server.options("shop").linger(Duration::from_millis(300)));
     insert(&connection);
-    assert!(!is_free(&server), "it lingers");
-    let mut in_vain = 0;
-    // It is prolonged every sixth of a second.
-    while in_vain < 3 {
+    assert!(!is_free(&server), "the lease lingers");
+    let mut failed = 0;
+    // The client extends the lease every sixth of a second, so some inserts send no script.
+    while failed < 3 {
         server.redis_cli(&["SCRIPT", "FLUSH"]);
         let (_, digests, _) = sent(&server, &connection, || insert(&connection));
         if digests > 0 {
             assert!(is_free(&server));
-            in_vain += 1;
+            failed += 1;
         }
     }
     server.check_stored("shop");

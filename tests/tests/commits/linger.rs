@@ -1,4 +1,4 @@
-//! A write lease that lingers after a commit: what it saves, and that nobody waits for it in vain.
+//! A write lease that lingers after a commit saves round trips, and other writers still get it in time.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const BUSY_SNAPSHOT: i32 = 517;
 const LOCK: &str = "sqlite:{shop}:lock";
 
-/// Leases linger for as long as they may, and each connection might be of another process.
+/// A connection with a long linger time. Each `process` number has its own cache, as another process would.
 fn lingering(server: &Server, process: u64) -> Connection {
     open(server.options("shop").log_commits(10_000 + process))
 }
@@ -43,7 +43,7 @@ fn is_leased(server: &Server) -> bool {
 }
 
 #[test]
-fn a_transaction_right_behind_another_costs_1_round_trip() {
+fn a_transaction_on_a_lingering_lease_costs_1_round_trip() {
     let server = Server::start();
     let connection = lingering(&server, 0);
     insert(&connection, 1);
@@ -62,25 +62,25 @@ fn a_transaction_right_behind_another_costs_1_round_trip() {
 }
 
 #[test]
-fn a_single_transaction_leaves_no_lease() {
+fn a_process_lets_its_lease_linger_from_its_second_commit_on() {
     let server = Server::start();
     let connection = server.options("shop").linger(MINUTE).open().unwrap();
     connection.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)").unwrap();
     assert!(!is_leased(&server));
     insert(&connection, 1);
-    assert!(is_leased(&server), "the second one of a process does");
+    assert!(is_leased(&server), "the lease lingers after the second commit");
 }
 
 #[test]
-fn a_lease_that_lingers_ends_when_its_time_is_up_and_when_a_connection_is_closed() {
+fn a_lingering_lease_is_released_on_timeout_and_on_close() {
     let server = Server::start();
     let connection = server.options("shop").linger(Duration::from_millis(200)).open().unwrap();
     connection.execute_batch("CREATE TABLE t (x INTEGER PRIMARY KEY)").unwrap();
     insert(&connection, 1);
-    // One that dies now keeps others waiting no longer than this.
+    // If the process dies now, other writers wait no longer than this.
     let left: i64 = server.redis_cli(&["PTTL", LOCK]).parse().unwrap();
     assert!(left <= 1000, "{left}");
-    eventually("it is given back", || !is_leased(&server));
+    eventually("the lease is released", || !is_leased(&server));
     drop(connection);
     let connection = lingering(&server, 1);
     insert(&connection, 2);
@@ -92,7 +92,7 @@ fn a_lease_that_lingers_ends_when_its_time_is_up_and_when_a_connection_is_closed
 }
 
 #[test]
-fn one_who_waits_gets_the_lease_before_long_although_the_other_goes_on() {
+fn a_waiter_gets_a_lingering_lease_while_its_holder_keeps_writing() {
     let server = Server::start();
     let one = lingering(&server, 1);
     insert(&one, 1);
@@ -107,11 +107,11 @@ say('done')
     let Some(mut command) = hosts::python(script, &[]) else { return };
     command.env("SQLITE_REDIS_URL", url);
     let mut two = Beside::start(command);
-    // It goes on until the other is through: without a turn's end, that would be never.
+    // `one` keeps writing until the other process is done. It must hand the lease over in between.
     let rows = |connection: &Connection| number(connection, "SELECT count(*) FROM t WHERE x BETWEEN 1000 AND 1999");
     for x in 3.. {
         insert(&one, 2000 + x);
-        assert!(x < 50_000, "the other is kept waiting");
+        assert!(x < 50_000, "the other process never gets the lease");
         if rows(&one) == 5 {
             break;
         }
@@ -121,7 +121,7 @@ say('done')
 }
 
 #[test]
-fn connections_of_one_process_hand_it_to_each_other() {
+fn connections_of_one_process_share_a_lingering_lease() {
     let server = Server::start();
     let (one, two) = (lingering(&server, 1), lingering(&server, 1));
     insert(&one, 0);
@@ -129,7 +129,7 @@ fn connections_of_one_process_hand_it_to_each_other() {
         assert_eq!(round_trips(&one, || insert(&one, 2 * x)), 1);
         assert_eq!(round_trips(&one, || insert(&two, 2 * x + 1)), 1);
     }
-    // Also to one that has read before.
+    // A connection inside a read transaction can use the lease, too.
     two.execute_batch("BEGIN").unwrap();
     assert_eq!(number(&two, "SELECT count(*) FROM t"), 19);
     assert_eq!(round_trips(&one, || insert(&two, 100)), 0);
@@ -137,7 +137,7 @@ fn connections_of_one_process_hand_it_to_each_other() {
 }
 
 #[test]
-fn others_read_what_is_committed_while_it_lingers() {
+fn other_processes_read_new_commits_while_a_lease_lingers() {
     let server = Server::start();
     let (writer, reader) = (lingering(&server, 1), server.open_apart("shop", 2));
     for x in 1..20 {
@@ -147,7 +147,7 @@ fn others_read_what_is_committed_while_it_lingers() {
 }
 
 #[test]
-fn a_commit_on_a_lease_that_was_taken_away_is_refused_and_the_next_is_done() {
+fn a_commit_on_a_lost_lease_is_refused_and_the_next_succeeds() {
     let server = Server::start();
     let (one, rival) = (lingering(&server, 1), server.open_apart("shop", 2));
     for x in [10, 20] {
@@ -163,20 +163,20 @@ fn a_commit_on_a_lease_that_was_taken_away_is_refused_and_the_next_is_done() {
 }
 
 #[test]
-fn a_lease_that_was_taken_away_is_not_used_once_that_is_known() {
+fn a_process_that_saw_a_rival_commit_does_not_use_its_lost_lease() {
     let server = Server::start();
     let (one, two, rival) = (lingering(&server, 1), lingering(&server, 1), server.open_apart("shop", 2));
     insert(&one, 1);
     insert(&one, 2);
     assert_eq!(server.redis_cli(&["DEL", LOCK]), "1");
     insert(&rival, 3);
-    assert_eq!(number(&two, "SELECT max(x) FROM t"), 3, "now it is known to the process");
+    assert_eq!(number(&two, "SELECT max(x) FROM t"), 3, "the process sees the rival's commit");
     insert(&one, 4);
     assert_eq!(number(&rival, "SELECT count(*) FROM t"), 4);
 }
 
 #[test]
-fn a_commit_that_another_follows_before_the_hash_is_watched_anew_leaves_no_lease() {
+fn a_rival_commit_before_the_next_watch_ends_the_lingering_lease() {
     let server = Server::start();
     let proxy = Proxy::to(&server);
     let (one, rival) = (open(proxy.options("shop")), server.open_apart("shop", 2));
@@ -199,7 +199,7 @@ fn a_commit_that_another_follows_before_the_hash_is_watched_anew_leaves_no_lease
 }
 
 #[test]
-fn a_commit_whose_reply_is_lost_is_done_once_also_where_leases_linger() {
+fn a_lost_reply_on_a_lingering_lease_is_resolved_as_one_commit() {
     let server = Server::start();
     let proxy = Proxy::to(&server);
     let connection = open(proxy.options("shop"));

@@ -1,5 +1,5 @@
-//! Servers that go back to an earlier version, as after a failover that lost commits: caches
-//! notice, and go on with what the server has.
+//! Servers that return to an earlier version, as after a failover that lost commits. Caches detect this and continue
+//! from the server's version.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sqlite_redis_tests::{Server, check_integrity, number, text};
 const HASH: &str = "sqlite:{shop}";
 const LOG: &str = "sqlite:{shop}:log";
 
-/// What a replica has that did not get the later commits.
+/// A copy of the database, as a replica without the later commits would have it.
 struct Replica<'a>(&'a Server);
 
 impl<'a> Replica<'a> {
@@ -22,7 +22,7 @@ impl<'a> Replica<'a> {
         Replica(server)
     }
 
-    /// It takes the primary's place.
+    /// Restores the copy, as if the replica became the primary.
     fn promote(&self) {
         for key in [HASH, LOG] {
             let copy = redis::cmd("COPY").arg(format!("copy:{key}")).arg(key).arg("REPLACE").to_owned();
@@ -31,7 +31,7 @@ impl<'a> Replica<'a> {
     }
 }
 
-/// A database of some 100 pages with a table that has one value for each of its rows.
+/// A database of about 100 pages. All rows of its table have the same value.
 fn database(server: &Server) -> Connection {
     let connection = server.open("shop");
     connection
@@ -52,7 +52,7 @@ fn set(connection: &Connection, value: &str) {
     connection.execute("UPDATE t SET value = ?1", [value]).unwrap();
 }
 
-/// The value that all rows have.
+/// The value of all rows. Asserts that there is only one.
 fn value(connection: &Connection) -> String {
     assert_eq!(number(connection, "SELECT count(DISTINCT value) FROM t"), 1, "one version at a time");
     check_integrity(connection);
@@ -60,7 +60,7 @@ fn value(connection: &Connection) -> String {
 }
 
 #[test]
-fn a_server_that_went_back_is_followed() {
+fn a_connection_follows_a_server_back_to_an_older_version() {
     let server = Server::start();
     let connection = database(&server);
     let replica = Replica::take(&server);
@@ -74,7 +74,7 @@ fn a_server_that_went_back_is_followed() {
 }
 
 #[test]
-fn a_version_that_became_another_of_the_same_number_is_noticed() {
+fn a_replaced_version_with_the_same_number_is_detected() {
     let server = Server::start();
     let connection = database(&server);
     let replica = Replica::take(&server);
@@ -133,7 +133,7 @@ fn a_transaction_on_a_lost_version_is_refused() {
 }
 
 #[test]
-fn a_reader_of_a_lost_version_does_not_turn_writer_on_another_of_the_same_number() {
+fn a_reader_of_a_lost_version_cannot_write_on_its_replacement() {
     let server = Server::start();
     let connection = database(&server);
     let replica = Replica::take(&server);
@@ -158,7 +158,7 @@ fn a_failover_to_a_real_replica_is_followed() {
     let replica = Server::replica_of(&primary);
     let there = replica.options("shop").read_only(true).open().unwrap();
     assert_eq!(value(&there), "first");
-    // A commit that the replica does not get.
+    // The replica does not get this commit.
     let socket = primary.open("shop");
     replica.redis_cli(&["REPLICAOF", "NO", "ONE"]);
     set(&socket, "lost");
@@ -168,7 +168,7 @@ fn a_failover_to_a_real_replica_is_followed() {
 }
 
 #[test]
-fn the_schema_cookie_stays_that_of_the_database_when_a_connection_begins_anew() {
+fn a_connection_that_starts_over_stores_the_databases_own_schema_cookie() {
     let server = Server::start();
     let connection = server.open("shop");
     let cookie = || number(&server.open_apart("shop", 1), "PRAGMA schema_version");
@@ -195,7 +195,7 @@ fn a_connection_opened_after_a_removal_sees_the_schema_version_that_is_stored() 
         let late = server.open("shop");
         assert_eq!(version(&late), 0);
         if rounds == 2 {
-            // Another process makes it.
+            // Another process creates the database.
             server.open_apart("shop", 1).execute_batch("CREATE TABLE b (x)").unwrap();
         } else {
             late.execute_batch("CREATE TABLE b (x)").unwrap();
@@ -204,14 +204,14 @@ fn a_connection_opened_after_a_removal_sees_the_schema_version_that_is_stored() 
         late.execute_batch("PRAGMA schema_version = 20").unwrap();
         assert_eq!(version(&late), 20);
         assert_eq!(version(&server.open("shop")), 20);
-        // The early one knows another schema, and must not take this one for it.
+        // `early` knows another schema with the same version number, and must reload it.
         assert_eq!(number(&early, "SELECT count(*) FROM b"), 0);
         early.execute_batch("DROP TABLE b").unwrap();
     }
 }
 
 #[test]
-fn what_sqlite_puts_back_after_a_refused_commit_is_no_commit() {
+fn a_rollback_after_a_refused_commit_commits_nothing() {
     let server = Server::start();
     let (minute, ten) = (Duration::from_secs(60), Duration::from_secs(600));
     let connection = server.options("shop").linger(minute).lease(ten).open().unwrap();
@@ -241,7 +241,7 @@ fn a_lost_schema_is_forgotten_in_exclusive_mode_too() {
     let other = server.open_apart("shop", 1);
     other.execute_batch("CREATE TABLE kept (x); INSERT INTO kept VALUES (2)").unwrap();
     failure(&connection, "INSERT INTO lost VALUES (3)");
-    // It rolls back once more, then begins anew.
+    // The first statement after the refused commit still rolls back. The next one starts over.
     failure(&connection, "INSERT INTO lost VALUES (3)");
     let gone = connection.execute_batch("SELECT * FROM lost").unwrap_err();
     assert_eq!(gone.to_string(), "no such table: lost");

@@ -1,4 +1,4 @@
-//! Commits, the write lease, and the trips that they take.
+//! Commits, the write lease, and their round trips.
 
 mod commit_ends;
 mod commit_faults;

@@ -1,5 +1,5 @@
-//! Servers and proxies that lack a command, have renamed it or forbid it: it is done in another way, or the error
-//! names the command; no connection stays inside `MULTI`, and no lease is left behind.
+//! Servers and proxies that lack, rename or forbid a command. The library uses another command, or fails with an
+//! error that names the missing one. No connection stays inside `MULTI`, and no lease stays held.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use sqlite_redis_tests::{Server, check_integrity, code, number};
 
 const BUSY: i32 = 5;
 
-/// A server with a table, and a proxy before it.
+/// A server with a table, and a proxy in front of the server.
 fn scene() -> (Server, Proxy) {
     let server = Server::start();
     server.open("shop").execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
@@ -20,7 +20,8 @@ fn scene() -> (Server, Proxy) {
     (server, proxy)
 }
 
-/// Connections that others have left are read from.
+/// Asserts that reads work on this connection and on pooled sockets. A socket left inside `MULTI` would answer
+/// `QUEUED`.
 fn assert_reads(connection: &Connection, proxy: &Proxy, rows: i64) {
     for _ in 0..3 {
         assert_eq!(number(connection, "SELECT count(*) FROM t"), rows);
@@ -29,11 +30,11 @@ fn assert_reads(connection: &Connection, proxy: &Proxy, rows: i64) {
 }
 
 fn assert_free(server: &Server) {
-    assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0", "the lease is given back");
+    assert_eq!(server.redis_cli(&["EXISTS", "sqlite:{shop}:lock"]), "0", "the lease is released");
 }
 
 #[test]
-fn a_write_without_a_command_of_transactions_is_refused_by_name() {
+fn a_write_fails_and_names_the_missing_transaction_command() {
     let (server, proxy) = scene();
     let connection = proxy.options("shop").open().unwrap();
     for command in ["WATCH", "MULTI", "EXEC"] {
@@ -52,7 +53,7 @@ fn a_write_without_a_command_of_transactions_is_refused_by_name() {
 }
 
 #[test]
-fn an_untrue_answer_to_multi_refuses_the_write() {
+fn a_wrong_reply_to_multi_fails_the_write() {
     let (server, proxy) = scene();
     let connection = proxy.options("shop").open().unwrap();
     proxy.answer("MULTI", "+QUEUED\r\n");
@@ -63,7 +64,7 @@ fn an_untrue_answer_to_multi_refuses_the_write() {
 }
 
 #[test]
-fn a_rollback_without_discard_leaves_nothing_open() {
+fn a_rollback_without_discard_leaves_no_open_multi() {
     let (server, proxy) = scene();
     let connection = proxy.options("shop").open().unwrap();
     for answer in ["-ERR unknown command 'DISCARD', with args beginning with: \r\n", "+QUEUED\r\n"] {
@@ -77,7 +78,7 @@ fn a_rollback_without_discard_leaves_nothing_open() {
 }
 
 #[test]
-fn several_databases_without_exec_commit_nothing_and_say_so() {
+fn a_commit_over_two_databases_fails_and_names_missing_exec() {
     let (server, proxy) = scene();
     let connection = proxy.options("shop").open().unwrap();
     connection.execute("ATTACH ?1 AS other", [proxy.options("other").uri()]).unwrap();
@@ -93,7 +94,7 @@ fn several_databases_without_exec_commit_nothing_and_say_so() {
 }
 
 #[test]
-fn an_import_without_exec_or_rename_is_refused_by_name_and_leaves_nothing_behind() {
+fn an_import_without_exec_or_rename_names_the_command_and_leaves_no_key() {
     let (server, proxy) = scene();
     let admin = Admin::connect(&proxy.options("")).unwrap();
     for command in ["EXEC", "RENAME"] {
@@ -109,13 +110,13 @@ fn an_import_without_exec_or_rename_is_refused_by_name_and_leaves_nothing_behind
 }
 
 #[test]
-fn a_large_commit_without_rename_is_refused_by_name_and_loses_nothing() {
+fn a_large_commit_without_rename_names_the_command_and_keeps_the_old_version() {
     let (server, proxy) = scene();
     let connection = proxy.options("shop").stage_bytes(0).open().unwrap();
     connection.execute("ATTACH ?1 AS other", [proxy.options("other").stage_bytes(0).uri()]).unwrap();
     connection.execute_batch("CREATE TABLE ballast AS SELECT zeroblob(20000); CREATE TABLE other.u (x)").unwrap();
     proxy.lacks(&["RENAME"]);
-    // Some pages, all pages, and those of two databases.
+    // A commit of some pages, of all pages, and of two databases.
     for sql in
         ["INSERT INTO t VALUES (2)", "VACUUM", "BEGIN; INSERT INTO t VALUES (2); INSERT INTO u VALUES (2); COMMIT"]
     {
@@ -132,14 +133,14 @@ fn a_large_commit_without_rename_is_refused_by_name_and_loses_nothing() {
     assert_eq!(server.redis_cli(&["KEYS", "*:import:*"]), "");
 }
 
-/// Commands without which the lease is given back, renewed and waited for in another way.
+/// Sets of missing commands. Each has a fallback for release, renewal or waiting.
 const OF_LEASES: [&[&str]; 4] = [&["EVALSHA"], &["EVAL", "EVALSHA"], &["BLPOP"], &["EVAL", "EVALSHA", "BLPOP"]];
 
-/// No lease ends by itself in the time of a test.
+/// Longer than any test, so that no lease expires.
 const LONG: Duration = Duration::from_secs(600);
 
 #[test]
-fn writers_go_on_and_leave_no_lease_where_commands_for_it_are_missing() {
+fn writers_work_and_release_the_lease_without_scripts_or_blpop() {
     for missing in OF_LEASES {
         for linger in [Duration::ZERO, Duration::from_secs(60)] {
             let (server, proxy) = scene();
@@ -161,7 +162,7 @@ fn writers_go_on_and_leave_no_lease_where_commands_for_it_are_missing() {
 }
 
 #[test]
-fn a_lease_is_waited_for_and_renewed_where_commands_for_it_are_missing() {
+fn a_lease_is_renewed_and_waited_for_without_scripts_or_blpop() {
     for missing in OF_LEASES {
         let (server, proxy) = scene();
         proxy.lacks(missing);
@@ -170,7 +171,11 @@ fn a_lease_is_waited_for_and_renewed_where_commands_for_it_are_missing() {
         holder.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (2)").unwrap();
         std::thread::sleep(Duration::from_secs(1));
         waiter.busy_timeout(Duration::ZERO).unwrap();
-        assert_eq!(code(waiter.execute_batch("INSERT INTO t VALUES (3)")), BUSY, "{missing:?}: it was renewed");
+        assert_eq!(
+            code(waiter.execute_batch("INSERT INTO t VALUES (3)")),
+            BUSY,
+            "{missing:?}: the lease was not renewed"
+        );
         waiter.busy_timeout(Duration::from_secs(20)).unwrap();
         std::thread::scope(|scope| {
             let waits = scope.spawn(move || waiter.execute_batch("INSERT INTO t VALUES (3)"));
@@ -206,7 +211,7 @@ fn a_database_is_opened_without_info() {
 }
 
 #[test]
-fn a_virtual_table_without_exec_is_not_written_and_read_as_before() {
+fn a_virtual_table_without_exec_refuses_writes_and_still_reads() {
     let (_server, proxy) = scene();
     let one = connect();
     create(&one, &proxy.url(), "v", "x INT").unwrap();

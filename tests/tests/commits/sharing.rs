@@ -1,5 +1,4 @@
-//! Several connections and threads of one process on one database, and several processes' worth
-//! of caches.
+//! Several connections and threads of one process on one database, with shared and with separate caches.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +30,7 @@ fn threads_that_write_lose_no_row() {
         for thread in 0..8u64 {
             let (server, start) = (&server, &start);
             scope.spawn(move || {
-                // Half of them share a cache, the others are as processes of their own.
+                // Half of the threads share a cache. The others have separate ones, as in other processes.
                 let db = if thread % 2 == 0 { server.open("shop") } else { server.open_apart("shop", thread) };
                 start.wait();
                 for n in 0..25 {
@@ -64,7 +63,7 @@ fn readers_see_whole_versions_while_others_write() {
                 while !done.load(Ordering::Relaxed) || reads == 0 {
                     db.execute_batch("BEGIN").unwrap();
                     let first = number(&db, "SELECT b FROM t WHERE a = 1");
-                    assert!(first >= last, "never back to an older version");
+                    assert!(first >= last, "went back to an older version");
                     assert_eq!(number(&db, "SELECT count(*) FROM t WHERE b <> (SELECT b FROM t WHERE a = 200)"), 0);
                     assert_eq!(
                         number(&db, "SELECT count(*) FROM t INDEXED BY i WHERE b = (SELECT b FROM t WHERE a = 1)"),
@@ -92,7 +91,7 @@ fn a_long_reader_keeps_its_snapshot_while_another_commits_a_thousand_times() {
     fill(&server, 3000);
     let shared = server.open("shop");
     let reader = server.open_apart("shop", 1);
-    // Less than the database has, in SQLite's cache and in ours: pages must be fetched again.
+    // Both SQLite's cache and ours are smaller than the database, so pages are fetched again.
     let poor = server.options("shop").cache_size(20 * 4096).timeout(Duration::from_millis(19_999)).open().unwrap();
     let readers = [&shared, &reader, &poor];
     let mut sums = Vec::new();
@@ -111,7 +110,7 @@ fn a_long_reader_keeps_its_snapshot_while_another_commits_a_thousand_times() {
             3 => "UPDATE t SET c = 'short' WHERE a = ?1",
             _ => "UPDATE t SET c = hex(zeroblob(1000)) WHERE a = ?1 + 1000",
         };
-        writer.execute(sql, [n]).expect("readers are in nobody's way");
+        writer.execute(sql, [n]).expect("readers do not block a writer");
         if n % 250 == 100 {
             for db in readers {
                 assert_eq!(number(db, &format!("SELECT count(*) FROM t WHERE a BETWEEN {n} AND {n} + 50")), 51);
@@ -133,7 +132,7 @@ fn a_long_reader_keeps_its_snapshot_while_another_commits_a_thousand_times() {
 }
 
 #[test]
-fn a_reader_that_turns_writer_on_an_old_snapshot_is_told_so() {
+fn a_write_on_an_old_snapshot_fails_with_busy_snapshot() {
     let server = Server::start();
     fill(&server, 10);
     for other in [server.open("shop"), server.open_apart("shop", 1)] {
@@ -142,8 +141,8 @@ fn a_reader_that_turns_writer_on_an_old_snapshot_is_told_so() {
         let seen = number(&db, "SELECT sum(b) FROM t");
         other.execute("UPDATE t SET b = b + 1", []).unwrap();
         assert_eq!(code(db.execute("UPDATE t SET b = b + 1", [])), BUSY_SNAPSHOT);
-        assert_eq!(number(&db, "SELECT sum(b) FROM t"), seen, "the reader goes on");
-        assert_eq!(code(db.execute("DELETE FROM t", [])), BUSY_SNAPSHOT, "and stays a reader");
+        assert_eq!(number(&db, "SELECT sum(b) FROM t"), seen, "the read transaction continues");
+        assert_eq!(code(db.execute("DELETE FROM t", [])), BUSY_SNAPSHOT, "and cannot write later either");
         db.execute_batch("ROLLBACK").unwrap();
         db.execute("UPDATE t SET b = b + 1", []).unwrap();
         assert_eq!(number(&other, "SELECT sum(b) FROM t"), seen + 20);
@@ -172,11 +171,11 @@ fn a_writer_waits_as_long_as_its_busy_timeout_says() {
             });
             waiting.wait();
             go.execute_batch("COMMIT").unwrap();
-            let other = waiter.join().unwrap().expect("its turn came");
+            let other = waiter.join().unwrap().expect("the waiter gets the lease");
             assert_eq!(rows(&other, "SELECT b FROM t"), rows(go, "SELECT b FROM t"));
         });
     }
-    assert_eq!(number(&holder, "SELECT max(b) FROM t"), 4, "each update has seen the ones before");
+    assert_eq!(number(&holder, "SELECT max(b) FROM t"), 4, "each update sees the earlier ones");
     server.check_stored("shop");
 }
 
@@ -224,7 +223,7 @@ fn a_cursor_goes_on_while_its_own_connection_and_others_write() {
         assert_eq!((a, b), (seen, 0));
         if seen == 250 {
             other.execute("UPDATE t SET b = 1", []).unwrap();
-            assert_eq!(code(db.execute("UPDATE t SET b = 2", [])), BUSY_SNAPSHOT, "a read is going on");
+            assert_eq!(code(db.execute("UPDATE t SET b = 2", [])), BUSY_SNAPSHOT, "a read is in progress");
         }
     }
     drop(cursor);

@@ -1,4 +1,4 @@
-//! Large commits, whose pages are gathered beside the database and take their place in one step.
+//! Large commits. Their pages are staged under a second key, which becomes part of the database in one step.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::failures::{assert_failure, code, failure, run};
@@ -14,7 +14,7 @@ fn redis<T: redis::FromRedisValue>(server: &Server, arguments: &[&str]) -> T {
     redis::cmd(arguments[0]).arg(&arguments[1..]).query(&mut server.redis()).unwrap()
 }
 
-/// A connection that stages each commit.
+/// A connection that stages every commit.
 fn staging(server: &Server) -> Connection {
     let connection = server.options("shop").stage_bytes(0).open().unwrap();
     connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
@@ -28,8 +28,7 @@ fn fill(rows: u32) -> String {
     )
 }
 
-/// A database of some 260 pages, all but a few of them in place, the rest staged: as a writer
-/// leaves it that died right after its commit.
+/// A database of about 260 pages, some of them still staged, as after a writer that died right after its commit.
 fn half_promoted() -> (Server, Connection, Stored) {
     let server = Server::with(["--save", ""]).tcp().start();
     let db = staging(&server);
@@ -38,7 +37,7 @@ fn half_promoted() -> (Server, Connection, Stored) {
     let before = server.stored("shop");
     db.execute_batch("UPDATE t SET x = 'changed' WHERE id % 50 = 0").unwrap();
     let after = server.stored("shop");
-    // Back to the moment after the commit: old pages in the hash, new ones staged.
+    // Undo the promotion: old pages in the hash, new pages staged.
     let mut staged = 0;
     for (field, value) in after.fields.iter().filter(|(field, _)| field.starts_with("page") && field.len() < 9) {
         if field != "page_size" && before.fields.get(field) != Some(value) {
@@ -57,7 +56,7 @@ fn half_promoted() -> (Server, Connection, Stored) {
 }
 
 #[test]
-fn a_staged_commit_is_an_ordinary_commit() {
+fn a_staged_commit_stores_the_same_content_as_a_file() {
     let server = Server::start();
     let (db, twin) = (staging(&server), Connection::open_in_memory().unwrap());
     let other = server.open("shop");
@@ -94,25 +93,25 @@ fn readers_see_the_new_version_while_its_pages_are_staged_and_on_a_replica_too()
         check_integrity(connection);
     }
     let replica = Server::replica_of(&server);
-    eventually("the replica is there", || redis::<String>(&replica, &["HGET", HASH, "format"]) == "2");
+    eventually("the replica has the database", || redis::<String>(&replica, &["HGET", HASH, "format"]) == "2");
     assert_eq!(number(&replica.options("shop").read_only(true).open().unwrap(), changed), 20);
-    // Nobody has moved anything: reading needs no right to write.
+    // Readers promote no page: they need no right to write.
     assert_eq!(redis::<String>(&server, &["HGET", HASH, "format"]), "2");
 }
 
 #[test]
-fn pages_that_move_to_their_place_between_two_reads_are_read_as_of_the_new_version() {
+fn a_reader_sees_the_new_version_while_pages_are_promoted_between_its_reads() {
     let (server, _db, _) = half_promoted();
     let proxy = Proxy::to(&server);
     let reader = proxy.options("shop").open().unwrap();
     reader.execute_batch("BEGIN").unwrap();
-    // From now on the reader asks for staged pages and for the hash in one trip.
+    // From here on, the reader fetches from the staged pages and from the hash in one round trip.
     assert_eq!(text(&reader, "SELECT x FROM t WHERE id = 50"), "changed");
     proxy.after(1, Fault::HoldRequest);
     let found = std::thread::scope(|scope| {
         scope.spawn(|| {
             proxy.wait_for_held(1);
-            // As a writer does that has not come to the end of it yet.
+            // As a writer in the middle of the promotion.
             let mut client = server.redis();
             let staged: Vec<(String, Vec<u8>)> = redis::cmd("HGETALL").arg(STAGED).query(&mut client).unwrap();
             let pages = staged.into_iter().filter(|(field, _)| field.starts_with("page") && field != "page_count");
@@ -124,12 +123,12 @@ fn pages_that_move_to_their_place_between_two_reads_are_read_as_of_the_new_versi
         });
         text(&reader, "SELECT x FROM t WHERE id = 950")
     });
-    assert!(proxy.commands().ends_with(&["HMGET".to_owned(), "HMGET".to_owned()]), "the hash was held");
+    assert!(proxy.commands().ends_with(&["HMGET".to_owned(), "HMGET".to_owned()]), "the read of the hash was held");
     assert_eq!(found, "changed");
 }
 
 #[test]
-fn the_next_writer_moves_what_is_staged_to_its_place() {
+fn the_next_writer_promotes_staged_pages() {
     let (server, db, after) = half_promoted();
     let reader = server.open_apart("shop", 3);
     reader.execute_batch("BEGIN").unwrap();
@@ -139,7 +138,7 @@ fn the_next_writer_moves_what_is_staged_to_its_place() {
     let now = server.check_stored("shop");
     assert_eq!(now, after);
     assert_eq!(redis::<i64>(&server, &["EXISTS", STAGED]), 0);
-    // In the middle of a transaction, a reader goes on.
+    // A reader inside a transaction is not disturbed.
     assert_eq!(text(&reader, "SELECT group_concat(DISTINCT length(x)) FROM t"), "1000,7");
     reader.execute_batch("COMMIT").unwrap();
     assert_eq!(number(&server.open("shop"), "SELECT count(*) FROM t WHERE x = 'changed'"), 20);
@@ -158,7 +157,7 @@ fn a_hash_without_its_staged_pages_is_refused() {
     let _: i64 = redis(&server, &["HSET", STAGED, "commit", "0000000000000001"]);
     let lost = "staged pages of version 3 are not with it";
     assert_failure(failure(&reader, "SELECT * FROM t"), code::CORRUPT, lost);
-    // Whoever has page 1 cached comes as far as the lease.
+    // A connection with page 1 in its cache fails only when it takes the lease.
     for sql in ["INSERT INTO t VALUES (NULL, 1)", "BEGIN IMMEDIATE", "UPDATE t SET x = 1"] {
         assert_failure(failure(&db, sql), code::CORRUPT, lost);
     }
@@ -166,12 +165,12 @@ fn a_hash_without_its_staged_pages_is_refused() {
 }
 
 #[test]
-fn pages_that_the_server_has_no_room_for_are_not_committed_and_not_left() {
+fn a_staged_commit_without_room_fails_and_leaves_no_key() {
     let server = Server::start();
     let db = staging(&server);
     db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
     let before = server.stored("shop");
-    // A server that lacks the memory for the pages.
+    // Leave too little memory for the pages.
     let used: String = redis(&server, &["INFO", "memory"]);
     let used: u64 = used.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap();
     let _: String = redis(&server, &["CONFIG", "SET", "maxmemory", &(used + (4 << 20)).to_string()]);
@@ -192,7 +191,7 @@ fn no_command_of_a_large_commit_is_large() {
     db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
     db.execute_batch(&fill(2000)).unwrap();
     let _: String = redis(&server, &["CONFIG", "RESETSTAT"]);
-    // All pages, and fewer of them afterwards.
+    // A commit of all pages, and one that shrinks the database.
     db.execute_batch("UPDATE t SET x = randomblob(1000) WHERE id < 1500").unwrap();
     db.execute_batch("DELETE FROM t WHERE id > 100; VACUUM").unwrap();
     for (command, least) in [("hset", 12), ("eval", 4), ("rename", 2), ("exec", 2)] {

@@ -1,4 +1,4 @@
-//! Commits whose undo data is too much for their log entry: it lies in pieces in a stream of its own.
+//! Commits whose undo data is too large for their log entry: it is stored in pieces in a second stream.
 
 use std::collections::BTreeMap;
 
@@ -23,17 +23,17 @@ fn database(server: &Server) -> Connection {
     db
 }
 
-/// A large commit: all rows of the large table are other ones.
+/// A large commit that changes all rows of the large table.
 fn overwrite(db: &Connection) {
     db.execute("UPDATE large SET x = x + 1, filler = randomblob(3500)", []).unwrap();
 }
 
-/// A connection with another cache than those with another size.
+/// A connection with a separate cache for each `cache_size`, in bytes.
 fn with_own_cache(server: &Server, cache_size: u64) -> Connection {
     server.options("shop").cache_size(cache_size).log_commits(500 + cache_size).open().unwrap()
 }
 
-/// A connection in a read transaction whose pages are hardly cached.
+/// A connection in a read transaction with almost no cached pages.
 fn reader_behind(server: &Server) -> Connection {
     let reader = with_own_cache(server, 8192);
     reader.execute_batch("PRAGMA cache_size = 1; BEGIN").unwrap();
@@ -49,7 +49,7 @@ fn entries(server: &Server, key: &str) -> Entries {
     redis::cmd("XRANGE").arg(key).arg("-").arg("+").query(&mut server.redis()).unwrap()
 }
 
-/// Bytes that the server has sent meanwhile to all clients.
+/// Bytes that the server sends to all clients during `work`.
 fn sent_by(server: &Server, work: impl FnOnce()) -> u64 {
     let sent = || {
         let stats: String = redis::cmd("INFO").arg("stats").query(&mut server.redis()).unwrap();
@@ -62,7 +62,7 @@ fn sent_by(server: &Server, work: impl FnOnce()) -> u64 {
 }
 
 #[test]
-fn undo_data_of_large_commits_is_in_pieces_and_that_of_small_ones_in_the_log() {
+fn large_undo_data_is_stored_in_pieces_and_small_undo_data_in_the_log() {
     let server = Server::start();
     let db = database(&server);
     server.redis_cli(&["DEL", UNDO]);
@@ -73,7 +73,7 @@ fn undo_data_of_large_commits_is_in_pieces_and_that_of_small_ones_in_the_log() {
     let [.., (_, small), (id, large)] = log.as_slice() else { panic!("{} entries", log.len()) };
     assert!(small.contains_key("undo") && !small.contains_key("pages"));
     assert!(large.contains_key("pages") && !large.contains_key("undo"));
-    assert!(large["pages"].len() < 100, "the pages lie side by side");
+    assert!(large["pages"].len() < 100, "the page list is short, because the pages are adjacent");
     let pieces = entries(&server, UNDO);
     assert!(pieces.len() > 10, "{} pieces of 1 MB", pieces.len());
     for (piece_id, piece) in &pieces {
@@ -95,7 +95,7 @@ fn catching_up_with_large_commits_costs_a_reader_only_the_pages_that_it_reads() 
         overwrite(&db);
     }
     let bytes = sent_by(&server, || assert_eq!(number(&reader, "SELECT x FROM small"), 1));
-    assert!(bytes < 100_000, "it was sent {bytes} bytes");
+    assert!(bytes < 100_000, "the server sent {bytes} bytes");
     let before = server.calls("xrange");
     overwrite(&db);
     assert_eq!(number(&reader, SUM), 300 * 7);
@@ -113,7 +113,7 @@ fn a_commit_that_changes_other_pages_leaves_the_cache_warm() {
     db.execute_batch("UPDATE other SET rowid = rowid + 1000").unwrap();
     assert_eq!(number(&reader, "SELECT x FROM small"), 1);
     let bytes = sent_by(&server, || assert_eq!(number(&reader, SUM), 300));
-    assert!(bytes < 300_000, "it was sent {bytes} bytes of a table that nobody has changed");
+    assert!(bytes < 300_000, "the server sent {bytes} bytes of an unchanged table");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_reader_behind_large_commits_reads_its_snapshot() {
 }
 
 #[test]
-fn lost_undo_data_costs_a_reader_the_pages_that_need_it_and_nothing_else() {
+fn lost_undo_data_fails_only_the_reads_that_need_it() {
     let server = Server::start();
     let db = database(&server);
     for damage in [&["DEL", UNDO][..], &["XTRIM", UNDO, "MAXLEN", "1"], &["SET", UNDO, "x"]] {
@@ -145,7 +145,7 @@ fn lost_undo_data_costs_a_reader_the_pages_that_need_it_and_nothing_else() {
         let cached = with_own_cache(&server, 64 << 20);
         assert_eq!(number(&cached, SUM), 300);
         redis::cmd(damage[0]).arg(&damage[1..]).exec(&mut server.redis()).unwrap();
-        assert_eq!(number(&reader, "SELECT x FROM small"), 1, "nobody has changed it");
+        assert_eq!(number(&reader, "SELECT x FROM small"), 1, "this page did not change");
         assert_failure(failure(&reader, SUM), code::BUSY_SNAPSHOT, "can't be read any more");
         let _ = reader.execute_batch("ROLLBACK");
         assert_eq!(number(&reader, SUM), 300);
@@ -155,7 +155,7 @@ fn lost_undo_data_costs_a_reader_the_pages_that_need_it_and_nothing_else() {
 }
 
 #[test]
-fn a_list_of_pages_that_makes_no_sense_costs_a_reader_its_snapshot_and_nothing_else() {
+fn a_damaged_page_list_costs_a_reader_only_its_snapshot() {
     for list in [None, Some(&[0x80u8][..]), Some(&[0, 0]), Some(&[0xff; 20])] {
         let server = Server::start();
         let db = database(&server);
@@ -175,13 +175,13 @@ fn a_list_of_pages_that_makes_no_sense_costs_a_reader_its_snapshot_and_nothing_e
         }
         forged.exec(&mut server.redis()).unwrap();
         assert_failure(failure(&reader, SUM), code::BUSY_SNAPSHOT, "can't be taken back");
-        assert_eq!(number(&cached, SUM), 600, "it dropped its cache");
+        assert_eq!(number(&cached, SUM), 600, "the connection dropped its cache");
         check_integrity(&cached);
     }
 }
 
 #[test]
-fn a_large_commit_is_done_although_another_type_is_in_the_place_of_its_undo_data() {
+fn a_large_commit_replaces_a_foreign_key_in_place_of_its_undo_stream() {
     let server = Server::start();
     let db = database(&server);
     for command in [&["SET", UNDO, "mine"][..], &["XADD", UNDO, "999999-1", "commit", "x"]] {
@@ -189,7 +189,7 @@ fn a_large_commit_is_done_although_another_type_is_in_the_place_of_its_undo_data
         redis::cmd(command[0]).arg(&command[1..]).exec(&mut server.redis()).unwrap();
         db.execute("UPDATE large SET x = 2, filler = randomblob(3500)", []).unwrap();
         assert_eq!(number(&with_own_cache(&server, 1 << 20), SUM), 600);
-        assert_eq!(server.redis_cli(&["EXISTS", UNDO]), "0", "it was removed");
+        assert_eq!(server.redis_cli(&["EXISTS", UNDO]), "0", "the foreign key was removed");
         overwrite(&db);
         assert_eq!(server.redis_cli(&["TYPE", UNDO]), "stream");
         assert_eq!(number(&db, SUM), 900);
@@ -205,7 +205,7 @@ fn undo_data_is_trimmed_by_its_bytes() {
     for _ in 0..8 {
         overwrite(&db);
     }
-    // Small commits fill the younger half as well.
+    // Small commits add pieces to the newer half, too.
     for _ in 0..10 {
         db.execute("UPDATE large SET x = x + 1, filler = randomblob(3500) WHERE id % 10 = 0", []).unwrap();
     }
@@ -216,7 +216,7 @@ fn undo_data_is_trimmed_by_its_bytes() {
     server.check_older_versions("shop", 3);
     let reader = reader_behind(&server);
     db.execute("UPDATE large SET x = 1, filler = randomblob(3500)", []).unwrap();
-    assert!(number(&reader, SUM) > 300, "what is left is enough for one commit");
+    assert!(number(&reader, SUM) > 300, "the remaining undo data covers one commit");
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn undo_data_is_trimmed_by_the_number_of_commits() {
 }
 
 #[test]
-fn a_commit_with_more_undo_data_than_the_log_may_have_still_names_its_pages() {
+fn a_commit_whose_undo_data_exceeds_log_bytes_still_lists_its_pages() {
     let server = Server::start();
     database(&server);
     let db = server.options("shop").log_bytes(100_000).open().unwrap();
@@ -274,13 +274,13 @@ fn undo_data_is_listed_removed_and_replaced_with_its_database() {
 
     server.redis_cli(&["XADD", UNDO, "999999-1", "commit", "x"]);
     let db = database(&server);
-    assert!(entries(&server, UNDO).iter().all(|(id, _)| id != "999999-1"), "left by an earlier database");
+    assert!(entries(&server, UNDO).iter().all(|(id, _)| id != "999999-1"), "an entry of an earlier database is left");
     overwrite(&db);
     server.check_stored("shop");
 }
 
 #[test]
-fn a_key_of_another_type_in_the_place_of_undo_data_is_named_at_open() {
+fn open_fails_and_names_an_undo_key_of_another_type() {
     let server = Server::start();
     database(&server);
     server.redis_cli(&["DEL", UNDO]);

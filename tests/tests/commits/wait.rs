@@ -1,4 +1,4 @@
-//! Commits that wait for replicas.
+//! Commits that wait for replicas or for the disk.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn a_commit_is_on_the_replicas_when_it_is_reported() {
 }
 
 #[test]
-fn waiting_costs_no_round_trip_of_its_own() {
+fn wait_adds_no_round_trip() {
     let (primary, _replica) = primary_and_replica();
     let db = open(&primary, 1, Duration::from_secs(9));
     db.execute_batch("CREATE TABLE t (x)").unwrap();
@@ -47,7 +47,7 @@ fn waiting_costs_no_round_trip_of_its_own() {
 }
 
 #[test]
-fn a_commit_that_too_few_replicas_have_says_so_and_stands() {
+fn a_commit_on_too_few_replicas_is_reported_and_kept() {
     let (primary, replica) = primary_and_replica();
     open(&primary, 1, Duration::from_secs(9)).execute_batch("CREATE TABLE t (x)").unwrap();
     let db = open(&primary, 1, Duration::from_millis(100));
@@ -55,7 +55,7 @@ fn a_commit_that_too_few_replicas_have_says_so_and_stands() {
     assert_eq!(code(db.execute("INSERT INTO t VALUES (1)", [])), IOERR_FSYNC);
     let error = sqlite_redis::last_error(&db).unwrap().to_string();
     assert!(error.contains("version 2 is written and stands on the primary, but only 0 of 1 replicas"), "{error}");
-    // The connection goes on, with the commit that stands.
+    // The connection stays usable and sees the commit.
     assert!(db.is_autocommit());
     assert_eq!(number(&db, "SELECT count(*) FROM t"), 1);
     replica.signal("CONT");
@@ -78,7 +78,7 @@ fn the_number_of_replicas_can_be_changed_on_the_connection() {
 }
 
 #[test]
-fn a_commit_whose_reply_was_lost_waits_for_replicas_all_the_same() {
+fn a_commit_whose_reply_was_lost_still_waits_for_replicas() {
     let (primary, replica) = primary_and_replica();
     let proxy = Proxy::to(&primary);
     let patient = proxy.options("shop").wait(1, Duration::from_secs(9)).open().unwrap();
@@ -97,7 +97,7 @@ fn a_commit_whose_reply_was_lost_waits_for_replicas_all_the_same() {
 }
 
 #[test]
-fn a_commit_that_was_found_at_a_primary_is_not_reported_as_kept_by_the_one_that_lacks_it() {
+fn a_commit_found_on_the_old_primary_is_not_confirmed_by_a_new_primary_without_it() {
     let (primary, replica) = primary_and_replica();
     let next = Server::replica_of(&replica);
     let proxy = Proxy::to(&primary);
@@ -105,8 +105,8 @@ fn a_commit_that_was_found_at_a_primary_is_not_reported_as_kept_by_the_one_that_
     db.execute_batch("CREATE TABLE t (x)").unwrap();
     eventually("the replica has it", || replica.stored("shop") == primary.stored("shop"));
     assert_eq!(replica.redis_cli(&["REPLICAOF", "NO", "ONE"]), "OK");
-    eventually("its replica is in step", || next.is_replica_in_step());
-    // The commit is done at the old primary, which is asked and says so; then the replica takes over.
+    eventually("the replica's own replica is in step", || next.is_replica_in_step());
+    // The old primary has the commit and confirms it. Then the replica, which lacks it, takes over.
     proxy.next("EXEC", Fault::LoseReply);
     proxy.next("EVAL", Fault::HoldRequest);
     let writer = std::thread::spawn(move || code(db.execute("INSERT INTO t VALUES (1)", [])));
@@ -117,7 +117,7 @@ fn a_commit_that_was_found_at_a_primary_is_not_reported_as_kept_by_the_one_that_
     assert_eq!(number(&replica.open("shop"), "SELECT count(*) FROM t"), 0);
 }
 
-/// The way to a server that seems to be of this version, and to have an append-only file or not.
+/// A proxy that makes a server report this version in `INFO`, and whether it has an append-only file.
 fn seeming(server: &Server, version: &str, aof: u8) -> Proxy {
     let proxy = Proxy::to(server);
     let info = format!("redis_version:{version}\r\nmaxmemory_policy:noeviction\r\naof_enabled:{aof}\r\n");
@@ -127,7 +127,7 @@ fn seeming(server: &Server, version: &str, aof: u8) -> Proxy {
 
 #[test]
 fn a_commit_is_on_disk_when_it_is_reported() {
-    // There is no WAITAOF before 7.2, so the proxy plays that part.
+    // Redis has no `WAITAOF` before 7.2, so the proxy answers it.
     let server = Server::start();
     let proxy = seeming(&server, "7.2.4", 1);
     proxy.answer("WAITAOF", "*2\r\n:1\r\n:0\r\n");
@@ -150,9 +150,9 @@ fn a_commit_is_on_disk_when_it_is_reported() {
     assert_eq!((number(&db, "SELECT count(*) FROM t"), asked("WAITAOF")), (3, 3));
 }
 
-/// Where the servers of this machine have no `WAITAOF`, they are refused.
+/// Servers without `WAITAOF` are refused instead.
 #[test]
-fn a_commit_that_waited_for_all_disks_outlives_all_servers() {
+fn a_commit_that_waited_for_disks_survives_a_crash_of_all_servers() {
     let append = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
     let mut primary = Server::with(append).tcp().start();
     let mut replica = Server::with(append).replica_of(&primary);
@@ -182,7 +182,7 @@ fn a_commit_that_waited_for_all_disks_outlives_all_servers() {
 }
 
 #[test]
-fn a_server_that_can_not_tell_of_its_disk_is_refused() {
+fn wait_disk_is_refused_without_waitaof_or_appendonly() {
     let server = Server::start();
     for (version, aof, words) in [("7.0.15", 1, "WAITAOF) needs Redis 7.2"), ("7.2.4", 0, "appendonly off")] {
         let proxy = seeming(&server, version, aof);

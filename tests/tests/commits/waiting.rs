@@ -1,4 +1,4 @@
-//! Waiting for the write lease: as long as the application has asked for, and only for those who write.
+//! Waiting for the write lease: as long as the application's busy timeout, and only for writers.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use sqlite_redis_tests::{Server, code, eventually, number};
 
 const BUSY: i32 = 5;
-/// More than a wait takes on a busy machine, and less than it took where tries were not counted.
+/// Above the delay of a busy machine, and below the extra wait when attempts are not counted.
 const SLACK: Duration = Duration::from_millis(1200);
 
 /// A database with a row, and a connection that holds the write lease.
@@ -17,7 +17,7 @@ fn held() -> (Server, Connection) {
     (server, holder)
 }
 
-/// How long the statement takes until it is refused.
+/// Time until the statement fails with `SQLITE_BUSY`.
 fn refused_after(db: &Connection, sql: &str) -> Duration {
     let begun = Instant::now();
     assert_eq!(code(db.execute_batch(sql)), BUSY, "{sql}");
@@ -40,7 +40,7 @@ fn a_busy_timeout_is_as_long_as_it_says() {
 }
 
 #[test]
-fn several_connections_of_a_process_wait_as_long_as_they_were_told() {
+fn connections_of_one_process_each_wait_their_busy_timeout() {
     let (server, _holder) = held();
     let timeout = Duration::from_millis(1500);
     std::thread::scope(|scope| {
@@ -70,7 +70,7 @@ fn an_attached_database_waits_as_long_as_the_busy_timeout_says() {
 }
 
 #[test]
-fn a_busy_handler_that_counts_its_calls_is_called_at_once_each_time() {
+fn a_custom_busy_handler_is_called_without_extra_waiting() {
     let (server, _holder) = held();
     let mut db = server.open("shop");
     db.busy_handler(Some(|calls| {
@@ -83,20 +83,20 @@ fn a_busy_handler_that_counts_its_calls_is_called_at_once_each_time() {
 }
 
 #[test]
-fn a_busy_timeout_is_spent_in_line() {
+fn a_busy_timeout_is_spent_in_the_lease_queue() {
     let (server, holder) = held();
     let db = server.open("shop");
     db.busy_timeout(Duration::from_secs(60)).unwrap();
     std::thread::scope(|scope| {
         let waiter = scope.spawn(move || db.execute_batch("INSERT INTO t VALUES (2)"));
-        // By then the handler sleeps for 100 ms each time.
+        // By then, SQLite's handler sleeps 100 ms at a time.
         std::thread::sleep(Duration::from_secs(1));
         let in_line = |_: &i32| {
             std::thread::sleep(Duration::from_millis(10));
             server.redis_cli(&["LLEN", "sqlite:{shop}:queue"]) == "1"
         };
         let seen = (0..50).filter(in_line).count();
-        assert!(seen >= 15, "{seen} of 50 times");
+        assert!(seen >= 15, "in the queue {seen} of 50 times");
         holder.execute_batch("COMMIT").unwrap();
         waiter.join().unwrap().unwrap();
     });
@@ -104,7 +104,7 @@ fn a_busy_timeout_is_spent_in_line() {
 }
 
 #[test]
-fn a_transaction_that_reads_here_and_writes_elsewhere_keeps_no_writer_out() {
+fn a_transaction_that_only_reads_this_database_keeps_no_lease() {
     let server = Server::start();
     let other = server.open_apart("shop", 1);
     other.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1)").unwrap();
@@ -115,12 +115,12 @@ fn a_transaction_that_reads_here_and_writes_elsewhere_keeps_no_writer_out() {
     let writes = [
         "CREATE TEMP TABLE y AS SELECT * FROM t",
         "INSERT INTO temp.x SELECT a FROM t",
-        // Page 1 is all that is read.
+        // Reads page 1 only.
         "INSERT INTO temp.x SELECT name FROM main.sqlite_schema",
         "INSERT INTO aside.u SELECT a FROM t",
     ];
     for sql in writes {
-        // SQLite has all pages in its own cache, or none.
+        // With all pages in SQLite's own cache, and with none.
         for shrink in ["", "PRAGMA shrink_memory;"] {
             db.execute_batch(&format!("{shrink} BEGIN; {sql}")).unwrap();
             other.execute("INSERT INTO t VALUES (2)", []).unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -143,7 +143,7 @@ fn an_open_that_meets_a_busy_server_is_finished_by_the_first_statement() {
     std::thread::scope(|scope| {
         let script = scope.spawn(|| redis::cmd("EVAL").arg("while true do end").arg(0).exec(&mut server.redis()));
         eventually("the server is busy", || server.redis_cli(&["GET", "x"]).contains("BUSY"));
-        // Other settings, so nothing is known yet.
+        // Other settings, so these connections share no cache.
         let options = |n| server.options("shop").log_commits(n);
         let db = options(78).open().unwrap();
         db.busy_timeout(Duration::ZERO).unwrap();
@@ -157,7 +157,7 @@ fn an_open_that_meets_a_busy_server_is_finished_by_the_first_statement() {
         });
         main.execute("ATTACH ?1 AS red", [options(79).uri()]).unwrap();
         main.execute_batch("CREATE TABLE red.u (a); INSERT INTO red.u SELECT a FROM red.t").unwrap();
-        assert!(missing.execute_batch("SELECT * FROM t").is_err(), "there is none");
+        assert!(missing.execute_batch("SELECT * FROM t").is_err(), "the database does not exist");
         ender.join().unwrap();
         script.join().unwrap().expect_err("it was killed");
         assert_eq!(number(&db, "SELECT count(*) FROM u"), 1);

@@ -1,5 +1,4 @@
-//! Processes that write to one database at once, and what happens when one of them dies or
-//! sleeps at the wrong moment.
+//! Processes that write to one database concurrently. Some are killed or stopped in the middle of a transaction.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,8 +13,7 @@ const BUSY_SNAPSHOT: i32 = 517;
 const LOCK: &str = "sqlite:{shop}:lock";
 const LEASE_MS: i64 = 300;
 
-/// Inserts rows from `FIRST` on, in transactions of one to three, until it is ended. Says each
-/// number that is committed.
+/// Inserts rows from `FIRST` on, one to three per transaction, until it is killed. Prints each committed number.
 const INSERT_FOR_EVER: &str = "
 db = connect('file:shop?vfs=redis', timeout=60)
 n = int(os.environ['FIRST'])
@@ -54,17 +52,18 @@ fn start_with(script: &str, url: &str, environment: &[(&str, &str)]) -> Option<B
     Some(Beside::start(command))
 }
 
-/// The lease of a dead process is nobody's before long.
+/// Asserts that the lease of a dead process is released or expires within its lifetime.
 fn assert_lease_ends(server: &Server) {
     let left: i64 = redis::cmd("PTTL").arg(LOCK).query(&mut server.redis()).unwrap();
-    assert!(left == -2 || (0..=LEASE_MS).contains(&left), "it ends in {left} ms");
+    assert!(left == -2 || (0..=LEASE_MS).contains(&left), "the lease expires in {left} ms");
 }
 
-/// All that was acknowledged is there, and no more than the transaction that was on its way.
+/// Asserts that all acknowledged rows are there, and at most `at_most_more` others: those of the transaction in
+/// progress.
 fn assert_complete(connection: &Connection, acknowledged: &BTreeSet<i64>, at_most_more: usize) {
     let found = rows(connection);
     let missing: Vec<_> = acknowledged.difference(&found).collect();
-    assert!(missing.is_empty(), "{missing:?} were acknowledged");
+    assert!(missing.is_empty(), "{missing:?} were acknowledged and are missing");
     let more: Vec<_> = found.difference(acknowledged).collect();
     assert!(more.len() <= at_most_more, "{more:?} were never acknowledged");
 }
@@ -74,7 +73,7 @@ fn a_writer_killed_at_any_time_loses_nothing_acknowledged_and_does_not_block_oth
     let (server, connection) = table();
     let mut acknowledged = BTreeSet::new();
     for round in 0..12 {
-        // More apart than a writer comes before it is killed.
+        // A million apart, so that two writers never insert the same row.
         let first = (round + 1) * 1_000_000;
         let Some(mut writer) = start(INSERT_FOR_EVER, &server.url(), first) else { return };
         for _ in 0..1 + rand::random_range(0..20) {
@@ -82,7 +81,7 @@ fn a_writer_killed_at_any_time_loses_nothing_acknowledged_and_does_not_block_oth
         }
         writer.kill();
         assert_lease_ends(&server);
-        // What it had said before it died.
+        // Lines that the writer printed before it died.
         acknowledged.extend(writer.hear_all().iter().map(|line| line.parse::<i64>().unwrap()));
         assert_complete(&connection, &acknowledged, 3);
         connection.execute("INSERT INTO t VALUES (?1)", [round]).unwrap();
@@ -92,7 +91,7 @@ fn a_writer_killed_at_any_time_loses_nothing_acknowledged_and_does_not_block_oth
 }
 
 #[test]
-fn a_writer_killed_at_each_command_of_a_transaction_leaves_all_of_it_or_nothing() {
+fn a_writer_killed_at_any_command_leaves_its_whole_transaction_or_nothing() {
     let script = "
 db = connect('file:shop?vfs=redis')
 db.execute('SELECT count(*) FROM t').fetchone()
@@ -105,7 +104,7 @@ say('committed')
 sys.stdin.readline()
 ";
     let (server, connection) = table();
-    // Once undisturbed, to see how many commands there are.
+    // Run once without a fault, to count the commands.
     let proxy = Proxy::to(&server);
     let Some(mut writer) = start(script, &proxy.url(), 500) else { return };
     assert_eq!(writer.hear().as_deref(), Some("ready"));
@@ -133,7 +132,7 @@ sys.stdin.readline()
         }
         connection.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
     }
-    assert!(nothing > 0 && all > 0, "{nothing} died before their commit, {all} after it");
+    assert!(nothing > 0 && all > 0, "killed {nothing} times before the commit, {all} times after");
     check_integrity(&connection);
 }
 
@@ -198,7 +197,7 @@ fn number_of_version(connection: &Connection) -> i64 {
 }
 
 #[test]
-fn a_writer_that_slept_past_its_lease_commits_if_nobody_else_has() {
+fn a_writer_that_slept_past_its_lease_commits_if_no_other_writer_did() {
     let (server, connection) = table();
     let Some(mut writer) = start(COMMIT_WHEN_TOLD, &server.url(), 0) else { return };
     assert_eq!(writer.hear().as_deref(), Some("wrote"));
@@ -242,7 +241,7 @@ fn a_writer_that_slept_in_the_middle_of_its_commit_is_refused() {
     check_integrity(&connection);
 }
 
-/// Processes that each insert rows of their own, and say which were acknowledged.
+/// Several processes insert distinct rows, and print the acknowledged ones.
 fn processes_write_at_once(processes: i64, each: i64) {
     let script = format!(
         "
@@ -270,7 +269,7 @@ for row in range(first, first + {each}):
     connection.execute_batch("CREATE TABLE sum (n); INSERT INTO sum VALUES (0)").unwrap();
     let mut writers = Vec::new();
     for n in 0..processes {
-        // With a lease that a busy machine does not let run out, which would be an error to report.
+        // With the default lease: a short one could expire on a busy machine, and the commit would fail.
         let first = (n * 1000).to_string();
         let Some(writer) = start_with(&script, &server.url(), &[("FIRST", &first)]) else { return };
         writers.push(writer);
@@ -289,7 +288,7 @@ for row in range(first, first + {each}):
         }
         assert!(writer.end());
     }
-    assert_eq!(acknowledged.len() as i64, processes * each, "all of them wait for their turn");
+    assert_eq!(acknowledged.len() as i64, processes * each, "every process gets the lease in time");
     assert_eq!(rows(&connection), acknowledged);
     let even = acknowledged.iter().filter(|row| *row % 2 == 0).count();
     assert_eq!(number(&connection, "SELECT n FROM sum"), even as i64);
@@ -309,17 +308,17 @@ fn four_processes_write_at_once_and_every_row_is_there_once() {
 #[test]
 fn a_long_transaction_keeps_its_lease() {
     let (server, _) = table();
-    // A lease that only lasts by being renewed, and is not lost when a busy machine is late once.
+    // Short enough to need renewal, and long enough to survive one late renewal on a busy machine.
     let connection = server.options("shop").lease(Duration::from_secs(1)).open().unwrap();
     let other = server.open("shop");
     other.busy_timeout(Duration::ZERO).unwrap();
     connection.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
     let before = server.calls("pexpire");
-    // Renewed every third of its life.
+    // The client renews a lease every third of its lifetime.
     for renewals in [3, 6, 9] {
-        eventually("it is renewed", || server.calls("pexpire") >= before + renewals);
+        eventually("the lease is renewed", || server.calls("pexpire") >= before + renewals);
         assert_eq!(code(other.execute("INSERT INTO t VALUES (2)", [])), BUSY);
-        assert_eq!(number(&other, "SELECT count(*) FROM t"), 0, "readers don't wait");
+        assert_eq!(number(&other, "SELECT count(*) FROM t"), 0, "readers do not wait");
     }
     let said = sqlite_redis::last_error(&other).unwrap().to_string();
     assert!(said.contains("another client is writing") && said.contains(&std::process::id().to_string()), "{said}");
@@ -330,7 +329,7 @@ fn a_long_transaction_keeps_its_lease() {
 }
 
 #[test]
-fn a_server_that_hangs_costs_no_lease_on_another() {
+fn a_hung_server_does_not_delay_lease_renewal_on_another_server() {
     let (hanging, _) = table();
     let (server, _) = table();
     let life = Duration::from_secs(1);
@@ -343,7 +342,7 @@ fn a_server_that_hangs_costs_no_lease_on_another() {
     hanging.signal("STOP");
     let before = server.calls("pexpire");
     for renewals in [3, 6, 9] {
-        eventually("it is renewed", || server.calls("pexpire") >= before + renewals);
+        eventually("the lease is renewed", || server.calls("pexpire") >= before + renewals);
         assert_eq!(code(other.execute("INSERT INTO t VALUES (2)", [])), BUSY);
     }
     hanging.signal("CONT");
