@@ -1,4 +1,4 @@
-//! `redis_last_error()` tells what the application has just seen fail, and nothing else.
+//! `redis_last_error()` reports the failure that the application has just seen, and no other.
 
 use rusqlite::Connection;
 use sqlite_redis_tests::vtab::connect;
@@ -11,36 +11,36 @@ fn last(connection: &Connection) -> Option<String> {
     connection.query_row("SELECT redis_last_error()", [], |row| row.get(0)).unwrap()
 }
 
-/// The tests of this file share the failures of a process, so they are one.
+/// One test, because the last error belongs to the process.
 #[test]
-fn the_last_error_is_that_of_what_has_just_failed() {
+fn the_last_error_is_that_of_the_latest_failed_call() {
     let _alone = crate::alone();
     let mut server = Server::start();
-    let asking = connect();
-    assert_eq!(last(&asking), None);
+    let plain = connect();
+    assert_eq!(last(&plain), None);
 
-    // A database that did not open in another thread; then another.
+    // Two databases that fail to open in another thread.
     for (uri, words) in [(AWAY, "/nowhere/redis.sock: can't connect"), (BAD, "cashe_size")] {
         std::thread::spawn(move || Connection::open(uri).map(drop).unwrap_err()).join().unwrap();
-        assert!(last(&asking).unwrap().contains(words));
+        assert!(last(&plain).unwrap().contains(words));
     }
-    // Attached in vain.
-    asking.execute("ATTACH ?1 AS a", [AWAY]).unwrap_err();
-    assert!(last(&asking).unwrap().contains("/nowhere/redis.sock"));
-    // One that opens after it is no reason to tell of it any more.
+    // A failed `ATTACH`.
+    plain.execute("ATTACH ?1 AS a", [AWAY]).unwrap_err();
+    assert!(last(&plain).unwrap().contains("/nowhere/redis.sock"));
+    // A later open that succeeds clears the error.
     let one = server.open("shop");
-    assert_eq!((last(&asking), last(&one)), (None, None));
+    assert_eq!((last(&plain), last(&one)), (None, None));
 
-    // A failure of one connection is not one of another.
+    // A connection does not report another connection's failure.
     one.execute_batch("CREATE TABLE t (x)").unwrap();
     let other = server.open("other");
     assert_eq!(number(&other, "SELECT count(*) FROM sqlite_schema"), 0);
     server.kill();
     one.execute_batch("INSERT INTO t VALUES (1)").unwrap_err();
     assert!(last(&one).unwrap().contains("database `shop`"));
-    // One that has nothing to do with Redis tells of all: the one that failed may not be able to.
-    assert_eq!((last(&other), last(&asking)), (None, last(&one)));
-    // What fails in plain SQL comes after it, and what works as well.
+    // A connection without a Redis database reports all failures: the failed one may not exist any more.
+    assert_eq!((last(&other), last(&plain)), (None, last(&one)));
+    // A later statement clears the error, whether it succeeds or fails in plain SQL.
     server.restart();
     assert!(number(&server.open("shop"), "SELECT count(*) FROM sqlite_schema") >= 0);
     assert!(number(&one, "SELECT count(*) FROM sqlite_schema") >= 0);
@@ -55,7 +55,7 @@ fn the_last_error_is_that_of_what_has_just_failed() {
     assert_eq!(number(&one, &format!("SELECT count(*) FROM redis_hash('{url}', 'k')")), 0);
     assert_eq!(last(&one), None);
 
-    // A connection that is made where another was knows nothing of its failures.
+    // A new connection at the same address in memory does not inherit the failures.
     one.execute_batch("SELECT * FROM redis_hash('unix:///nowhere/redis.sock', 'k')").unwrap_err();
     drop(one);
     for _ in 0..20 {

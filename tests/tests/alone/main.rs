@@ -1,4 +1,5 @@
-//! Tests of what belongs to the whole process: its memory, counted by the allocator of this program, and its last error.
+//! Tests of state that belongs to the whole process: its memory, counted by this program's allocator, and its last
+//! error.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -11,7 +12,7 @@ mod memory_of_virtual_tables;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time.
+/// Runs one test at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(|failed| failed.into_inner())

@@ -1,15 +1,15 @@
-//! What a transaction takes of the client's memory, counted by the allocator of this program. SQLite's
-//! own page cache, which `PRAGMA cache_size` bounds, is not of this allocator.
+//! The client's memory during a transaction, counted by this program's allocator. SQLite's own page cache, which
+//! `PRAGMA cache_size` bounds, does not use this allocator.
 
 use sqlite_redis_tests::allocated::most_during;
 use sqlite_redis_tests::{Server, check_integrity, number};
 
 #[test]
-fn a_transaction_of_any_size_takes_no_more_memory_than_the_settings_say() {
+fn the_memory_of_a_transaction_is_bounded_by_the_settings() {
     let _alone = crate::alone();
     const ROWS: u32 = 40_000;
-    /// `cache_size`, `stage_bytes`, half of `log_bytes`, and 4 MB of the rollback journal; twice that for what is
-    /// on its way from one to the other. A third of the pages.
+    /// Bytes: `cache_size`, `stage_bytes`, half of `log_bytes`, and 4 MB of the rollback journal; twice their sum, for
+    /// copies in transit. A third of the database.
     const BOUND: usize = 2 * (1 << 20) * (1 + 1 + 1 + 4);
     const { assert!(BOUND < ROWS as usize * 1000 / 2) };
     let server = Server::start();

@@ -1,12 +1,12 @@
-//! Memory: a scan holds two batches of rows at most, however many rows there are. The only test of
-//! its process, because it counts what all of it allocates.
+//! A scan of a virtual table holds at most two batches of rows in memory. The test runs alone, because it counts all
+//! allocations of the process.
 
 use redis::{cmd, pipe};
 use sqlite_redis_tests::allocated::most_during;
 use sqlite_redis_tests::vtab::table;
 use sqlite_redis_tests::{Server, number};
 
-/// Rows and index as they are written, without the time that takes.
+/// Writes rows and index entries directly to Redis, which is faster than SQL.
 fn fill(server: &Server, from: i64, to: i64) {
     let mut redis = server.redis();
     for first in (from..=to).step_by(1000) {
@@ -22,7 +22,7 @@ fn fill(server: &Server, from: i64, to: i64) {
 }
 
 #[test]
-fn a_scan_of_many_rows_takes_no_more_memory_than_one_of_few() {
+fn the_memory_of_a_scan_does_not_grow_with_its_rows() {
     let _alone = crate::alone();
     let server = Server::start();
     let one = table(&server, "i INT INDEXED, s TEXT");

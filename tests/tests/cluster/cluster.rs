@@ -1,4 +1,4 @@
-//! Databases spread over the nodes of a Redis Cluster.
+//! Databases distributed over the nodes of a Redis Cluster.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -21,20 +21,20 @@ fn open(options: &Options) -> Connection {
     db
 }
 
-/// Another primary than this one.
+/// A primary other than `node`.
 fn another(cluster: &Cluster, node: usize) -> usize {
     cluster.primaries().into_iter().find(|other| *other != node).unwrap()
 }
 
 #[test]
-fn fifty_databases_stay_whole_while_slots_move_and_a_primary_is_killed() {
+fn fifty_databases_lose_nothing_while_slots_move_and_a_primary_is_killed() {
     let cluster = Cluster::new();
     let names: Vec<String> = (0..50).map(|n| format!("db{n}")).collect();
     for name in &names {
         open(&cluster.options(name)).execute_batch("CREATE TABLE t (x TEXT UNIQUE)").unwrap();
     }
     let owners: BTreeSet<usize> = names.iter().map(|name| cluster.owner(name)).collect();
-    assert_eq!(owners.len(), 3, "on all nodes");
+    assert_eq!(owners.len(), 3, "the databases are on all nodes");
     let mut sorted = names.clone();
     sorted.sort();
     assert_eq!(Admin::connect(&cluster.options("")).unwrap().names().unwrap(), sorted);
@@ -55,7 +55,7 @@ fn fifty_databases_stay_whole_while_slots_move_and_a_primary_is_killed() {
                         db.busy_timeout(Duration::from_secs(5)).map_err(|error| error.to_string())?;
                         Ok(db.execute("INSERT INTO t VALUES (?1)", [&value]))
                     });
-                    // Not opened: not done.
+                    // The database did not open, so the insert was not done.
                     mine.push((n, value, inserted.unwrap_or(Err(rusqlite::Error::InvalidQuery))));
                 }
                 done.lock().unwrap().extend(mine);
@@ -70,12 +70,12 @@ fn fifty_databases_stay_whole_while_slots_move_and_a_primary_is_killed() {
             std::thread::sleep(Duration::from_millis(20));
             cluster.finish_to_move(cluster.slot(name), from, to);
             let before = version(name);
-            eventually("it is written where it is now", || version(name) > before);
+            eventually("the database is written at its new node", || version(name) > before);
         }
         let killed = cluster.owner("db20");
         cluster.nodes[killed].signal("KILL");
         let before = version("db20");
-        eventually("it is written at the next primary", || version("db20") > before);
+        eventually("the database is written at the next primary", || version("db20") > before);
         stop.store(true, Relaxed);
     });
     let done = done.into_inner().unwrap();
@@ -110,7 +110,11 @@ fn a_slot_that_moves_under_transactions_costs_the_writer_a_retry_and_readers_not
     assert_eq!(number(&two, "SELECT count(*) FROM t"), 1);
     cluster.begin_to_move(slot, from, to);
     cluster.move_key("sqlite:{shop}", from, to);
-    assert_eq!(number(&two, "SELECT sum(length(hex(filler))) FROM t"), 40_000, "the reader is led to the other node");
+    assert_eq!(
+        number(&two, "SELECT sum(length(hex(filler))) FROM t"),
+        40_000,
+        "the reader follows the redirection to the other node"
+    );
     assert_failure(failure(&one, "COMMIT"), code::BUSY_SNAPSHOT, "roll back and try again");
     assert!(one.is_autocommit());
     one.busy_timeout(Duration::ZERO).unwrap();
@@ -120,7 +124,7 @@ fn a_slot_that_moves_under_transactions_costs_the_writer_a_retry_and_readers_not
     assert_eq!(number(&two, "SELECT sum(length(hex(filler))) FROM t"), 40_000);
     two.execute_batch("COMMIT").unwrap();
 
-    // All of it moves between the statements of a transaction.
+    // The whole slot moves between two statements of a transaction.
     one.busy_timeout(Duration::from_secs(30)).unwrap();
     one.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (4, '')").unwrap();
     cluster.begin_to_move(slot, to, from);
@@ -132,7 +136,7 @@ fn a_slot_that_moves_under_transactions_costs_the_writer_a_retry_and_readers_not
 }
 
 #[test]
-fn who_waits_to_write_is_served_although_the_slot_moves_meanwhile() {
+fn a_waiting_writer_gets_the_lease_while_its_slot_moves() {
     let cluster = Cluster::new();
     let options = |n: u64| cluster.options("shop").timeout(Duration::from_millis(20_000 + n));
     let (one, two) = (open(&options(1)), open(&options(2)));
@@ -142,7 +146,7 @@ fn who_waits_to_write_is_served_although_the_slot_moves_meanwhile() {
     let to = another(&cluster, from);
     cluster.begin_to_move(slot, from, to);
     let waits = std::thread::spawn(move || two.execute("INSERT INTO t VALUES (2)", []));
-    eventually("it may not stand in line", || {
+    eventually("the node refuses to queue the waiter", || {
         let refused = cluster.nodes[from].redis_cli(&["INFO", "errorstats"]);
         refused.contains("errorstat_TRYAGAIN") || refused.contains("errorstat_ASK")
     });
@@ -155,12 +159,12 @@ fn who_waits_to_write_is_served_although_the_slot_moves_meanwhile() {
 }
 
 #[test]
-fn the_replicas_of_the_node_are_read_wherever_the_slot_is() {
+fn reads_follow_a_slot_to_the_replicas_of_its_new_node() {
     let mut cluster = Cluster::new();
     let db = open(&cluster.options("shop"));
     db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
     let options = cluster.options("shop").replica("auto").consistency(Consistency::Snapshot);
-    // As another process would have it.
+    // Another timeout gives the reader its own cache, as in another process.
     let reader = open(&options.timeout(Duration::from_millis(2001)));
     let read = || (number(&reader, "SELECT count(*) FROM t"), told(&reader, "server"));
     let is_read = |rows: i64, node: &Server| {
@@ -175,17 +179,19 @@ fn the_replicas_of_the_node_are_read_wherever_the_slot_is() {
     is_read(1, replica);
     assert!(replica.calls("readonly") > 0);
 
-    // The slot moves to another node, which has a replica of its own.
+    // The slot moves to another node with another replica.
     let to = another(&cluster, from);
     cluster.begin_to_move(cluster.slot("shop"), from, to);
     cluster.finish_to_move(cluster.slot("shop"), from, to);
-    eventually("it has no such slot any more", || replica.redis_cli(&["GET", "sqlite:{shop}:lock"]).contains("MOVED"));
+    eventually("the old replica no longer serves the slot", || {
+        replica.redis_cli(&["GET", "sqlite:{shop}:lock"]).contains("MOVED")
+    });
     assert_eq!(read().0, 1);
     db.execute("INSERT INTO t VALUES (2)", []).unwrap();
     let next = cluster.replica(to);
     is_read(2, &cluster.nodes[next]);
 
-    // That node fails, its replica takes over, and later it comes back as a replica.
+    // The new node fails and its replica takes over. Later the node returns as a replica.
     cluster.nodes[to].kill();
     db.execute("INSERT INTO t VALUES (3)", []).unwrap();
     cluster.nodes[to].restart();
@@ -195,7 +201,7 @@ fn the_replicas_of_the_node_are_read_wherever_the_slot_is() {
 }
 
 #[test]
-fn only_the_address_of_a_cluster_leads_through_it() {
+fn redirections_are_followed_only_for_a_cluster_url() {
     let cluster = Cluster::new();
     let stranger = cluster.nodes.iter().find(|node| node.pid() != cluster.nodes[cluster.owner("shop")].pid()).unwrap();
     let (found, error) = open_failure(&stranger.options("shop"));

@@ -1,5 +1,5 @@
-//! Large commits to virtual tables in a Redis Cluster: what they rest on is compared by a script there
-//! too, and a slot that moves meanwhile leaves nothing half done.
+//! Large commits to virtual tables in a Redis Cluster. A script compares their read set, and a slot that moves
+//! during the commit never leaves it half done.
 
 use redis::cmd;
 use rusqlite::Connection;
@@ -25,7 +25,7 @@ fn fill(connection: &Connection, table: &str, rows: i64) {
 }
 
 #[test]
-fn a_large_commit_in_a_cluster_watches_few_keys_and_sees_what_others_do() {
+fn a_large_commit_in_a_cluster_watches_once_per_table_and_detects_conflicts() {
     let cluster = Cluster::new();
     let owner = &cluster.nodes[cluster.owner("vt")];
     let (one, two) = (tables(&cluster, &["t", "u"], COLUMNS), tables(&cluster, &["t", "u"], COLUMNS));
@@ -37,14 +37,14 @@ fn a_large_commit_in_a_cluster_watches_few_keys_and_sees_what_others_do() {
         ("BEGIN; UPDATE t SET s = 't' || s; UPDATE u SET s = 'u' || s; COMMIT", 2),
         ("BEGIN; SELECT sum(n) FROM t; DELETE FROM u WHERE id > 100; COMMIT", 2),
     ] {
-        // All keys go into one command for each table.
+        // One `WATCH` per table has all its keys.
         let before = owner.calls("watch");
         one.execute_batch(sql).unwrap();
         assert_eq!(owner.calls("watch") - before, watches, "{sql}");
     }
     let sums = "SELECT (SELECT sum(n) FROM t WHERE s LIKE 'ts%') || ' ' || (SELECT count(*) FROM u WHERE s LIKE 'us%')";
     assert_eq!(text(&two, sums), format!("{} 100", number(&two, "SELECT sum(id % 7 + 10) FROM t")));
-    // What another client has changed of one table refuses what was to be written to both.
+    // A concurrent change to one table refuses a commit to both.
     for other in ["UPDATE t SET n = -1 WHERE id = 150", "DELETE FROM u WHERE id = 70"] {
         one.execute_batch("BEGIN; UPDATE t SET n = 0; UPDATE u SET n = 0").unwrap();
         two.execute_batch(other).unwrap();
@@ -64,7 +64,7 @@ fn a_large_commit_waits_for_a_slot_that_moves() {
     fill(&one, "t", 150);
     one.execute_batch("BEGIN; UPDATE t SET n = n + 10, s = 'later ' || s; DELETE FROM t WHERE id > 120").unwrap();
     cluster.begin_to_move(slot, from, to);
-    // A commit does not wait for long; so few keys are left for later.
+    // A commit waits for a short time only, so most keys move now and few are left for later.
     for n in 5..150 {
         cluster.move_key(&format!("{{vt}}.main.t:{n}"), from, to);
     }
@@ -87,7 +87,7 @@ fn a_large_commit_waits_for_a_slot_that_moves() {
 }
 
 #[test]
-fn a_commit_in_slices_is_whole_or_not_there_when_its_slot_moves() {
+fn a_commit_in_slices_is_atomic_while_its_slot_moves() {
     let cluster = Cluster::new();
     let from = cluster.owner("vt");
     let to = cluster.primaries().into_iter().find(|node| *node != from).unwrap();
@@ -103,7 +103,7 @@ fn a_commit_in_slices_is_whole_or_not_there_when_its_slot_moves() {
         cluster.finish_to_move(slot, from, to);
         commit.join().unwrap()
     });
-    // It does not wait for long, and there are many keys to move.
+    // With many keys to move, the commit may time out first.
     let rows = if committed.is_ok() { 1500 } else { 0 };
     assert!(committed.is_ok() || code(committed) & 0xff == 5);
     let written = "SELECT count(*) FROM t WHERE s LIKE 'later%' AND n = -1";
@@ -112,9 +112,9 @@ fn a_commit_in_slices_is_whole_or_not_there_when_its_slot_moves() {
     assert_eq!(number(&two, written), 1500);
 }
 
-/// What `scripted.rs` relies on, also for a slot that begins to move behind the last look.
+/// `scripted.rs` relies on this for a slot that begins to move after the last check.
 #[test]
-fn a_transaction_with_a_key_that_is_not_there_is_refused_while_its_slot_moves() {
+fn a_transaction_with_a_missing_key_is_refused_while_its_slot_moves() {
     let cluster = Cluster::new();
     let from = cluster.owner("vt");
     let to = cluster.primaries().into_iter().find(|node| *node != from).unwrap();
@@ -123,7 +123,7 @@ fn a_transaction_with_a_key_that_is_not_there_is_refused_while_its_slot_moves() 
     let set = |redis: &mut redis::Connection| cmd("SADD").arg("{vt}.there").arg(1).exec(redis);
     set(&mut redis).unwrap();
     let empty = "redis.call('SREM', KEYS[1], 1) return redis.call('SADD', KEYS[1], 2)";
-    // It is as the module says: a script loses a key that it has emptied.
+    // As the module's comment says: a script cannot write a key again that it has emptied.
     cluster.begin_to_move(slot, from, to);
     cmd("EVAL").arg(empty).arg(1).arg("{vt}.there").exec(&mut redis).unwrap_err();
     cluster.finish_to_move(slot, from, to);

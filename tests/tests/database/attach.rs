@@ -1,4 +1,4 @@
-//! Transactions over several databases, in Redis and in files.
+//! Transactions over several databases in Redis and in files.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const BUSY_SNAPSHOT: i32 = 517;
 const CONSTRAINT: i32 = 19;
 
-/// Which databases take part: `main` and `other`, each with a table of its own.
+/// Where the databases `main` and `other` are stored. Each has one table.
 #[derive(Debug, Clone, Copy)]
 enum Pair {
     TwoInRedis,
@@ -18,13 +18,13 @@ enum Pair {
     FileAndRedis,
 }
 
-/// A connection to a pair, and what it lives in.
+/// A connection to a pair of databases.
 struct Attached {
     db: Connection,
     directory: TempDir,
-    /// Name of the database in Redis that is committed last.
+    /// Name of the database in Redis that commits last.
     last_in_redis: String,
-    /// What the names of its databases in Redis begin with.
+    /// Common prefix of the names in Redis.
     name: String,
 }
 
@@ -100,11 +100,11 @@ fn a_transaction_over_two_databases_commits_or_rolls_back_both() {
 }
 
 #[test]
-fn a_failed_statement_takes_back_its_changes_in_both() {
+fn a_failed_statement_is_rolled_back_in_both_databases() {
     with_each_pair(|server, pair, attached| {
         let db = &attached.db;
         db.execute_batch("INSERT INTO o VALUES (3)").unwrap();
-        // A trigger over two databases has to be a temporary one.
+        // Only a temporary trigger can span two databases.
         db.execute_batch("CREATE TEMP TRIGGER both AFTER INSERT ON m BEGIN INSERT INTO o VALUES (new.a); END").unwrap();
         db.execute_batch("BEGIN; INSERT INTO m VALUES (1)").unwrap();
         assert_eq!(code(db.execute("INSERT INTO m VALUES (2), (3)", [])) & 0xff, CONSTRAINT);
@@ -115,12 +115,12 @@ fn a_failed_statement_takes_back_its_changes_in_both() {
 }
 
 #[test]
-fn a_commit_that_one_database_refuses_is_taken_back_in_the_other() {
+fn a_commit_refused_by_one_database_is_rolled_back_in_the_other() {
     with_each_pair(|server, pair, attached| {
         let db = &attached.db;
         db.execute_batch("BEGIN; INSERT INTO m VALUES (1); INSERT INTO o VALUES (1); COMMIT").unwrap();
         db.execute_batch("BEGIN; INSERT INTO m VALUES (2); INSERT INTO o VALUES (2)").unwrap();
-        // As if another commit had taken the place of the last one.
+        // Simulate another commit in place of the last one.
         let key = format!("sqlite:{{{}}}", attached.last_in_redis);
         let commit = server.redis_cli(&["HGET", &key, "commit"]);
         server.redis_cli(&["HSET", &key, "commit", "0123456789abcdef"]);
@@ -138,11 +138,11 @@ fn a_commit_that_one_database_refuses_is_taken_back_in_the_other() {
 }
 
 #[test]
-fn a_commit_overtaken_by_another_writer_is_taken_back_in_the_other() {
+fn a_stale_commit_of_one_database_is_rolled_back_in_the_other() {
     with_each_pair(|server, pair, attached| {
         let db = &attached.db;
         db.execute_batch("BEGIN; INSERT INTO m VALUES (2); INSERT INTO o VALUES (2)").unwrap();
-        // As if the lease had run out while this process slept.
+        // Simulate a lease that expired while this process slept.
         let name = &attached.last_in_redis;
         server.redis_cli(&["DEL", &format!("sqlite:{{{name}}}:lock")]);
         let rival = server.open_apart(name, 1);
@@ -163,7 +163,7 @@ fn a_commit_overtaken_by_another_writer_is_taken_back_in_the_other() {
 }
 
 #[test]
-fn the_lease_of_the_second_database_decides_before_anything_is_written() {
+fn a_leased_second_database_is_busy_before_anything_is_written() {
     let server = Server::start();
     let attached = attached(&server, Pair::TwoInRedis, "delete");
     let db = &attached.db;
@@ -179,7 +179,7 @@ fn the_lease_of_the_second_database_decides_before_anything_is_written() {
 }
 
 #[test]
-fn a_full_file_fails_the_transaction_and_takes_back_both() {
+fn a_full_file_rolls_back_both_databases() {
     let server = Server::start();
     let attached = attached(&server, Pair::RedisAndFile, "delete");
     let db = &attached.db;

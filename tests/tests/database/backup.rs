@@ -29,7 +29,8 @@ fn copy(from: &Connection, to: &mut Connection) {
     assert_eq!(backup.step(-1).unwrap(), StepResult::Done);
 }
 
-/// Both hold the same, and the one in Redis can go on being used from anywhere.
+/// Asserts that both databases hold the same content, and that the one in Redis stays readable and writable, also
+/// for another process.
 fn check(server: &Server, name: &str, redis: &Connection, original: &Connection) {
     assert_same_content((redis, "main"), (original, "main"));
     check_integrity(redis);
@@ -97,7 +98,7 @@ fn a_backup_goes_from_redis_to_redis() {
 }
 
 #[test]
-fn a_backup_of_a_file_in_wal_mode_can_be_read_at_once_and_by_others() {
+fn a_backup_of_a_wal_mode_file_is_readable_by_all_connections() {
     let server = Server::start();
     let directory = tempfile::tempdir().unwrap();
     for (name, small) in [("fresh", true), ("used", false)] {
@@ -125,7 +126,7 @@ fn a_backup_of_a_file_in_wal_mode_can_be_read_at_once_and_by_others() {
 }
 
 #[test]
-fn a_backup_in_steps_starts_over_when_somebody_writes_to_its_source() {
+fn a_backup_in_steps_restarts_when_its_source_changes() {
     let server = Server::start();
     let directory = tempfile::tempdir().unwrap();
     let source = server.open("shop");
@@ -168,7 +169,7 @@ fn a_backup_into_redis_appears_whole_or_not_at_all() {
             assert_eq!(number(&reader, "SELECT count(*) FROM before"), 0);
         }
     }
-    assert_eq!(server.stored("shop"), stored, "given up");
+    assert_eq!(server.stored("shop"), stored, "the backup was abandoned");
     assert_eq!(number(&redis, "SELECT count(*) FROM before"), 0);
     {
         let backup = Backup::new(&source, &mut redis).unwrap();
@@ -181,7 +182,7 @@ fn a_backup_into_redis_appears_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_backup_waits_for_no_other_writer() {
+fn a_backup_into_a_leased_database_is_busy() {
     let server = Server::start();
     let directory = tempfile::tempdir().unwrap();
     let source = file(&directory, "source.db");
@@ -205,7 +206,7 @@ fn a_backup_onto_itself_is_refused() {
     let server = Server::start();
     let db = server.open("shop");
     fill(&db, 4096);
-    // The API compares connections; what it gets here is two of one database.
+    // The API refuses only the same connection; these are two connections to one database.
     let mut same = server.open("shop");
     same.busy_timeout(std::time::Duration::ZERO).unwrap();
     db.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -1,4 +1,4 @@
-//! A real database: Chinook, imported from its file, answers as the file does.
+//! Chinook, a sample database: imported into Redis, it answers queries as its file does.
 
 use std::path::PathBuf;
 
@@ -22,17 +22,17 @@ fn import(server: &Server, path: &PathBuf) -> Connection {
 }
 
 #[test]
-fn every_query_answers_as_on_the_file() {
+fn every_query_answers_as_the_file_does() {
     let Some(path) = chinook() else { return };
     let server = Server::start();
     let redis = import(&server, &path);
     let file = read_only(&path);
-    let poor = server.options("chinook").cache_size(16 * 4096).open().unwrap();
-    poor.execute_batch("PRAGMA cache_size=5").unwrap();
+    let small = server.options("chinook").cache_size(16 * 4096).open().unwrap();
+    small.execute_batch("PRAGMA cache_size=5").unwrap();
     for query in queries::chinook() {
         let expected = rows(&file, &query.sql);
         assert!(!expected.is_empty() || query.name.contains("do not add up"), "{} finds nothing", query.name);
-        for (kind, db) in [("warm", &redis), ("cold", &server.open_apart("chinook", 1)), ("small caches", &poor)] {
+        for (kind, db) in [("warm", &redis), ("cold", &server.open_apart("chinook", 1)), ("small caches", &small)] {
             assert!(rows(db, &query.sql) == expected, "{}, {kind}", query.name);
         }
     }
@@ -59,7 +59,7 @@ fn the_import_has_every_table_and_row_and_goes_back_to_a_file() {
 }
 
 #[test]
-fn the_import_can_be_worked_with() {
+fn the_import_accepts_writes_as_the_file_does() {
     let Some(path) = chinook() else { return };
     let server = Server::start();
     let redis = import(&server, &path);

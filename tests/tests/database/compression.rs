@@ -1,4 +1,4 @@
-//! `compress=1`: pages stored as Zstandard frames are the same pages, and take less of Redis.
+//! `compress=1` stores pages as Zstandard frames: the same content in less memory of Redis.
 
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
@@ -6,7 +6,7 @@ use sqlite_redis_tests::failures::{assert_failure, code, failure};
 use sqlite_redis_tests::rows::{assert_same_content, rows};
 use sqlite_redis_tests::{Server, check_integrity, number, queries};
 
-/// Memory that a database takes in Redis, every field counted.
+/// Memory of a database's hash in Redis, in bytes. `SAMPLES 0` counts every field.
 fn redis_bytes(server: &Server, name: &str) -> u64 {
     let mut usage = redis::cmd("MEMORY");
     usage.arg("USAGE").arg(format!("sqlite:{{{name}}}")).arg("SAMPLES").arg(0);
@@ -14,7 +14,7 @@ fn redis_bytes(server: &Server, name: &str) -> u64 {
 }
 
 #[test]
-fn a_real_database_takes_about_its_file_and_compressed_at_most_six_tenths_of_it() {
+fn a_database_takes_the_memory_of_its_file_and_compressed_at_most_60_percent() {
     let Some(path) = sqlite_redis_tests::chinook() else { return };
     let server = Server::start();
     let file = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
@@ -36,7 +36,7 @@ fn a_real_database_takes_about_its_file_and_compressed_at_most_six_tenths_of_it(
 }
 
 #[test]
-fn writers_with_and_without_share_a_database() {
+fn writers_with_and_without_compression_share_a_database() {
     let server = Server::start();
     let packing = server.options("shop").compress(true).open().unwrap();
     let plain = server.options("shop").compress(false).open().unwrap();

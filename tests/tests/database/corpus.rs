@@ -1,4 +1,4 @@
-//! Replays the corpus of the fuzz targets (`tests/fuzz/corpus`), each file through its target.
+//! Replays each file of the fuzzers' corpus (`tests/fuzz/corpus`) through its target.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A temporary disk that is full under a large rollback journal, which goes on in a file beyond 4 MB, or
-//! under what a large transaction has written, which does so beyond `stage_bytes`.
+//! A full disk under the temporary files. A rollback journal spills to a file beyond 4 MB, and a transaction's pages
+//! beyond `stage_bytes`.
 
 use sqlite_redis_tests::Server;
 use sqlite_redis_tests::python::python;
@@ -11,7 +11,7 @@ fn a_full_disk_under_the_journal_fails_the_statement_and_the_transaction_is_roll
 
 #[test]
 fn a_full_disk_under_the_writes_fails_the_statement_and_the_transaction_is_rolled_back() {
-    // The journal has room in memory for all but the last third.
+    // Memory holds two thirds of the journal.
     fill("&stage_bytes=100000", "(0, 1_000_000, 4_500_000, 6_000_000)");
 }
 
@@ -23,7 +23,7 @@ fn a_file_that_refuses_the_commit_leaves_the_database_at_its_version() {
         "local.journal_mode = MEMORY",
         "local.journal_mode = WAL",
         "main.synchronous = OFF",
-        // Like this, it does.
+        // With a small cache and the default settings, it writes one.
         "local.cache_size = 100",
     ] {
         let server = Server::start();
@@ -60,7 +60,7 @@ assert db.execute('SELECT count(*) FROM local.u').fetchone()[0] == 0
 assert db.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
 ";
 
-/// Updates all of 8 MB with so much room in each temporary file, in turns.
+/// Updates all 8 MB of a table, once for each limit in `rooms`: the maximum bytes of a temporary file.
 fn fill(settings: &str, rooms: &str) {
     let server = Server::start();
     let script = format!("import sys, sqlite3\nmore, rooms = '{settings}', {rooms}\n{SCRIPT}");
@@ -73,7 +73,7 @@ db = sqlite3.connect(sys.argv[2] + more, uri=True, isolation_level=None, timeout
 db.execute('PRAGMA cache_size=10')
 db.executemany('INSERT INTO t VALUES (?, hex(zeroblob(500)))', [(n,) for n in range(8000)])
 def limit(bytes):
-    # No file may grow beyond; Python ignores the signal that comes with it.
+    # Python ignores the signal SIGXFSZ, so writes beyond the limit fail with EFBIG.
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, resource.RLIM_INFINITY))
 for room in rooms:
     for begin in ('BEGIN', 'BEGIN IMMEDIATE', None):
@@ -93,7 +93,7 @@ for room in rooms:
         changed = db.execute(\"SELECT count(*) FROM t WHERE b LIKE 'x%'\").fetchone()[0]
         sound = db.execute('PRAGMA integrity_check').fetchone()[0]
         assert (changed, sound) == (0, 'ok'), (room, begin, changed, sound)
-        # What needs no large journal goes on.
+        # A transaction with a small journal still works.
         db.execute('UPDATE t SET a = a WHERE rowid = 1')
 limit(resource.RLIM_INFINITY)
 db.execute(\"UPDATE t SET b = 'x' || b\")

@@ -1,4 +1,4 @@
-//! SQLite's error log, which is set up once for a process and before anything else.
+//! SQLite's error log. A process can configure it only before it first uses SQLite.
 
 use std::os::raw::c_int;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ fn remember(code: c_int, message: &str) {
 }
 
 #[test]
-fn failures_are_in_sqlites_log_with_code_database_server_and_cause() {
+fn sqlites_error_log_has_code_database_server_and_cause() {
     // SAFETY: nothing has used SQLite yet, this is the only test of the program.
     unsafe { rusqlite::trace::config_log(Some(remember)).unwrap() };
     let mut server = Server::start();

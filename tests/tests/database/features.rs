@@ -1,5 +1,5 @@
-//! What SQLite can do, done on a database in Redis and on a file: the answers are the same, and
-//! so is what is stored. Each script runs with a large and with a tiny cache of SQLite's own.
+//! SQLite's features on a database in Redis and on a file: same answers, same content. Each script runs with a large
+//! and with a tiny SQLite page cache.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
@@ -8,7 +8,7 @@ use sqlite_redis_tests::Server;
 use sqlite_redis_tests::rows::{assert_same_content, rows};
 use sqlite_redis_tests::twins::Twins;
 
-/// Runs scripts, each on the outcome of the one before, and compares after each.
+/// Runs the scripts in order on both databases, and compares the results of each.
 fn same(scripts: &[&str]) {
     let server = Server::start();
     for cache in [-2000, 5] {
@@ -245,7 +245,7 @@ fn temporary_tables_and_databases_in_memory_do_not_reach_redis() {
 }
 
 #[test]
-fn sqlites_own_functions_of_the_vfs_work() {
+fn time_and_random_functions_use_the_system_vfs() {
     let server = Server::start();
     let db = server.open("shop");
     let year = rows(&db, "SELECT strftime('%Y', 'now') >= '2024', length(randomblob(8)), random() <> random()");

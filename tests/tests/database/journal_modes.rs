@@ -48,7 +48,7 @@ fn a_rollback_leaves_the_hash_alone_in_every_journal_mode() {
     }
 }
 
-/// Fills `t` with rows that need a page each four times.
+/// Inserts rows of 1,000 bytes into `t`, four to a page.
 fn many_rows(rows: u32) -> String {
     format!(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) \
@@ -57,7 +57,7 @@ fn many_rows(rows: u32) -> String {
 }
 
 #[test]
-fn asking_for_wal_answers_the_mode_in_force_and_changes_nothing() {
+fn a_wal_mode_request_returns_the_current_mode_and_changes_nothing() {
     let server = Server::start();
     for mode in MODES {
         let db = server.open(mode);
@@ -89,8 +89,8 @@ fn asking_for_wal_in_exclusive_mode_leaves_the_database_usable() {
     server.check_stored("shop");
 }
 
-/// A file as main database with a Redis database attached as `red`, where unqualified pragmas are
-/// for both and the VFS is asked about neither.
+/// A file as main database with a Redis database attached as `red`. SQLite applies unqualified pragmas to both,
+/// without asking the VFS.
 fn file_with_attached(server: &Server, name: &str) -> (rusqlite::Connection, tempfile::TempDir) {
     sqlite_redis::register().unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -117,7 +117,7 @@ fn asking_for_wal_and_exclusive_through_an_attached_database_leaves_it_usable() 
     let server = Server::start();
     let (db, _directory) = file_with_attached(&server, "shop");
     assert_eq!(text(&db, "PRAGMA locking_mode=EXCLUSIVE"), "exclusive");
-    // SQLite asks for WAL mode in both files; here it can only be refused with an error.
+    // SQLite switches both databases to WAL mode; in exclusive mode the VFS can refuse that only with an error.
     let _ = run(&db, "PRAGMA journal_mode=WAL");
     let _ = run(&db, "INSERT INTO t VALUES (1)");
     drop(db);
@@ -137,7 +137,7 @@ fn exclusive_mode_commits_to_redis_and_keeps_other_writers_out() {
     assert_eq!(text(&db, "PRAGMA locking_mode=EXCLUSIVE"), "exclusive");
     for n in 1..=5 {
         db.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
-        assert_eq!(number(&other, "SELECT count(*) FROM t"), n, "readers go on");
+        assert_eq!(number(&other, "SELECT count(*) FROM t"), n, "readers are not blocked");
         assert_eq!(code(other.execute("INSERT INTO t VALUES (99)", [])), BUSY);
         assert!(server.is_leased("shop"));
     }
@@ -163,7 +163,7 @@ fn exclusive_mode_keeps_other_writers_out_from_its_first_read() {
         db.busy_timeout(Duration::from_millis(100)).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         db.execute_batch("PRAGMA locking_mode=EXCLUSIVE").unwrap();
-        assert_eq!(code(db.execute_batch("SELECT count(*) FROM t")), BUSY, "it would be of an old version soon");
+        assert_eq!(code(db.execute_batch("SELECT count(*) FROM t")), BUSY, "the snapshot would soon be stale");
         other.execute_batch("INSERT INTO t VALUES (2); COMMIT").unwrap();
         let rows = 2 + 2 * n as i64;
         assert_eq!(number(&db, "SELECT count(*) FROM t"), rows);
@@ -181,7 +181,7 @@ fn exclusive_mode_keeps_other_writers_out_from_its_first_read() {
 }
 
 #[test]
-fn exclusive_mode_of_an_attached_database_that_was_overtaken_goes_on() {
+fn exclusive_mode_of_an_attached_database_recovers_from_a_stale_snapshot() {
     let server = Server::start();
     let (db, _directory) = file_with_attached(&server, "shop");
     let other = server.open_apart("shop", 1);
@@ -198,7 +198,7 @@ fn exclusive_mode_of_an_attached_database_that_was_overtaken_goes_on() {
             }
             refused += 1;
             assert_eq!(code::<()>(Err(error)) & 0xff, BUSY);
-            assert!(refused <= 2, "it goes on");
+            assert!(refused <= 2, "the connection does not recover");
         }
         assert_eq!(rows(&db, "SELECT a FROM t"), rows(&other, "SELECT a FROM t"));
         db.execute_batch("PRAGMA locking_mode=NORMAL; SELECT * FROM t").unwrap();
@@ -226,14 +226,14 @@ fn exclusive_mode_set_through_the_main_file_holds_for_an_attached_database() {
     other.busy_timeout(Duration::ZERO).unwrap();
     assert_eq!(text(&db, "PRAGMA locking_mode=EXCLUSIVE"), "exclusive");
     assert_eq!(text(&db, "PRAGMA red.locking_mode"), "exclusive");
-    // The VFS learns of it only when the lock is kept after a commit, so another may get in
-    // between the first and the second. That is noticed.
+    // The VFS learns of exclusive mode only when SQLite keeps the lock after a commit. So another client can commit
+    // between the first two commits, and the second one is refused.
     db.execute("INSERT INTO t VALUES (1)", []).unwrap();
     other.execute("INSERT INTO t VALUES (2)", []).unwrap();
     assert_eq!(code(db.execute("INSERT INTO t VALUES (99)", [])), BUSY_SNAPSHOT);
     for n in 3..=5 {
         db.execute("INSERT INTO t VALUES (?1)", [n]).unwrap();
-        assert_eq!(number(&other, "SELECT max(a) FROM t"), n, "readers go on");
+        assert_eq!(number(&other, "SELECT max(a) FROM t"), n, "readers are not blocked");
         assert_eq!(code(other.execute("INSERT INTO t VALUES (98)", [])), BUSY);
     }
     assert_eq!(rows(&db, "SELECT a FROM t"), rows(&other, "SELECT a FROM t"));
@@ -254,16 +254,16 @@ fn exclusive_mode_survives_the_loss_of_its_lease() {
         let db = server.open(mode);
         db.execute_batch(&format!("PRAGMA journal_mode={mode}; CREATE TABLE t (a)")).unwrap();
         db.execute_batch("PRAGMA locking_mode=EXCLUSIVE; INSERT INTO t VALUES (1)").unwrap();
-        // As if this process had slept past its lease.
+        // Simulate a process that slept past its lease.
         server.redis_cli(&["DEL", &format!("sqlite:{{{mode}}}:lock")]);
         let other = server.open_apart(mode, 1);
         other.execute("INSERT INTO t VALUES (2)", []).unwrap();
         assert_eq!(code(db.execute("INSERT INTO t VALUES (3)", [])), BUSY_SNAPSHOT, "{mode}");
         assert_eq!(text(&other, "SELECT group_concat(a) FROM t"), "1,2");
         if mode != "off" {
-            assert_eq!(text(&db, "SELECT group_concat(a) FROM t"), "1,2", "{mode}: it has caught up");
+            assert_eq!(text(&db, "SELECT group_concat(a) FROM t"), "1,2", "{mode}: the connection has caught up");
             db.execute("INSERT INTO t VALUES (4)", []).unwrap();
-            assert!(server.is_leased(mode), "and keeps others out again");
+            assert!(server.is_leased(mode), "the connection holds the lease again");
             assert_eq!(text(&other, "SELECT group_concat(a) FROM t"), "1,2,4");
         }
         db.execute_batch("PRAGMA locking_mode=NORMAL; SELECT * FROM t").unwrap();

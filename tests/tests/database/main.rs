@@ -1,4 +1,4 @@
-//! What SQL does to a database in Redis is what it does to a file.
+//! SQL has the same effect on a database in Redis as on a file.
 
 mod attach;
 mod backup;

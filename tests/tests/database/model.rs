@@ -1,7 +1,6 @@
-//! Random SQL on a database in Redis and on a file side by side: every result, every result code
-//! and the content in the end are the same.
+//! Random SQL on a database in Redis and on a file: every result, every result code and the final content are equal.
 //!
-//! `PROPTEST_CASES` sets how many cases each test tries.
+//! `PROPTEST_CASES` sets the number of cases of each test.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
@@ -45,14 +44,14 @@ fn statement() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Something to read and to get in each other's way from the start.
+/// Tables with rows, so that connections read and conflict from the first step.
 const TABLES: &str = "
     CREATE TABLE t0 (a INTEGER PRIMARY KEY, b, c UNIQUE); CREATE TABLE t1 (a INTEGER PRIMARY KEY, b, c UNIQUE);
     WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)
         INSERT INTO t0 SELECT i, zeroblob(i * 20), 'c' || i FROM n;
     INSERT INTO t1 SELECT * FROM t0";
 
-/// Reads and small writes on tables that are there.
+/// Reads and small writes on existing tables.
 fn traffic() -> impl Strategy<Value = String> {
     let (table, key) = (0..2u8, 1..40u32);
     prop_oneof![
@@ -64,7 +63,7 @@ fn traffic() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What begins, ends and divides transactions.
+/// Statements that begin, end or divide transactions.
 fn boundary() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => prop_oneof![4 => Just("BEGIN"), 1 => Just("BEGIN IMMEDIATE"), 1 => Just("BEGIN EXCLUSIVE")],
@@ -78,7 +77,7 @@ fn boundary() -> impl Strategy<Value = String> {
     .prop_map(str::to_owned)
 }
 
-/// What changes the shape of the file, or how it is written.
+/// Statements that change the layout of the file, or how SQLite writes it.
 fn maintenance() -> impl Strategy<Value = String> {
     prop_oneof![
         2 => Just("VACUUM".to_owned()),
@@ -108,7 +107,7 @@ impl Sides {
         let path = directory.path().join("model.db");
         let (mut redis, mut file) = (Vec::new(), Vec::new());
         for n in 0..3 {
-            // Two share a cache, the third is as in another process.
+            // Two connections share a cache. The third has its own, as in another process.
             redis.push(if n < 2 { server.open(name) } else { server.open_apart(name, 1) });
             file.push(Connection::open(&path).unwrap());
         }
@@ -131,7 +130,7 @@ impl Sides {
         Ok(())
     }
 
-    /// Ends what is open, and compares all there is.
+    /// Ends open transactions, and compares the whole content.
     fn finish(self, server: &Server, name: &str) -> Result<(), TestCaseError> {
         for connection in 0..self.redis.len() {
             if !self.redis[connection].is_autocommit() {
@@ -151,7 +150,7 @@ impl Sides {
     }
 }
 
-/// A name that no other case on the server has.
+/// A database name for one case.
 fn unique() -> String {
     format!("model-{:016x}", rand::random::<u64>())
 }
@@ -172,10 +171,10 @@ fn one_connection_answers_like_a_file() {
 }
 
 #[test]
-fn connections_that_take_turns_answer_like_those_of_a_file() {
+fn alternating_connections_answer_like_those_of_a_file() {
     let server = Server::start();
-    // A file lets nobody read while one commits, so a transaction ends before another connection's
-    // turn. Exclusive locks are for one connection.
+    // A commit to a file waits for its readers, so each transaction ends before another connection's turn. Exclusive
+    // locking mode would block the other connections.
     let body = prop::collection::vec(prop_oneof![5 => statement(), 1 => maintenance()], 1..8);
     let turn = (0..3usize, any::<bool>(), body, prop_oneof![3 => Just("COMMIT"), 1 => Just("ROLLBACK")]);
     let turns = prop::collection::vec(turn, 1..25);

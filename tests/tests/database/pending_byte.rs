@@ -1,5 +1,6 @@
-//! SQLite leaves one page unused: the one with the bytes that it locks in files, at 1 GiB. Here
-//! they are moved to 1 MiB, for all connections of this process.
+//! SQLite never uses the page with its lock bytes, at 1 GiB
+//! (<https://sqlite.org/fileformat2.html#the_lock_byte_page>). This test moves the lock bytes to 1 MiB, for all
+//! connections of the process.
 
 use sqlite_redis_tests::{Server, check_integrity, number};
 
@@ -15,7 +16,7 @@ fn a_database_grows_and_shrinks_past_the_page_that_sqlite_never_writes() {
         let db = server.open(&name);
         db.execute_batch(&format!("PRAGMA page_size = {page_size}; PRAGMA cache_size = 10; CREATE TABLE t (v)"))
             .unwrap();
-        // In one transaction across the page, and then from there on.
+        // Grow across the page in one transaction, then beyond it.
         for rows in [1500, 10, 700] {
             let fill = format!(
                 "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
@@ -35,7 +36,7 @@ fn a_database_grows_and_shrinks_past_the_page_that_sqlite_never_writes() {
     }
 }
 
-/// Every page from the first to the last is there, the unused one too.
+/// Asserts that every page is stored, the unused one as zeros.
 fn check_stored_shape(server: &Server, name: &str) {
     let stored = server.stored(name);
     let (size, count) = (stored.number("page_size"), stored.number("page_count"));

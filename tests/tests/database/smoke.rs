@@ -1,4 +1,4 @@
-//! The shortest way through everything.
+//! The shortest test of a shared database.
 
 use sqlite_redis_tests::{Server, check_integrity, number};
 

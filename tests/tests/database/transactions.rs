@@ -1,4 +1,4 @@
-//! Savepoints, failures in the middle, transactions larger than SQLite's cache.
+//! Savepoints, failed statements, and transactions larger than SQLite's cache.
 
 use sqlite_redis_tests::rows::rows;
 use sqlite_redis_tests::twins::Twins;
@@ -38,7 +38,7 @@ fn savepoints_nest_roll_back_and_release_as_in_a_file() {
 }
 
 #[test]
-fn savepoints_roll_back_what_a_small_cache_has_spilled() {
+fn savepoints_roll_back_spilled_pages() {
     let server = Server::start();
     let twins = Twins::new(&server, "shop");
     twins.must("PRAGMA cache_size=5; CREATE TABLE t (a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t (b)");
@@ -50,7 +50,7 @@ fn savepoints_roll_back_what_a_small_cache_has_spilled() {
         "{}; SAVEPOINT three; UPDATE t SET b = a; RELEASE two; SELECT count(*), max(b) FROM t",
         insert(50)
     ));
-    assert_eq!(server.stored("shop"), before, "nothing before the commit");
+    assert_eq!(server.stored("shop"), before, "pages reached Redis before the commit");
     twins.must("ROLLBACK TO one; DELETE FROM t WHERE a < 50; COMMIT; SELECT count(*) FROM t");
     twins.check();
 }
@@ -112,7 +112,7 @@ fn a_rollback_of_the_first_transaction_leaves_no_database() {
 }
 
 #[test]
-fn a_failed_constraint_takes_back_its_statement_only() {
+fn a_failed_constraint_rolls_back_only_its_statement() {
     let server = Server::start();
     let twins = Twins::new(&server, "shop");
     twins.must("PRAGMA cache_size=5; PRAGMA foreign_keys=1");
@@ -143,13 +143,13 @@ fn a_failed_constraint_takes_back_its_statement_only() {
 }
 
 #[test]
-fn a_journal_that_outgrows_memory_goes_on_in_a_temporary_file() {
+fn a_journal_over_4_mb_continues_in_a_temporary_file() {
     let server = Server::start();
     let db = server.open("shop");
     db.execute_batch("PRAGMA cache_size=20; CREATE TABLE t (a INTEGER PRIMARY KEY, b)").unwrap();
     db.execute_batch(&insert(10_000)).unwrap();
     let before = server.stored("shop");
-    assert!(before.bytes().len() > 8 << 20, "the journal holds all of it");
+    assert!(before.bytes().len() > 8 << 20, "the journal is larger than its memory limit");
     db.execute_batch("BEGIN; UPDATE t SET b = 'x' || b").unwrap();
     db.execute_batch("ROLLBACK").unwrap();
     assert_eq!(server.stored("shop"), before);
@@ -173,12 +173,12 @@ fn a_transaction_that_changes_nothing_makes_no_version() {
 }
 
 #[test]
-fn a_lease_outlives_a_long_transaction() {
+fn a_lease_is_renewed_during_a_long_transaction() {
     let server = Server::start();
     let db = server.options("shop").lease(std::time::Duration::from_millis(100)).open().unwrap();
     db.execute_batch("CREATE TABLE t (a); BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
     let renewals = server.calls("pexpire");
-    eventually("the lease was renewed over and over", || server.calls("pexpire") >= renewals + 5);
+    eventually("the lease was renewed several times", || server.calls("pexpire") >= renewals + 5);
     assert!(server.is_leased("shop"));
     db.execute_batch("COMMIT").unwrap();
     assert_eq!(text(&db, "SELECT a FROM t"), "1");
@@ -187,7 +187,7 @@ fn a_lease_outlives_a_long_transaction() {
 }
 
 #[test]
-fn a_transaction_that_another_has_overtaken_is_refused_however_often_it_writes() {
+fn every_write_on_a_stale_snapshot_is_refused() {
     let server = Server::start();
     let (db, other) = (server.open("shop"), server.open_apart("shop", 1));
     db.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
@@ -197,7 +197,7 @@ fn a_transaction_that_another_has_overtaken_is_refused_however_often_it_writes()
         other.execute("INSERT INTO t VALUES (1)", []).unwrap();
         for _ in 0..4 {
             assert_eq!(code(db.execute("UPDATE t SET x = x + 1", [])), BUSY_SNAPSHOT, "{begin}");
-            assert_eq!(number(&db, "SELECT sum(x) FROM t"), before, "it reads what it read");
+            assert_eq!(number(&db, "SELECT sum(x) FROM t"), before, "the snapshot has not changed");
         }
         db.execute_batch("ROLLBACK; UPDATE t SET x = x + 1").unwrap();
         assert_eq!(number(&other, "SELECT sum(x) FROM t"), number(&db, "SELECT sum(x) FROM t"));

@@ -1,4 +1,4 @@
-//! VACUUM in all its forms, page sizes, and databases that shrink.
+//! `VACUUM` in all forms, page sizes, and databases that shrink.
 
 use sqlite_redis_tests::rows::{Rows, assert_same_content, rows};
 use sqlite_redis_tests::twins::Twins;
@@ -6,7 +6,7 @@ use sqlite_redis_tests::{Server, check_integrity, code, number, text};
 
 const PAGE_SIZES: [u32; 8] = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536];
 
-/// A table of some 200 KB with an index, and some of it deleted again.
+/// A table of about 200 KB with an index, a third of its rows deleted.
 const FILL: &str = "
     CREATE TABLE t (a INTEGER PRIMARY KEY, b, c);
     CREATE INDEX i ON t (b);
@@ -31,7 +31,7 @@ fn vacuum_changes_every_page_size_into_every_other() {
                 twins.must(&format!("PRAGMA page_size={from}"));
                 twins.must(FILL);
                 assert_eq!(server.check_stored(&name).number("page_size"), u64::from(from));
-                // Another connection has pages of the old size in its caches each time.
+                // These connections have pages of the old size in their caches.
                 let other = server.open(&name);
                 let apart = server.open_apart(&name, 1);
                 for to in PAGE_SIZES.iter().flat_map(|&to| [to, from]) {
@@ -91,7 +91,7 @@ fn vacuum_in_a_transaction_is_refused_as_in_a_file() {
 }
 
 #[test]
-fn vacuum_that_is_overtaken_changes_nothing() {
+fn vacuum_of_a_leased_database_is_busy_and_changes_nothing() {
     let server = Server::start();
     let db = server.open("shop");
     db.execute_batch(FILL).unwrap();
@@ -154,7 +154,7 @@ fn auto_vacuum_shrinks_with_each_commit() {
 }
 
 #[test]
-fn incremental_vacuum_gives_back_what_it_is_asked_for() {
+fn incremental_vacuum_frees_the_requested_pages() {
     let server = Server::start();
     let twins = Twins::new(&server, "shop");
     twins.must("PRAGMA page_size=1024; PRAGMA auto_vacuum=INCREMENTAL");
@@ -174,7 +174,7 @@ fn incremental_vacuum_gives_back_what_it_is_asked_for() {
 }
 
 #[test]
-fn a_reader_keeps_its_snapshot_over_a_vacuum_or_is_told_that_it_is_gone() {
+fn a_reader_keeps_its_snapshot_over_a_vacuum_or_gets_an_error() {
     const BUSY_SNAPSHOT: i32 = 517;
     const INTERRUPT: i32 = 9;
     let server = Server::start();
@@ -191,15 +191,15 @@ fn a_reader_keeps_its_snapshot_over_a_vacuum_or_is_told_that_it_is_gone() {
         assert_eq!(text(reader, "SELECT sum(length(b) + length(c)) FROM t"), sum);
         check_integrity(reader);
     }
-    // A new page size can't be rolled back: nobody may read old and new pages together.
+    // A change of page size has no undo data. No reader may see old and new pages together.
     writer.execute_batch("PRAGMA page_size=4096; VACUUM").unwrap();
     let late = server.open_apart("shop", 9);
     let mixed = readers[0].query_row("SELECT sum(length(b) + length(c)) FROM t", [], |row| row.get::<_, i64>(0));
     match mixed {
-        Ok(same) => assert_eq!(same.to_string(), sum, "all of it was cached"),
+        Ok(same) => assert_eq!(same.to_string(), sum, "the snapshot was cached"),
         Err(_) => assert_eq!(code(mixed), BUSY_SNAPSHOT),
     }
-    // That is no damage either.
+    // An integrity check on a lost snapshot must not report damage.
     writer
         .execute_batch(
             "CREATE TABLE big AS WITH RECURSIVE n(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 2000)
