@@ -1,17 +1,17 @@
-//! An allocator that counts, for tests of what some work takes of the memory. Each is the only test of
-//! its process, since all of that is counted.
+//! An allocator that counts bytes, for tests of memory use. It counts the whole process, so such tests run one at a
+//! time, in a program without other tests.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-/// The system's allocator, and how much of it is in use. To be the `#[global_allocator]`.
+/// The system's allocator with a counter. Install it as the `#[global_allocator]`.
 #[derive(Debug)]
 pub struct Counting;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call goes to the system's allocator as it is.
+// SAFETY: every call is passed on unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         MOST.fetch_max(IN_USE.fetch_add(layout.size(), SeqCst) + layout.size(), SeqCst);
@@ -26,7 +26,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// The most bytes that were in use during `work`, beyond those before.
+/// Peak of the bytes in use during `work`, minus the bytes in use before.
 pub fn most_during(work: impl FnOnce()) -> usize {
     let before = IN_USE.load(SeqCst);
     MOST.store(before, SeqCst);

@@ -1,17 +1,17 @@
-//! A Redis Cluster of real nodes.
+//! A Redis Cluster of real server processes.
 
 use sqlite_redis::Options;
 
 use crate::{Server, eventually, following, program};
 
-/// Three primaries with a replica each, unless asked for otherwise.
+/// A Cluster of three primaries with one replica each.
 pub struct Cluster {
-    /// The nodes; who is a primary, changes.
+    /// All nodes. Failovers change which of them are primaries.
     pub nodes: Vec<Server>,
 }
 
 impl Cluster {
-    /// Six nodes, all slots served, all replicas in step.
+    /// Starts six nodes; returns when all slots are served and all replicas are in step.
     ///
     /// # Panics
     /// When it does not get there.
@@ -26,20 +26,20 @@ impl Cluster {
         cluster
     }
 
-    /// The URL that a client is given: two of the nodes, for it to find the others.
+    /// The URL for clients. It names two nodes; clients discover the others.
     pub fn url(&self) -> String {
         format!("redis+cluster://{},{}", place(&self.nodes[0]), place(&self.nodes[1]))
     }
 
-    /// Options for a database in it.
+    /// Options for a database in this Cluster.
     pub fn options(&self, name: &str) -> Options {
         following(&self.url(), name)
     }
 
-    /// Waits until every node sees all slots served, and each primary has a replica in step.
+    /// Waits until every node sees all slots served, and each primary has a connected replica.
     ///
     /// # Panics
-    /// When it does not come to that.
+    /// After two minutes.
     pub fn in_step(&self) {
         eventually("the cluster is complete", || {
             self.nodes.iter().all(|node| {
@@ -51,10 +51,10 @@ impl Cluster {
         });
     }
 
-    /// The node that has the slot of a database, as most nodes see it.
+    /// Index of the node that claims the slot of a database.
     ///
     /// # Panics
-    /// When there is none.
+    /// When no node claims it.
     pub fn owner(&self, name: &str) -> usize {
         let slot = self.slot(name);
         let owns = |node: &Server| {
@@ -65,20 +65,20 @@ impl Cluster {
         self.nodes.iter().position(owns).expect("the slot is served")
     }
 
-    /// The replica of a node.
+    /// Index of a node's replica.
     ///
     /// # Panics
-    /// When it has none.
+    /// When the node has no replica.
     pub fn replica(&self, node: usize) -> usize {
         let port = format!("master_port:{}\r\n", self.nodes[node].port());
         let is_its = |other: &Server| other.redis_cli(&["INFO", "replication"]).contains(&port);
         self.nodes.iter().position(is_its).expect("a replica")
     }
 
-    /// The slot of a database.
+    /// The hash slot of a database.
     ///
     /// # Panics
-    /// When no node tells.
+    /// When no node answers.
     pub fn slot(&self, name: &str) -> u16 {
         let key = format!("sqlite:{{{name}}}");
         let answers = self.nodes.iter().map(|node| node.redis_cli(&["CLUSTER", "KEYSLOT", &key]));
@@ -90,7 +90,7 @@ impl Cluster {
         self.nodes[node].redis_cli(&["CLUSTER", "MYID"])
     }
 
-    /// Begins to move a slot, without any of its keys yet.
+    /// Begins to move a slot. No key moves yet.
     ///
     /// # Panics
     /// When a node refuses.
@@ -100,7 +100,7 @@ impl Cluster {
         self.ok(from, &["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]);
     }
 
-    /// Moves a key of such a slot.
+    /// Moves one key of a slot that is being moved.
     ///
     /// # Panics
     /// When the node refuses.
@@ -110,7 +110,7 @@ impl Cluster {
         assert!(moved == "OK" || moved == "NOKEY", "{moved}");
     }
 
-    /// Ends the move of a slot, with all keys that are still to be moved.
+    /// Moves the remaining keys of a slot, and assigns the slot to its new node.
     ///
     /// # Panics
     /// When a node refuses.
@@ -134,7 +134,7 @@ impl Cluster {
         assert_eq!(self.nodes[node].redis_cli(command), "OK", "{command:?}");
     }
 
-    /// The nodes that are primaries with slots.
+    /// Indexes of the primaries that serve slots.
     pub fn primaries(&self) -> Vec<usize> {
         let is_primary = |n: &usize| {
             let nodes = self.nodes[*n].redis_cli(&["CLUSTER", "NODES"]);

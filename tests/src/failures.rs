@@ -1,4 +1,4 @@
-//! What a test wants to know of a failure: SQLite's code, and the reason in words.
+//! The code and the message of a failure.
 
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Connection, OpenFlags};
@@ -20,7 +20,7 @@ pub mod code {
     pub const IOERR_LOCK: i32 = 3850;
 }
 
-/// Opens a URI as any program does.
+/// Opens a URI through SQLite, as any program does.
 ///
 /// # Errors
 /// SQLite's.
@@ -30,7 +30,7 @@ pub fn open_uri(uri: &str) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(uri, flags)
 }
 
-/// SQLite's code of a failure to open, and the reason.
+/// SQLite's code and this library's message of a failed open.
 ///
 /// # Panics
 /// When it opens.
@@ -38,12 +38,12 @@ pub fn open_failure(options: &Options) -> (i32, String) {
     let through_sqlite = crate::code(open_uri(&options.uri()).map(|_| ()));
     let why = sqlite_redis::last_failure().expect("a reason").to_string();
     let error = options.open().map(|_| ()).expect_err("it opened");
-    // Names of sockets and pids apart, both ways say the same.
+    // Both messages are equal, up to socket names and pids after the first semicolon.
     assert_eq!(error.to_string().split(';').next(), why.split(';').next());
     (through_sqlite, why)
 }
 
-/// SQLite's code of a failed piece of SQL, and the reason, which all ways to ask agree on.
+/// SQLite's code and this library's message of failed SQL. Asserts that `redis_last_error` has the same message.
 ///
 /// # Panics
 /// When it does not fail.
@@ -68,10 +68,10 @@ pub fn run(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Asserts what a failure is.
+/// Asserts the code of a failure, and that its message names the database and contains `words`.
 ///
 /// # Panics
-/// When it is another.
+/// When one of them differs.
 #[track_caller]
 pub fn assert_failure((code, why): (i32, String), expected: i32, words: &str) {
     assert_eq!(code, expected, "{why}");

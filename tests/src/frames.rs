@@ -1,8 +1,8 @@
-//! Commands and replies as they come over a connection, whole.
+//! Splits a connection's bytes into whole commands and replies.
 
 use std::io::{self, Read};
 
-/// One side of a connection, read frame by frame.
+/// A stream that is read frame by frame.
 pub(crate) struct Side<S> {
     pub(crate) stream: S,
     buffer: Vec<u8>,
@@ -13,7 +13,7 @@ impl<S: Read> Side<S> {
         Side { stream, buffer: Vec::new() }
     }
 
-    /// The next command or reply; `None` at the end.
+    /// The next command or reply; `None` at the end of the stream.
     pub(crate) fn frame(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(length) = frame_length(&self.buffer) {
@@ -27,14 +27,14 @@ impl<S: Read> Side<S> {
         }
     }
 
-    /// Takes what comes and does nothing with it, until the end.
+    /// Reads and discards the rest of the stream.
     pub(crate) fn drain(&mut self) -> io::Result<()> {
         io::copy(&mut self.stream, &mut io::sink()).map(drop)
     }
 }
 
-/// Bytes of the first command or reply (<https://redis.io/docs/latest/develop/reference/protocol-spec/>),
-/// if all of it is there.
+/// Length of the first command or reply in bytes; `None` if it is incomplete.
+/// See <https://redis.io/docs/latest/develop/reference/protocol-spec/>.
 fn frame_length(bytes: &[u8]) -> Option<usize> {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
     let number = || std::str::from_utf8(&bytes[1..end - 2]).ok()?.parse::<i64>().ok();
@@ -54,7 +54,7 @@ fn frame_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The words of a command without line ends in them.
+/// The arguments of a command, if none contains a line end.
 pub(crate) fn words(command: &[u8]) -> Vec<String> {
     let lines = String::from_utf8_lossy(command);
     lines.split("\r\n").skip(2).step_by(2).map(str::to_owned).collect()

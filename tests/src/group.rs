@@ -1,5 +1,5 @@
-//! A primary, its replicas, and the Sentinels that watch over them: real processes, each server
-//! behind a [`Relay`] that everybody knows as its address.
+//! A primary, its replicas and their Sentinels, all real processes. Each server is behind a [`Relay`], and announces
+//! the relay's address.
 
 use std::time::{Duration, Instant};
 
@@ -8,27 +8,27 @@ use sqlite_redis::Options;
 use crate::relay::{Passage, Relay, SERVERS};
 use crate::{Server, following, program, within};
 
-/// The name under which the Sentinels know it.
+/// The Sentinels' name of the primary.
 pub const SERVICE: &str = "shop";
 
 /// See the [module](self).
 pub struct Group {
-    /// The servers; which of them is the primary, changes.
+    /// The servers. Failovers change which one is the primary.
     pub servers: Vec<Server>,
-    /// The way into each server.
+    /// The relay of each server.
     pub relays: Vec<Relay>,
     /// The Sentinels.
     pub sentinels: Vec<Server>,
 }
 
-/// For how long a server must be silent before a Sentinel takes it for down, in milliseconds.
+/// `down-after-milliseconds`: silence after which a Sentinel regards a server as down.
 const DOWN_AFTER: u64 = 2000;
 
-/// For how long the servers are waited for.
+/// Maximum wait for a change of the group.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Group {
-    /// A primary, two replicas and three Sentinels, all in step.
+    /// Starts a primary, two replicas and three Sentinels; returns when all are in step.
     ///
     /// # Panics
     /// When it does not get there.
@@ -36,7 +36,7 @@ impl Group {
         Group::with(&[])
     }
 
-    /// The same, with options for the servers.
+    /// Like [`Group::new`], with options for the servers.
     ///
     /// # Panics
     /// When it does not get there.
@@ -50,34 +50,34 @@ impl Group {
         group
     }
 
-    /// The URL that a client is given.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         url(&self.sentinels)
     }
 
-    /// Options for a database on whichever is the primary.
+    /// Options for a database on the current primary.
     pub fn options(&self, name: &str) -> Options {
         following(&self.url(), name)
     }
 
-    /// The server that most of the Sentinels name.
+    /// Index of the server that most Sentinels name as primary.
     ///
     /// # Panics
-    /// When they name none of ours.
+    /// Never: a group has three servers.
     pub fn primary(&self) -> usize {
         let named: Vec<_> = self.sentinels.iter().map(|one| self.named_by(one)).collect();
         let most = (0..3).max_by_key(|&n| named.iter().filter(|one| **one == Some(n)).count());
         most.expect("three servers")
     }
 
-    /// The server that a Sentinel names.
+    /// Index of the server that a Sentinel names as primary.
     pub fn named_by(&self, sentinel: &Server) -> Option<usize> {
         let answer = sentinel.redis_cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
         let port: u16 = answer.lines().nth(1)?.parse().ok()?;
         self.relays.iter().position(|relay| relay.port() == port)
     }
 
-    /// Waits until a Sentinel names another primary than this one; returns when it did.
+    /// Waits until a Sentinel names a primary other than `old`. Returns the time.
     ///
     /// # Panics
     /// When none does.
@@ -88,12 +88,12 @@ impl Group {
         Instant::now()
     }
 
-    /// Lets the primary hand over to a replica that has everything (`FAILOVER`). Returns when it
-    /// had. The Sentinels are told to look away meanwhile: they would take it for a failure half
-    /// a minute later, and promote whom they like while the new primary takes writes.
+    /// Hands over from the primary to a replica that is in step (`FAILOVER`). Returns the time of the switch. The
+    /// Sentinels do not monitor the group meanwhile: half a minute later they would see a failure, and promote another
+    /// server while the new primary accepts writes.
     ///
     /// # Panics
-    /// When it does not.
+    /// When the replica does not become the primary.
     pub fn hand_over(&self) -> Instant {
         let old = self.primary();
         let new = (old + 1) % 3;
@@ -113,7 +113,7 @@ impl Group {
         switched
     }
 
-    /// Waits until all Sentinels name another primary than this one.
+    /// Waits until all Sentinels name the same primary other than `old`. Returns its index.
     ///
     /// # Panics
     /// When they don't.
@@ -127,8 +127,8 @@ impl Group {
         new.expect("a primary")
     }
 
-    /// Waits until the Sentinels agree, every other server is a replica in step, and everybody
-    /// knows everybody, so that a failover can go well.
+    /// Waits until the Sentinels agree on the primary, the other servers are replicas in step, and all Sentinels know
+    /// each other. Only then can a failover succeed.
     ///
     /// # Panics
     /// When it does not come to that.
@@ -154,7 +154,7 @@ impl Group {
             && replicas.matches("master-link-status\nok").count() == 2
     }
 
-    /// Cuts a server off, or lets it in again.
+    /// Cuts a server off, or connects it again.
     pub fn set(&self, server: usize, passage: Passage) {
         self.relays[server].set(passage);
     }
@@ -166,13 +166,13 @@ impl Default for Group {
     }
 }
 
-/// The URL of what these Sentinels watch.
+/// The URL of the primary that these Sentinels monitor.
 pub fn url<'a>(sentinels: impl IntoIterator<Item = &'a Server>) -> String {
     let places: Vec<_> = sentinels.into_iter().map(|one| format!("127.0.0.1:{}", one.port())).collect();
     format!("sentinel://{SERVICE}@{}", places.join(","))
 }
 
-/// A server behind its relay, at first a replica of the one behind `primary`.
+/// Starts a server behind `relay`. It is a replica of the server behind `primary`, unless that is its own relay.
 fn server(relay: &Relay, primary: &Relay, options: &[&str]) -> Server {
     let port = relay.port().to_string();
     let mut start =
@@ -189,7 +189,7 @@ fn server(relay: &Relay, primary: &Relay, options: &[&str]) -> Server {
     server
 }
 
-/// What the Sentinels are told of the service.
+/// The Sentinels' settings for the service.
 fn options() -> [(&'static str, String); 3] {
     [
         ("down-after-milliseconds", DOWN_AFTER.to_string()),
@@ -198,7 +198,7 @@ fn options() -> [(&'static str, String); 3] {
     ]
 }
 
-/// A Sentinel that takes the server at this port for the primary, with more lines of configuration.
+/// Starts a Sentinel that monitors the primary at this port, with additional lines of configuration.
 ///
 /// # Panics
 /// When it does not start.

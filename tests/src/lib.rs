@@ -1,7 +1,7 @@
-//! What the suites share: private Redis servers, connections to them, and where things are.
+//! Shared code of the suites: private Redis servers, connections to them, and the paths of built files.
 //!
-//! A test starts its own server in a directory of its own, on a unix socket, and ends it when it
-//! is done. Nothing here ever talks to a server that it did not start.
+//! Each test starts its own server in a private directory, on a unix socket, and ends it afterwards. No test talks
+//! to a server that it did not start.
 
 pub mod allocated;
 pub mod cluster;
@@ -38,7 +38,7 @@ use rusqlite::Connection;
 use sqlite_redis::Options;
 use tempfile::TempDir;
 
-/// A Redis server of this test alone.
+/// A private Redis server of one test. It ends when this value is dropped.
 pub struct Server {
     child: Child,
     directory: TempDir,
@@ -46,7 +46,7 @@ pub struct Server {
     port: Option<u16>,
 }
 
-/// How to start a server, beyond the usual.
+/// Options for starting a server.
 #[derive(Default)]
 pub struct Start {
     arguments: Vec<String>,
@@ -68,13 +68,13 @@ impl Start {
         self
     }
 
-    /// Has a free port for the bus of a Cluster.
+    /// Reserves a free port for the Cluster bus, too.
     pub fn cluster_bus(mut self) -> Self {
         self.bus = true;
         self
     }
 
-    /// With a configuration file, which a Sentinel needs to write down what it has learnt.
+    /// Starts the server with a configuration file. A Sentinel needs one to store its state.
     pub fn configured(mut self, text: &str) -> Self {
         self.configuration = Some(text.to_owned());
         self
@@ -88,7 +88,7 @@ impl Start {
         self.try_start().unwrap_or_else(|error| panic!("redis-server: {error:#}"))
     }
 
-    /// Starts it as a replica of a server that listens on TCP. Returns when it is in step.
+    /// Starts the server as a replica of a primary that listens on TCP. Returns when the first synchronisation is done.
     ///
     /// # Panics
     /// When it does not get there.
@@ -113,7 +113,7 @@ impl Start {
             let child = spawn(directory.path(), port, &arguments)?;
             let mut server = Server { child, directory, arguments, port };
             match server.wait_until_up() {
-                // Another test took the port between the look for a free one and its use.
+                // Another test took the port after `free_port` had found it free.
                 Err(_) if self.tcp && server.log().contains("Address already in use") => {}
                 outcome => return outcome.map(|()| server),
             }
@@ -122,7 +122,7 @@ impl Start {
 }
 
 impl Start {
-    /// A free port, behind which there is one for the bus of a Cluster if that can't be chosen.
+    /// A free port. If the bus port can't be chosen, it is the port plus 10,000, which must be valid, too.
     fn free_port(&self) -> Result<u16> {
         loop {
             let port = free_port()?;
@@ -151,7 +151,7 @@ fn start_for_good(command: Command) -> io::Result<Child> {
         let (send, receive) = mpsc::channel::<Start>();
         std::thread::spawn(move || {
             for (mut command, answer) in receive {
-                // Whoever asked is waiting for it.
+                // The receiver is waiting; `send` fails only if its thread has panicked.
                 let _ = answer.send(command.spawn());
             }
         });
@@ -162,8 +162,8 @@ fn start_for_good(command: Command) -> io::Result<Child> {
     receive.recv().map_err(io::Error::other)?
 }
 
-/// A program that ends when the thread does that started it, even if a signal ends that. Where
-/// util-linux is not there, it only ends when it is told to.
+/// A program that the kernel kills when its starting thread ends, even by a signal (`setpriv --pdeathsig`). Without
+/// util-linux, only [`Server`]'s drop ends it.
 fn ending_with_us(program: &Path) -> Command {
     let setpriv = ["--pdeathsig", "KILL", "true"];
     let known =
@@ -176,23 +176,23 @@ fn ending_with_us(program: &Path) -> Command {
     command
 }
 
-/// A port that nobody listens on right now.
+/// A TCP port of loopback that is free at the moment.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 impl Server {
-    /// A server with nothing special about it.
+    /// Starts a server with default options.
     pub fn start() -> Server {
         Start::default().start()
     }
 
-    /// A server to be started with options.
+    /// Options for a server, such as `["--maxmemory", "10mb"]`; [`Start::start`] starts it.
     pub fn with<S: Into<String>>(arguments: impl IntoIterator<Item = S>) -> Start {
         Start::default().with(arguments)
     }
 
-    /// A replica of a server that listens on TCP. Returns when it is in step.
+    /// Starts a replica of a primary that listens on TCP. Returns when the first synchronisation is done.
     ///
     /// # Panics
     /// When it does not get there.
@@ -200,16 +200,16 @@ impl Server {
         Start::default().replica_of(primary)
     }
 
-    /// Makes it a replica of a server that listens on TCP.
+    /// Makes this server a replica of a primary that listens on TCP.
     ///
     /// # Panics
-    /// When either can't be.
+    /// When the command fails.
     pub fn follow(&self, primary: &Server) {
         let done = self.redis_cli(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
         assert!(done.starts_with("OK"), "REPLICAOF: {done}");
     }
 
-    /// Whether it has received from its primary all that was there when it came.
+    /// Whether its first synchronisation with the primary is complete.
     pub fn is_replica_in_step(&self) -> bool {
         self.redis_cli(&["INFO", "replication"]).contains("master_link_status:up")
     }
@@ -224,7 +224,7 @@ impl Server {
                 redis::Client::open(self.url())?.get_connection().and_then(|mut c| redis::cmd("PING").exec(&mut c));
             match ping {
                 Ok(()) => return Ok(()),
-                // It is there and wants a password.
+                // The server is up and requires a password.
                 Err(error) if error.code().is_some_and(|code| code != "LOADING") => return Ok(()),
                 Err(error) if Instant::now() > deadline => bail!("it does not answer: {error}"),
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
@@ -232,12 +232,12 @@ impl Server {
         }
     }
 
-    /// Its log so far.
+    /// The server's log so far; empty if there is none.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("redis.log")).unwrap_or_default()
     }
 
-    /// Its directory, which goes when it goes.
+    /// The server's directory, removed on drop.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -247,12 +247,12 @@ impl Server {
         self.directory.path().join("redis.sock")
     }
 
-    /// Its address as a URL of its unix socket.
+    /// The URL of its unix socket.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
-    /// Its address as a URL of its TCP port.
+    /// The URL of its TCP port.
     ///
     /// # Panics
     /// When it was started without one.
@@ -273,7 +273,7 @@ impl Server {
         self.child.id()
     }
 
-    /// A connection to look behind the scenes with.
+    /// A plain Redis connection, to inspect or change keys directly.
     ///
     /// # Panics
     /// When it can't be made.
@@ -281,7 +281,7 @@ impl Server {
         redis::Client::open(self.url()).and_then(|client| client.get_connection()).expect("a connection")
     }
 
-    /// What `redis-cli` prints.
+    /// Runs a command with `redis-cli` and returns its output.
     ///
     /// # Panics
     /// When it can't be run.
@@ -290,10 +290,10 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
-    /// Calls of each command so far, as the server counts them.
+    /// Calls of one command so far, from `INFO commandstats`.
     ///
     /// # Panics
-    /// When the server can't be asked.
+    /// When the server does not answer.
     pub fn calls(&self, command: &str) -> u64 {
         let stats: String =
             redis::cmd("INFO").arg("commandstats").query(&mut self.redis()).expect("command statistics");
@@ -302,12 +302,12 @@ impl Server {
         calls.map_or(0, |calls| calls.parse().expect("a number"))
     }
 
-    /// Options for a database on it.
+    /// Options for a database on this server.
     pub fn options(&self, name: &str) -> Options {
         Options::new(name).server(self.url())
     }
 
-    /// A connection to a database on it, which waits for others that write.
+    /// A connection to a database on this server, with a busy timeout of 30 s.
     ///
     /// # Panics
     /// When it can't be opened.
@@ -317,8 +317,8 @@ impl Server {
         connection
     }
 
-    /// A connection as another process would have it: with a cache and sockets that no connection
-    /// of [`Server::open`] shares, nor one of another `n`.
+    /// A connection as in another process: it shares its cache and sockets only with connections of the same `n`. The
+    /// timeout depends on `n`, and connections with different options share nothing.
     ///
     /// # Panics
     /// When it can't be opened.
@@ -329,27 +329,27 @@ impl Server {
         connection
     }
 
-    /// Sends it a signal, such as `STOP`.
+    /// Sends the server a signal, such as `STOP`.
     ///
     /// # Panics
-    /// When it has ended.
+    /// When the server has ended.
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status();
         assert!(sent.expect("kill").success(), "kill -{signal}");
     }
 
-    /// Ends the server at once, as a crash does.
+    /// Kills the server with `SIGKILL`, like a crash.
     ///
     /// # Panics
-    /// When it can't be ended.
+    /// When the server can't be killed.
     pub fn kill(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
         let _ = fs::remove_file(self.socket());
     }
 
-    /// Cuts half a transaction off the end of the append-only file, as `docs/durability.md` says one
-    /// must after a crash: Redis only cuts off half a command, and leaves its `MULTI` there.
+    /// Removes an incomplete transaction from the end of the append-only file, as `docs/durability.md` requires after a
+    /// crash. Redis itself only removes an incomplete command, and keeps the `MULTI` before it.
     fn repair_append_only_file(&self) {
         // Redis 6.2 has one file, later versions a manifest that names several.
         let places = ["appendonlydir/appendonly.aof.manifest", "appendonly.aof"];
@@ -358,12 +358,12 @@ impl Server {
         let mut command = program::server().check_aof();
         command.arg("--fix").arg(file).stdin(Stdio::piped()).stdout(Stdio::null());
         let mut check = command.spawn().expect("redis-check-aof");
-        // It asks only when there is something to cut off.
+        // The program reads the confirmation only if it has something to remove.
         let _ = check.stdin.take().expect("its input").write_all(b"y\n");
         assert!(check.wait().expect("redis-check-aof").success(), "redis-check-aof --fix");
     }
 
-    /// Starts it again after [`Server::kill`], in the same directory.
+    /// Starts the server again after [`Server::kill`], in the same directory.
     ///
     /// # Panics
     /// When it does not start.
@@ -376,33 +376,33 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The server may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits until something holds that takes a while.
+/// Waits up to two minutes until `holds` returns true.
 ///
 /// # Panics
-/// When it does not hold after two minutes.
+/// After two minutes, with `what` in the message.
 pub fn eventually(what: &str, holds: impl FnMut() -> bool) {
     within(Duration::from_secs(120), what, holds);
 }
 
-/// Waits until something holds that takes longer.
+/// Waits up to `time` until `holds` returns true.
 ///
 /// # Panics
-/// When it does not hold in time.
+/// After `time`, with `what` in the message.
 pub fn within(time: Duration, what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + time;
     while !holds() {
-        assert!(Instant::now() < deadline, "still not: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// The first column of the first row, as text.
+/// The first column of the first row, as text. NULL is the empty string.
 ///
 /// # Panics
 /// When the query fails.
@@ -427,16 +427,16 @@ pub fn number(connection: &Connection, sql: &str) -> i64 {
     })
 }
 
-/// Options for a client that is to live through failovers on a busy machine.
+/// Options for a client that survives failovers, with timeouts for a busy machine.
 pub fn following(url: &str, name: &str) -> Options {
     let soon = Duration::from_secs(2);
     Options::new(name).server(url).timeout(soon).lease(soon).failover(Duration::from_secs(60))
 }
 
-/// Asserts that SQLite finds nothing wrong with a database.
+/// Asserts that `PRAGMA integrity_check` and `foreign_key_check` find no error.
 ///
 /// # Panics
-/// When it does.
+/// When they do.
 pub fn check_integrity(connection: &Connection) {
     assert_eq!(text(connection, "PRAGMA integrity_check"), "ok");
     let violations = connection.prepare("PRAGMA foreign_key_check").and_then(|mut s| s.exists([])).expect("a check");
@@ -446,7 +446,7 @@ pub fn check_integrity(connection: &Connection) {
 /// The extended result code of a failure.
 ///
 /// # Panics
-/// When it did not fail.
+/// When the result is no failure of SQLite.
 pub fn code<T: std::fmt::Debug>(result: rusqlite::Result<T>) -> i32 {
     match result {
         Err(rusqlite::Error::SqliteFailure(error, _)) => error.extended_code,
@@ -454,7 +454,7 @@ pub fn code<T: std::fmt::Debug>(result: rusqlite::Result<T>) -> i32 {
     }
 }
 
-/// The Chinook database beside the project. Without it, the test is skipped.
+/// Path of the Chinook database beside the project; `None`, and the test is skipped, if it is missing.
 pub fn chinook() -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/chinook.sqlite");
     if !path.exists() {
@@ -464,8 +464,8 @@ pub fn chinook() -> Option<PathBuf> {
     Some(path)
 }
 
-/// A file that the build has made, such as the extension or the shell: the newest, since
-/// `cargo test` puts the extension among the test programs, `cargo build` one directory up.
+/// A file of the build, such as the extension or the shell. `cargo test` puts the extension beside the test programs,
+/// `cargo build` one directory up; the newer file wins.
 ///
 /// # Panics
 /// When the test program is not where cargo puts it.

@@ -1,5 +1,5 @@
-//! The Redis server that the suites start: `redis-server` from `PATH`, or the program that the
-//! variable `REDIS_SERVER` names, and what that one can do.
+//! The Redis server that the suites start: `redis-server` from `PATH`, or the program that the environment variable
+//! `REDIS_SERVER` names; and the features of that version.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// The variable that names another server.
+/// Environment variable with the path of another server.
 const VARIABLE: &str = "REDIS_SERVER";
 
-/// A server that can be started.
+/// A server program.
 pub struct Program {
-    /// The program.
+    /// Path of the program.
     pub path: PathBuf,
-    /// Its version, of Redis or of Valkey.
+    /// Version of Redis or Valkey: major, minor, patch.
     pub version: (u32, u32, u32),
-    /// Whether it is Valkey.
+    /// Whether the server is Valkey.
     pub is_valkey: bool,
 }
 
@@ -36,7 +36,7 @@ pub fn server() -> &'static Program {
     &PROGRAM
 }
 
-/// A relative path counts from the root of the project, as the tests run in other directories.
+/// Resolves a relative path from the root of the project, because tests run in other directories.
 fn from_root(path: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     if path.is_relative() && path.components().count() > 1 { root.join(path) } else { path.to_owned() }
@@ -51,7 +51,7 @@ impl Program {
         Ok(Program { path, version, is_valkey })
     }
 
-    /// Whether it is this version of Redis, a later one, or Valkey, which came after Redis 7.2.
+    /// Whether the server is at least this version of Redis, or Valkey, which is based on Redis 7.2.
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
         self.is_valkey || self.version >= (major, minor, 0)
     }
@@ -61,46 +61,46 @@ impl Program {
         if self.is_at_least(7, 0) { &["--enable-debug-command", "yes"] } else { &[] }
     }
 
-    /// Whether the port of a Cluster's bus can be chosen; else it is 10,000 behind that of the node.
+    /// Whether the port of the Cluster bus can be chosen. Otherwise it is the node's port plus 10,000.
     pub fn has_bus_port(&self) -> bool {
         self.is_at_least(7, 0)
     }
 
-    /// Arguments for connections to other servers to be made from this address of loopback.
+    /// Arguments that make the server connect to other servers from this loopback address.
     pub fn source_arguments(&self, from: Ipv4Addr) -> Vec<String> {
         if self.is_at_least(7, 0) {
             return vec!["--bind-source-addr".to_owned(), from.to_string()];
         }
-        // It takes the first of those that it listens on.
+        // Redis 6.2 connects from the first address that it listens on.
         vec!["--bind".to_owned(), from.to_string(), Ipv4Addr::LOCALHOST.to_string()]
     }
 
-    /// Whether it was built with TLS. It is given no key, so that none starts.
+    /// Whether the server was built with TLS. The probe passes no key, so the server never starts.
     pub fn has_tls(&self) -> bool {
         static HAS_TLS: LazyLock<bool> = LazyLock::new(|| {
             let arguments = ["--port", "0", "--tls-port", "1", "--tls-cert-file", "none"];
             let output = Command::new(&server().path).args(arguments).output().expect("redis-server");
-            let told = [output.stdout, output.stderr].concat();
-            // Without TLS, it knows no such directive, or finds no support.
-            String::from_utf8_lossy(&told).contains("No tls-key-file configured")
+            let output = [output.stdout, output.stderr].concat();
+            // Without TLS, the message is another one: an unknown directive or missing support.
+            String::from_utf8_lossy(&output).contains("No tls-key-file configured")
         });
         *HAS_TLS
     }
 
-    /// `redis-cli`: the one beside it, or that of `PATH`.
+    /// `redis-cli` beside the server, or from `PATH`.
     pub fn cli(&self) -> Command {
         let beside = self.path.with_file_name("redis-cli");
         Command::new(if beside.is_file() { beside } else { PathBuf::from("redis-cli") })
     }
 
-    /// `redis-check-aof` of the same version: the server is that program when it is called so.
+    /// `redis-check-aof` of the same version: the server acts as that program under this name.
     pub fn check_aof(&self) -> Command {
         let mut command = Command::new(&self.path);
         command.arg0("redis-check-aof");
         command
     }
 
-    /// Its name and version, for messages.
+    /// Name and version, for messages.
     pub fn name(&self) -> String {
         let (major, minor, patch) = self.version;
         format!("{} {major}.{minor}.{patch}", if self.is_valkey { "Valkey" } else { "Redis" })
@@ -115,15 +115,15 @@ fn version(text: &str) -> Option<((u32, u32, u32), bool)> {
     Some(((next()?, next()?, next()?), text.starts_with("Valkey")))
 }
 
-/// Says that a test, or a part of it, is skipped. Goes to standard error itself, since the output of a test that
-/// passes is not shown; `scripts/test` counts these lines.
+/// Reports that a test, or a part of it, is skipped. Writes directly to standard error, because the captured output of
+/// a passing test is not shown; `scripts/test` counts these lines.
 pub fn skipped(reason: &str) {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Without a reader, the test is skipped all the same.
+    // A closed standard error does not matter: the test is skipped anyway.
     let _ = writeln!(io::stderr(), "SKIPPED: {test}: {reason}");
 }
 
-/// Whether the server is at least this version. If not, the test is skipped for `what` it lacks.
+/// Whether the server is at least this version. If not, reports a skip for the missing feature `what`.
 pub fn has(what: &str, major: u32, minor: u32) -> bool {
     let there = server().is_at_least(major, minor);
     if !there {
@@ -132,12 +132,12 @@ pub fn has(what: &str, major: u32, minor: u32) -> bool {
     there
 }
 
-/// Whether the server can be made to answer often while it loads. If not, the test is skipped.
+/// Whether a test can make the server answer often while it loads. If not, reports a skip.
 pub fn answers_while_it_loads() -> bool {
     has("loading-process-events-interval-bytes", 7, 0)
 }
 
-/// Whether the server was built with TLS. If not, the test is skipped.
+/// Whether the server was built with TLS. If not, reports a skip.
 pub fn has_tls() -> bool {
     let there = server().has_tls();
     if !there {

@@ -1,4 +1,4 @@
-//! Scripts for Debian's Python, which loads the extension into a SQLite of its own.
+//! Scripts for the system's Python. It loads the extension into its own SQLite.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -9,7 +9,8 @@ use sqlite_redis::Options;
 use crate::hosts::extension;
 use crate::{Server, check_integrity, number, program};
 
-/// Opens `shop` as `open()`; `child(body)` forks, runs `body` there and returns its exit status.
+/// Defines `open()`, which opens `shop`, and `child(body)`, which runs `body` in a forked child and returns its
+/// process id; `join(pid)` asserts that it succeeded.
 const PRELUDE: &str = "
 import os, sqlite3, sys, traceback
 loader = sqlite3.connect(':memory:')
@@ -41,7 +42,7 @@ db = open(timeout=30)
 db.execute('CREATE TABLE t (a, b)')
 ";
 
-/// Runs a script on the database `shop`, and checks what it leaves.
+/// Runs a script on the database `shop`, then checks the database.
 ///
 /// # Panics
 /// When the script fails, or leaves something wrong.
@@ -49,7 +50,7 @@ pub fn python(server: &Server, script: &str) {
     python_with(server, &server.options("shop"), script);
 }
 
-/// The same, with options for `open()`.
+/// Like [`python`], with options for `open()`.
 ///
 /// # Panics
 /// When the script fails, or leaves something wrong.
@@ -67,13 +68,13 @@ pub fn python_with(server: &Server, options: &Options, script: &str) {
     assert!(number(&db, "SELECT count(*) FROM t") >= 0);
     check_integrity(&db);
     server.check_stored("shop");
-    assert_each_commit_has_an_id_of_its_own(server);
+    assert_commit_ids_are_unique(server);
 }
 
-/// A child must not go on with the random numbers of its parent.
-fn assert_each_commit_has_an_id_of_its_own(server: &Server) {
+/// A forked child that continued its parent's random numbers would repeat commit ids.
+fn assert_commit_ids_are_unique(server: &Server) {
     let log: Vec<(String, HashMap<String, Vec<u8>>)> =
         redis::cmd("XRANGE").arg("sqlite:{shop}:log").arg("-").arg("+").query(&mut server.redis()).expect("a log");
     let ids: HashSet<&[u8]> = log.iter().map(|(_, entry)| &entry["commit"][..]).collect();
-    assert_eq!(ids.len(), log.len(), "commits of two processes have one id");
+    assert_eq!(ids.len(), log.len(), "two commits have the same id");
 }

@@ -1,23 +1,22 @@
-//! The queries in `tests/queries`, which the suites run through every door: Rust, the shell, the
-//! extension.
+//! The queries in `tests/queries`. The suites run them from Rust, in the shell and with the extension.
 
 use std::path::{Path, PathBuf};
 
 /// One query with its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// What follows `-- name:`.
+    /// The text after `-- name:`.
     pub name: String,
     /// One SQL statement.
     pub sql: String,
 }
 
-/// Where the queries over Chinook are.
+/// Path of the Chinook queries.
 pub fn chinook_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("queries/chinook.sql")
 }
 
-/// The queries over Chinook.
+/// The Chinook queries.
 pub fn chinook() -> Vec<Query> {
     parse(include_str!("../queries/chinook.sql"))
 }

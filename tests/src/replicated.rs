@@ -1,4 +1,4 @@
-//! A primary with replicas, each of which can be made to lag.
+//! A primary with replicas that a test can make lag.
 
 use rusqlite::Connection;
 use sqlite_redis::{Consistency, Options};
@@ -7,14 +7,14 @@ use crate::{Server, eventually, text};
 
 /// See the [module](self).
 pub struct Replicated {
-    /// Where commits go.
+    /// The server that commits go to.
     pub primary: Server,
     /// Its replicas.
     pub replicas: Vec<Server>,
 }
 
 impl Replicated {
-    /// A primary with so many replicas in step with it.
+    /// Starts a primary and this many replicas, in step with the primary.
     ///
     /// # Panics
     /// When they don't start.
@@ -30,7 +30,7 @@ impl Replicated {
         self.replicas.iter().fold(options, |options, replica| options.replica(replica.url()))
     }
 
-    /// From now on this replica stays as it is, and goes on to serve.
+    /// Stops the replication to this replica, which still answers reads.
     ///
     /// # Panics
     /// When it can't be told so.
@@ -39,7 +39,7 @@ impl Replicated {
         assert_eq!(replica.redis_cli(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
     }
 
-    /// It goes on to replicate.
+    /// Resumes replication.
     ///
     /// # Panics
     /// When it can't be told so.
@@ -48,20 +48,20 @@ impl Replicated {
         assert_eq!(self.replicas[replica].redis_cli(&["REPLICAOF", "127.0.0.1", &port]), "OK");
     }
 
-    /// Waits until a replica has all that the primary has.
+    /// Waits until a replica's copy of a database equals the primary's.
     ///
     /// # Panics
     /// When it does not get there.
     pub fn in_step(&self, replica: usize, name: &str) {
         let there = &self.replicas[replica];
-        eventually("the replica has it all", || {
-            // While it loads, it can be asked for nothing else.
+        eventually("the replica is in step", || {
+            // A replica that is loading answers `INFO` only.
             let linked = there.redis_cli(&["INFO", "replication"]).contains("master_link_status:up");
             linked && self.primary.stored(name) == there.stored(name)
         });
     }
 
-    /// A replica resynchronises fully, and is loading what it got when this returns.
+    /// Starts a full resynchronisation of a replica. Returns while the replica is loading.
     ///
     /// # Panics
     /// When it does not.
@@ -76,11 +76,11 @@ impl Replicated {
             assert_eq!(there.redis_cli(&["CONFIG", "SET", setting, value]), "OK");
         }
         self.release(replica);
-        eventually("it loads", || there.redis_cli(&["GET", "x"]).contains("LOADING"));
+        eventually("the replica is loading", || there.redis_cli(&["GET", "x"]).contains("LOADING"));
     }
 }
 
-/// One field of what `PRAGMA redis_snapshot` tells.
+/// One field of `PRAGMA redis_snapshot`.
 ///
 /// # Panics
 /// When it does not.

@@ -1,4 +1,4 @@
-//! Results of queries and contents of databases, as values that can be compared.
+//! Results of queries and contents of databases as comparable values.
 
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::Value;
@@ -36,8 +36,7 @@ pub fn rows(connection: &Connection, sql: &str) -> Rows {
     })
 }
 
-/// What a script answers: the rows of its statements up to the first failure, and that one's
-/// extended result code.
+/// The result of a script: all rows up to the first failure, and the failure's code.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
     /// Rows of all statements, one after the other.
@@ -49,7 +48,7 @@ pub struct Outcome {
 /// Runs a script of any number of statements up to its first failure.
 ///
 /// # Panics
-/// When something fails that is not SQLite.
+/// When the failure has no SQLite result code.
 pub fn run(connection: &Connection, sql: &str) -> Outcome {
     let mut rows = Vec::new();
     let mut all = || {
@@ -68,8 +67,8 @@ pub fn run(connection: &Connection, sql: &str) -> Outcome {
     Outcome { rows, code }
 }
 
-/// Everything in a schema, such as `main`, as sorted lines: what `.dump` shows, save that the
-/// order of rows does not matter. Tables behind virtual tables are there under their own names.
+/// The whole content of a schema, such as `main`, as sorted lines: like `.dump`, but independent of the order of rows.
+/// Shadow tables of virtual tables are included.
 ///
 /// # Panics
 /// When it can't be read.
@@ -107,7 +106,7 @@ fn table(connection: &Connection, schema: &str, name: &str) -> Vec<String> {
         .collect()
 }
 
-/// Asserts that two schemas hold the same.
+/// Asserts that two schemas have the same content.
 ///
 /// # Panics
 /// When they differ, with the first difference.

@@ -1,4 +1,4 @@
-//! The same statements on a database in Redis and on a file, with stock SQLite as the oracle.
+//! Runs the same statements on a database in Redis and on a file, with stock SQLite as the oracle.
 
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -6,9 +6,9 @@ use tempfile::TempDir;
 use crate::rows::{Outcome, assert_same_content, run};
 use crate::{Server, check_integrity};
 
-/// A database in Redis and a file that are to stay the same.
+/// A database in Redis and a file with the same content.
 pub struct Twins<'a> {
-    /// A connection to the one in Redis.
+    /// A connection to the database in Redis.
     pub redis: Connection,
     /// A connection to the file.
     pub file: Connection,
@@ -28,7 +28,7 @@ impl<'a> Twins<'a> {
         Twins { redis: server.open(name), file, server, name: name.to_owned(), directory }
     }
 
-    /// Further connections to both.
+    /// Replaces both connections by new ones.
     ///
     /// # Panics
     /// When they can't be opened.
@@ -61,11 +61,11 @@ impl<'a> Twins<'a> {
         outcome
     }
 
-    /// Asserts that both hold the same, that SQLite finds nothing wrong, and that the hash and
-    /// the log are as they should be. Outside of transactions.
+    /// Asserts that both have the same content, that `integrity_check` passes, and that the hash and the log are valid
+    /// ([`Server::check_stored`]). Must be called outside of a transaction.
     ///
     /// # Panics
-    /// When something is not so.
+    /// When a check fails.
     pub fn check(&self) {
         assert_same_content((&self.redis, "main"), (&self.file, "main"));
         check_integrity(&self.redis);

@@ -1,4 +1,4 @@
-//! The virtual table: tables on private servers, and what their keys must hold.
+//! Virtual tables on private servers, and checks of their keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +7,16 @@ use rusqlite::Connection;
 
 use crate::Server;
 
-/// A connection that has the module.
+/// A connection with the module `redis`.
 ///
 /// # Panics
-/// When there is none.
+/// When the module can't be registered.
 pub fn connect() -> Connection {
     sqlite_redis::register().expect("the module");
     Connection::open_in_memory().expect("a connection")
 }
 
-/// Makes a table under the prefix `p`.
+/// Creates a virtual table with the prefix `p`.
 ///
 /// # Errors
 /// Those of `CREATE VIRTUAL TABLE`.
@@ -27,15 +27,15 @@ pub fn create(connection: &Connection, url: &str, name: &str, columns: &str) -> 
 /// A connection with a table `t`.
 ///
 /// # Panics
-/// When it can't be made.
+/// When the table can't be created.
 pub fn table(server: &Server, columns: &str) -> Connection {
     let connection = connect();
     create(&connection, &server.url(), "t", columns).unwrap_or_else(|error| panic!("{columns}: {error}"));
     connection
 }
 
-/// Asserts that rows and indexes of a table agree, by its raw keys. For columns of numbers or text
-/// whose values stand in the hash as they stand in keys. Returns how many rows there are.
+/// Asserts that the rows and indexes of a table agree, by reading its keys. Works for columns of numbers or text whose
+/// values have the same form in the hash and in keys. Returns the number of rows.
 ///
 /// # Panics
 /// When they don't.
@@ -43,7 +43,7 @@ pub fn check_keys(server: &Server, table: &str) -> usize {
     check_rows(server, &format!("p.main.{table}"))
 }
 
-/// The same of the table whose keys begin so.
+/// Like [`check_keys`], for a table whose keys begin with `base`.
 ///
 /// # Panics
 /// When rows and indexes don't agree.
@@ -61,7 +61,7 @@ pub fn check_rows(server: &Server, base: &str) -> usize {
     for column in &indices {
         check_index(&mut redis, base, column, &keys, &rows);
     }
-    // Nothing is left of indexes that are not there.
+    // No key of a dropped index is left.
     let of_index = keys.iter().filter_map(|key| key.strip_prefix(&format!("{base}.index:")));
     for rest in of_index {
         let column = rest.split(':').next().unwrap_or_default();

@@ -56,7 +56,7 @@ fn a_forgotten_script_is_sent_again_in_one_more_round_trip() {
     let connection = table(&server, server.options("shop"));
     for n in 1..4 {
         server.redis_cli(&["SCRIPT", "FLUSH"]);
-        // A call that fails with `NOSCRIPT` is not counted.
+        // `EVALSHA` fails with `NOSCRIPT`. One more round trip sends the text.
         assert_eq!(sent(&server, &connection, || insert(&connection)), (1, 1, 3));
         assert!(is_free(&server));
         assert_eq!(sent(&server, &connection, || insert(&connection)), (0, 1, 2));
