@@ -1,8 +1,8 @@
-//! Clients at work while one primary after the other fails and a replica takes its place, and the
-//! proof afterwards that nothing acknowledged is lost and nobody saw a torn version.
+//! Clients work while primaries fail one after the other and replicas take over. Afterwards the run checks that no
+//! acknowledged commit is lost and that no reader saw a torn version.
 //!
-//! Two databases: in `bank` money moves between accounts, in `append` unique values are appended
-//! to a list that each transaction reads. Commits wait for a replica (`wait=1`).
+//! There are two databases: `bank` moves money between accounts, `append` appends unique values to a list that each
+//! transaction reads. Commits wait for a replica (`wait=1`).
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -22,28 +22,28 @@ use crate::{check_integrity, within};
 
 const ACCOUNTS: i64 = 20;
 const BALANCE: i64 = 100;
-/// Items that a reader compares.
+/// Number of items that a reader compares, from the end of the list.
 const TAIL: i64 = 20;
 
-/// What happens to a primary.
+/// A failure of a primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// `kill -9`.
     Kill,
-    /// It hangs (`kill -STOP`), and goes on as a primary later.
+    /// It hangs (`kill -STOP`), and later continues as a primary.
     Stop,
-    /// Nobody reaches it.
+    /// It is cut off from clients and servers.
     Partition,
-    /// Clients reach it, the Sentinels and its replicas don't.
+    /// It is cut off from the Sentinels and its replicas, but not from clients.
     Isolation,
-    /// `FAILOVER`: it hands over to a replica.
+    /// A planned hand-over to a replica (`FAILOVER`).
     Planned,
 }
 
 impl Failure {
     const ALL: [Failure; 5] = [Failure::Kill, Failure::Stop, Failure::Partition, Failure::Isolation, Failure::Planned];
 
-    /// Lets it happen. Returns when the next primary is named, with the time since it was first.
+    /// Causes the failure, and waits until all Sentinels name the next primary. Returns when the first one did.
     fn inject(self, group: &mut Group) -> Instant {
         let old = group.primary();
         match self {
@@ -70,19 +70,18 @@ impl Failure {
     }
 }
 
-/// A failover as clients met it.
+/// A failover as clients saw it.
 #[derive(Debug)]
 pub struct Failover {
-    /// What caused it.
+    /// The cause.
     pub failure: Failure,
-    /// When it began, in the run.
+    /// Its beginning, as time since the start of the run.
     pub at: Duration,
-    /// From when a Sentinel first named the next primary to when both databases had been written
-    /// there.
+    /// Time from the first Sentinel that named the next primary to the first commits to both databases.
     pub writing_again: Duration,
 }
 
-/// What a run has shown.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Verdict {
     /// Each failover.
@@ -91,11 +90,11 @@ pub struct Verdict {
     pub acknowledged: usize,
     /// Transactions reported as failed.
     pub failed: usize,
-    /// Transactions reported as unknown, or as done but not on a replica.
+    /// Transactions reported as unknown, or as committed on the primary only.
     pub unknown: usize,
     /// Read transactions.
     pub reads: usize,
-    /// What must not be.
+    /// Violated guarantees.
     pub violations: Vec<String>,
 }
 
@@ -139,10 +138,10 @@ impl Record {
     }
 }
 
-/// Runs it: so many failovers, of each kind as often as of any other.
+/// Runs this many failovers, each kind equally often, in random order.
 ///
 /// # Panics
-/// When the group of servers does not do what it should, which says nothing of the clients.
+/// When the servers or Sentinels do not work. That is no fault of the clients.
 pub fn run(failovers: usize, seed: u64, progress: impl Fn(&Failover)) -> Verdict {
     let mut group = Group::new();
     let mut verdict = Verdict::default();
@@ -182,7 +181,7 @@ pub fn run(failovers: usize, seed: u64, progress: impl Fn(&Failover)) -> Verdict
     verdict
 }
 
-/// A connection with a cache of its own, as another process would have it.
+/// A connection with a separate cache for each `n`, as in another process.
 fn open(group: &Group, name: &str, n: u64) -> Connection {
     let options = group.options(name).wait(1, Duration::from_secs(1)).timeout(Duration::from_millis(2000 + n));
     let db = options.open().unwrap_or_else(|error| panic!("{error}"));
@@ -203,10 +202,10 @@ fn prepare(bank: &Connection, append: &Connection) {
     append.execute_batch("CREATE TABLE item (place INTEGER PRIMARY KEY, id TEXT NOT NULL)").expect("the list");
 }
 
-/// One step of a client: what it is called, where it is done.
+/// One step of a client. The last argument is its id.
 type Step = fn(&Record, &Connection, &mut StdRng, String);
 
-/// Works until told to stop.
+/// Repeats the step until the run stops.
 fn work(record: &Record, n: usize, db: &Connection, step: Step) {
     let mut random = StdRng::seed_from_u64(n as u64);
     for next in 0.. {
@@ -214,7 +213,7 @@ fn work(record: &Record, n: usize, db: &Connection, step: Step) {
             return;
         }
         step(record, db, &mut random, format!("{n}.{next}"));
-        // Enough is enough: every transaction is compared with every other in the end.
+        // Limits the number of transactions, since the checks compare them with each other.
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -242,7 +241,7 @@ fn bank_step(record: &Record, db: &Connection, random: &mut StdRng, id: String) 
     written(record, "bank", id, outcome);
 }
 
-/// Accounts that their transfers don't explain.
+/// Describes accounts whose balance their transfers do not explain.
 fn wrong_sums(db: &Connection) -> rusqlite::Result<Option<String>> {
     let sql = format!(
         "SELECT count(*), (SELECT sum(balance) FROM account) FROM account WHERE balance <> {BALANCE}
@@ -332,9 +331,9 @@ fn check_presence<'a>(writes: impl Iterator<Item = &'a Write>, found: &[String],
     violations
 }
 
-/// What readers saw is how the list began, but for commits that no replica had. And while nothing
-/// failed, they saw all that had been acknowledged before: at other times a primary that has been
-/// replaced may still answer for up to a second.
+/// Each reader saw a prefix of the final list, except for commits that no replica had. Outside of failovers it saw
+/// every commit acknowledged before it began. During a failover, a replaced primary may still answer for up to a
+/// second.
 fn check_sights(sights: &[Sight], writes: &[Write], list: &[String], quiet: &[(Instant, Instant)]) -> Vec<String> {
     let outcomes: HashMap<&str, &Write> =
         writes.iter().filter(|one| one.database == "append").map(|one| (one.id.as_str(), one)).collect();

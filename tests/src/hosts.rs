@@ -1,4 +1,4 @@
-//! Programs with a SQLite of their own, which the extension is loaded into.
+//! Programs that load the extension into their own SQLite.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 
 use crate::program;
 
-/// The extension. Cargo builds it where the test programs are whenever it builds those, so it is
-/// never older than they are; the copy one directory above may be.
+/// Path of the extension beside the test programs. Cargo builds both together; the copy one directory above may be
+/// older.
 ///
 /// # Panics
-/// When it is not there.
+/// When the file does not exist.
 pub fn extension() -> PathBuf {
     let program = std::env::current_exe().expect("the test program");
     let name = if cfg!(target_os = "macos") { "libsqlite_redis.dylib" } else { "libsqlite_redis.so" };
@@ -21,14 +21,14 @@ pub fn extension() -> PathBuf {
     extension
 }
 
-/// What a program had to say.
+/// The output of a program.
 #[derive(Debug)]
 pub struct Said {
-    /// On its standard output, without the end of the last line.
+    /// Standard output, without trailing white space.
     pub out: String,
-    /// On its standard error.
+    /// Standard error, without trailing white space.
     pub err: String,
-    /// Whether it ended well.
+    /// Whether the exit status is 0.
     pub ok: bool,
 }
 
@@ -42,7 +42,7 @@ impl From<Output> for Said {
     }
 }
 
-/// A command with none of this project's settings in its environment, but these.
+/// A command whose environment has no settings of this project except `environment`.
 pub fn command(program: impl AsRef<OsStr>, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     for setting in sqlite_redis::SETTINGS.iter().chain(sqlite_redis::PROCESS_SETTINGS) {
@@ -52,10 +52,10 @@ pub fn command(program: impl AsRef<OsStr>, environment: &[(&str, &str)]) -> Comm
     command
 }
 
-/// Runs the system's `sqlite3` on a script; the extension is loaded first.
+/// Loads the extension into the system's `sqlite3`, and runs a script.
 ///
 /// # Panics
-/// When there is none.
+/// When `/usr/bin/sqlite3` can't be run.
 pub fn sqlite3(script: &str, environment: &[(&str, &str)]) -> Said {
     let mut command = command("/usr/bin/sqlite3", environment);
     let mut child = command
@@ -65,15 +65,15 @@ pub fn sqlite3(script: &str, environment: &[(&str, &str)]) -> Said {
         .stderr(Stdio::piped())
         .spawn()
         .expect("/usr/bin/sqlite3; is it installed? (scripts/setup installs it)");
-    // The shell's own commands begin at the start of a line.
+    // Dot commands must begin at the start of a line.
     let script: String = script.lines().flat_map(|line| [line.trim_start(), "\n"]).collect();
     let script = format!(".load {}\n{script}\n", extension().display());
-    // It may end before it has read everything; what it said tells why.
+    // The program may end before it has read the whole script; its output says why.
     let _ = child.stdin.take().expect("its input").write_all(script.as_bytes());
     child.wait_with_output().expect("its output").into()
 }
 
-/// What every Python script here begins with: `load(connection)`, and `connect(uri)` after it.
+/// Start of every Python script: defines `load(connection)`, `connect(uri)` and `say(…)`, and loads the extension once.
 const PRELUDE: &str = r"
 import os, sys, sqlite3
 EXTENSION = os.environ['EXTENSION']
@@ -90,7 +90,7 @@ loader = sqlite3.connect(':memory:')
 load(loader)
 ";
 
-/// The system's `python3` on a script; `None`, with a message, where its SQLite can't load
+/// A command that runs a script with the system's `python3`. `None`, and the test is skipped, if its SQLite can't load
 /// extensions.
 pub fn python(script: &str, environment: &[(&str, &str)]) -> Option<Command> {
     static ABLE: OnceLock<bool> = OnceLock::new();
@@ -111,13 +111,13 @@ pub fn python(script: &str, environment: &[(&str, &str)]) -> Option<Command> {
 /// Runs a Python script to its end.
 ///
 /// # Panics
-/// When it can't be run.
+/// When `python3` can't be run.
 pub fn run_python(script: &str, environment: &[(&str, &str)]) -> Option<Said> {
     Some(python(script, environment)?.output().expect("python3").into())
 }
 
-/// Node with `better-sqlite3`, which is fetched from npm once for each target directory. `None`,
-/// with a message, where that does not work.
+/// A command that runs a script with Node and `better-sqlite3`, installed by npm once per target directory. `None`, and
+/// the test is skipped, if that fails.
 pub fn node(script: &str, environment: &[(&str, &str)]) -> Option<Command> {
     static MODULES: OnceLock<Option<PathBuf>> = OnceLock::new();
     let modules = MODULES.get_or_init(|| {
@@ -152,7 +152,7 @@ fn works(modules: &Path) -> bool {
     ran.is_ok_and(|output| output.status.success())
 }
 
-/// A program that runs beside the test and is spoken with line by line. It ends with this.
+/// A program that runs beside the test. Both exchange lines over its standard input and output. Killed on drop.
 pub struct Beside {
     child: Child,
     input: Option<ChildStdin>,
@@ -160,10 +160,10 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Starts it.
+    /// Starts the program.
     ///
     /// # Panics
-    /// When it can't be started.
+    /// When the program can't be started.
     pub fn start(mut command: Command) -> Beside {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
         let output = BufReader::new(child.stdout.take().expect("its output"));
@@ -179,7 +179,7 @@ impl Beside {
         writeln!(input, "{line}").and_then(|()| input.flush()).expect("it listens");
     }
 
-    /// The next line that it says; `None` when it has ended.
+    /// The next line of its output; `None` at the end.
     pub fn hear(&mut self) -> Option<String> {
         let mut line = String::new();
         match self.output.read_line(&mut line) {
@@ -188,7 +188,7 @@ impl Beside {
         }
     }
 
-    /// All that it still has to say.
+    /// All remaining lines of its output.
     pub fn hear_all(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.hear()).collect()
     }
@@ -198,7 +198,7 @@ impl Beside {
         self.child.id()
     }
 
-    /// Sends it a signal, such as `STOP`.
+    /// Sends the program a signal, such as `STOP`.
     ///
     /// # Panics
     /// When it has ended.
@@ -207,16 +207,16 @@ impl Beside {
         assert!(sent.expect("kill").success(), "kill -{signal}");
     }
 
-    /// Ends it at once, as `kill -9` does.
+    /// Kills the program with `SIGKILL`.
     ///
     /// # Panics
-    /// When it can't be ended.
+    /// When the program can't be killed.
     pub fn kill(&mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
     }
 
-    /// Waits for its end, and whether it ended well.
+    /// Closes its input and waits for its end. Returns whether the exit status is 0.
     ///
     /// # Panics
     /// When it can't be waited for.
@@ -228,7 +228,7 @@ impl Beside {
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The program may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! What a database is in Redis: the fields of its hash and the entries of its log, checked
-//! without SQLite and without the crate under test.
+//! Checks of a stored database: the fields of its hash and the entries of its log, read independently of the crate
+//! under test.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,15 +22,15 @@ impl Stored {
     /// A field of the metadata as a number.
     ///
     /// # Panics
-    /// When it is not there, or not a number.
+    /// When the field is missing or no number.
     pub fn number(&self, field: &str) -> u64 {
         self.text(field).parse().unwrap_or_else(|_| panic!("{field} is {}", self.text(field)))
     }
 
-    /// The same with the pages that a large commit has left staged, which go before those of the hash.
+    /// Adds the staged pages of a large commit, which replace pages of the hash.
     ///
     /// # Panics
-    /// When the pages are not those of the commit.
+    /// When the staged pages belong to another commit.
     pub fn with_staged(mut self, staged: BTreeMap<String, Vec<u8>>) -> Stored {
         if self.fields.get("format").is_some_and(|format| format == b"2") {
             assert_eq!(staged.get("commit"), self.fields.get("commit"), "the staged pages are of another commit");
@@ -45,10 +45,10 @@ impl Stored {
         String::from_utf8(value.clone()).expect("text")
     }
 
-    /// All pages in order: the bytes that a database file would have.
+    /// All pages in order, which are the bytes of a database file.
     ///
     /// # Panics
-    /// When one is missing, or of another size.
+    /// When a page is missing or has another size.
     pub fn bytes(&self) -> Vec<u8> {
         let size = self.number("page_size") as usize;
         let mut bytes = Vec::new();
@@ -73,7 +73,7 @@ impl Stored {
 }
 
 impl Server {
-    /// The hash of a database as it is now.
+    /// The current hash of a database.
     ///
     /// # Panics
     /// When the server does not answer.
@@ -82,7 +82,7 @@ impl Server {
         Stored { fields: redis::cmd("HGETALL").arg(key).query(&mut self.redis()).expect("a hash") }
     }
 
-    /// Whether somebody holds the write lease.
+    /// Whether a client holds the write lease.
     ///
     /// # Panics
     /// When the server does not answer.
@@ -90,9 +90,9 @@ impl Server {
         redis::cmd("EXISTS").arg(format!("sqlite:{{{name}}}:lock")).query(&mut self.redis()).expect("an answer")
     }
 
-    /// Asserts that the hash has exactly the pages and the metadata, that the log leads to its
-    /// version without a hole, that nobody holds the lease, and that stock SQLite takes the pages
-    /// for a sound database file. To be called while nobody writes.
+    /// Asserts that the hash has exactly its pages and metadata, that the log ends at its version without a gap, that
+    /// the lease is free, and that stock SQLite accepts the pages as a valid database file. Must be called while no
+    /// client writes.
     ///
     /// # Panics
     /// When something is not so.
@@ -105,7 +105,7 @@ impl Server {
         assert_eq!(found, expected.iter().collect::<Vec<_>>(), "fields of the hash");
         assert_eq!(stored.number("format"), 1);
         self.check_log(name, &stored);
-        assert!(!self.is_leased(name), "the lease was not given back");
+        assert!(!self.is_leased(name), "the lease was not released");
         check_as_file(&stored);
         stored
     }
@@ -128,14 +128,14 @@ impl Server {
     }
 }
 
-/// Stock SQLite reads the pages as a file and finds nothing wrong.
+/// Asserts that stock SQLite reads the pages as a valid file.
 fn check_as_file(stored: &Stored) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("stored.db");
     write_file(stored, &path);
     let db = Connection::open(&path).expect("a database");
     check_integrity(&db);
-    // What is added for a connection that has met several histories must not be stored.
+    // A connection that has seen several histories adds an offset to the schema cookie. It must not be stored.
     let cookie = number(&db, "PRAGMA schema_version");
     assert!((0..1 << 20).contains(&cookie), "no test changes a schema so often: {cookie}");
 }
@@ -149,12 +149,11 @@ pub fn write_file(stored: &Stored, path: &Path) {
 }
 
 impl Server {
-    /// Rolls the pages back through the log, one version at a time, and asserts that stock SQLite
-    /// takes what comes out for a sound database: of every version while there are few, else of
-    /// about `samples` of them. Ends at the first entry that can't be taken back.
+    /// Rolls the pages back through the log, one version at a time, and asserts that stock SQLite accepts about
+    /// `samples` of the older versions as valid databases. Ends at the first entry without undo data.
     ///
     /// # Panics
-    /// When an older version is not sound, or the log can't be read.
+    /// When an older version is invalid, or the log can't be read.
     pub fn check_older_versions(&self, name: &str, samples: usize) {
         let mut xrange = redis::cmd("XREVRANGE");
         xrange.arg(format!("sqlite:{{{name}}}:log")).arg("+").arg("-");
@@ -213,7 +212,7 @@ impl Server {
     }
 }
 
-/// The undo data of `docs/formats.md`, read a second time independently of the crate.
+/// Applies undo data (`docs/formats.md`), independently of the crate.
 fn take_back(mut undo: &[u8], pages: &mut [Vec<u8>]) {
     while !undo.is_empty() {
         let page = varint(&mut undo);

@@ -1,5 +1,5 @@
-//! Unique values are appended to lists. Each transaction reads the list that it appends to, so
-//! the histories show whether there is one serial order of all of them that respects real time.
+//! A workload that appends unique values to lists. Each transaction reads the list before it appends, so the histories
+//! show whether the transactions are strictly serialisable.
 
 use std::collections::HashMap;
 
@@ -59,7 +59,7 @@ pub fn step(worker: &mut Worker) -> Result<()> {
     worker.history.end(&id, outcome, &json!({"list": list, "seen": seen}))
 }
 
-/// Compares what was seen of lists, nothing if that failed, with what was seen of them before.
+/// Compares the lengths of lists with those that this connection saw before. A failed read forgets them.
 fn look_back(worker: &mut Worker, id: &str, seen: impl IntoIterator<Item = (i64, i64)>) -> Result<()> {
     let seen: HashMap<i64, i64> = seen.into_iter().collect();
     for (list, length) in &seen {
@@ -91,7 +91,7 @@ fn look(worker: &mut Worker, list: i64) -> Result<()> {
     worker.history.end(&id, Outcome::Read, &json!({"lists": result}))
 }
 
-/// A list as some transaction saw it.
+/// The length and end of a list, as one transaction saw them.
 struct Sight<'a> {
     operation: &'a Operation,
     list: i64,
@@ -113,8 +113,7 @@ fn sights(operation: &Operation) -> Vec<Sight<'_>> {
     read.chain(sight(&result["list"], &result["seen"])).collect()
 }
 
-/// What is wrong with the order of the lists: what readers saw of them, and whether it agrees with
-/// the clock.
+/// Violations of the order of lists: reads that match no state, and reads that miss earlier commits.
 pub fn check(eras: &Eras, operations: &[Operation]) -> Vec<String> {
     let mut violations = Vec::new();
     for operation in operations {
@@ -131,14 +130,14 @@ pub fn check(eras: &Eras, operations: &[Operation]) -> Vec<String> {
     violations
 }
 
-/// A list once seen is a prefix of the list at the end of its era, or it held what was taken back.
+/// Whether the read matches a prefix of the list at the end of the era.
 fn fits(sight: &Sight<'_>, list: &[String]) -> bool {
     let length = usize::try_from(sight.length).unwrap_or(usize::MAX);
     list.get(length.saturating_sub(sight.tail.len())..length) == Some(&sight.tail[..])
 }
 
-/// What had ended before another began comes before it: whoever begins later sees it, or as much later
-/// as what it is shown may be old.
+/// An operation must see every commit that was acknowledged before it began, or before the oldest version that its role
+/// may read.
 fn check_real_time(eras: &Eras, operations: &[Operation]) -> Vec<String> {
     let ended: HashMap<&str, u64> = operations
         .iter()
@@ -157,7 +156,7 @@ fn check_real_time(eras: &Eras, operations: &[Operation]) -> Vec<String> {
             let list = eras.at_the_end_of(place.0, place.1);
             let earliest = earliest.entry(place).or_insert_with(|| earliest_ends(list, &ended));
             let Ok(mut unseen) = usize::try_from(sight.length) else { continue };
-            // What it appended itself it need not have seen.
+            // Its own item may be missing from its read.
             unseen += usize::from(list.get(unseen) == Some(&operation.id));
             if let Some(Some((ended, missed))) = earliest.get(unseen)
                 && *ended < operation.as_of()
@@ -169,7 +168,7 @@ fn check_real_time(eras: &Eras, operations: &[Operation]) -> Vec<String> {
     violations
 }
 
-/// For each place in a list: which of the items from there on had ended first.
+/// For each place in a list: the item at or after it whose operation ended first.
 fn earliest_ends<'a>(list: &'a [String], ended: &HashMap<&str, u64>) -> Vec<Option<(u64, &'a String)>> {
     let mut earliest = vec![None; list.len()];
     let mut first = None;

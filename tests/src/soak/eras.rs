@@ -1,7 +1,6 @@
-//! What a server that forgets leaves of the histories. A run is a sequence of *eras*, parted by
-//! cuts: all data is removed, or a replica that lacks the last commits takes over. Within an era
-//! nothing may be lost. Between two of them exactly that is lost which the next does not begin
-//! with.
+//! Expected data loss. A run is a sequence of *eras*, separated by cuts: all data is removed, or a replica that lacks
+//! the last commits takes over. Within an era nothing may be lost. At a cut, an operation is lost exactly if the next
+//! era does not begin with it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -9,22 +8,21 @@ use std::ops::RangeInclusive;
 use super::history::{Operation, Outcome};
 use super::worker::Role;
 
-/// Ids of the operations that a database holds, in its order: `append` has several lists, the
-/// other workloads one.
+/// Ids of the operations in a database, in order. `append` has several lists, the other workloads one.
 pub type Lists = BTreeMap<i64, Vec<String>>;
 
 /// The end of an era and the beginning of the next.
 #[derive(Debug)]
 pub struct Cut {
-    /// Until then nobody was answered by the next era; see [`super::clock::now`].
+    /// The next era sent no reply before this time; see [`super::clock::now`].
     pub ends: u64,
-    /// From then on nobody was answered by the era before.
+    /// The previous era sent no reply after this time.
     pub begins: u64,
-    /// What the era before had at its end.
+    /// Content at the end of the previous era.
     pub left: Lists,
-    /// What the next begins with.
+    /// Content at the beginning of the next era.
     pub kept: Lists,
-    /// A replica took over, so what waited for it is kept.
+    /// Whether a replica took over. It must have the commits that waited for it.
     pub failover: bool,
 }
 
@@ -33,11 +31,11 @@ pub struct Cut {
 pub struct Eras {
     cuts: Vec<Cut>,
     last: Lists,
-    /// What is published can be taken back a moment later, as rows of a virtual table are.
+    /// Whether a transaction can publish rows and undo them later, as a virtual table does.
     pub takes_back: bool,
 }
 
-/// For how long before a failover what was taken back may be on the replica still, nanoseconds.
+/// Nanoseconds before a failover in which the replica may have missed an undo.
 const TAKEN_BACK_LATE: u64 = 5_000_000_000;
 
 impl Eras {
@@ -46,18 +44,18 @@ impl Eras {
         self.cuts.push(cut);
     }
 
-    /// Says what the last era has at its end.
+    /// Sets the content at the end of the last era.
     pub fn end(&mut self, left: Lists) {
         self.last = left;
     }
 
-    /// The eras that may have answered an operation. Of one that was never seen to end, something
-    /// may still be on its way.
+    /// The eras that may have executed an operation. Without a recorded end, that may be any later one: a command may
+    /// still be in flight.
     pub fn touched(&self, operation: &Operation) -> RangeInclusive<usize> {
         self.between(operation.began, operation)
     }
 
-    /// The eras whose versions an operation may have been shown.
+    /// The eras whose versions an operation may have read.
     pub fn shown(&self, operation: &Operation) -> RangeInclusive<usize> {
         self.between(operation.as_of(), operation)
     }
@@ -71,7 +69,7 @@ impl Eras {
         first..=last
     }
 
-    /// What an era had at its end.
+    /// Content at the end of an era.
     fn left(&self, era: usize) -> &Lists {
         self.cuts.get(era).map_or(&self.last, |cut| &cut.left)
     }
@@ -81,8 +79,8 @@ impl Eras {
         self.left(era).get(&list).map_or(&[], Vec::as_slice)
     }
 
-    /// Checks that in each era what was acknowledged is there once, what failed is not, that
-    /// nothing is there that nobody began, and that what is lost between two eras stays lost.
+    /// Checks each era: acknowledged operations are there once, failed ones are not, unknown ids do not appear, and an
+    /// operation lost at a cut stays lost.
     pub fn check_presence(&self, workload: &str, operations: &[Operation]) -> Vec<String> {
         let mut times: Vec<HashMap<&str, u32>> = (0..=self.cuts.len()).map(|era| counts(self.left(era))).collect();
         let kept: Vec<HashSet<&str>> =
@@ -103,8 +101,8 @@ impl Eras {
         violations
     }
 
-    /// What is wrong with how often an operation is `there` at the end of each era, and whether it
-    /// was `kept` at each cut.
+    /// The violation of an operation, if any. `there` counts it at the end of each era, `kept` tells whether it
+    /// survived each cut.
     fn wrong(&self, operation: &Operation, there: &[u32], kept: &[bool]) -> Option<&'static str> {
         let touched = self.touched(operation);
         if self.takes_back && self.is_back(operation, there, kept) {
@@ -126,7 +124,7 @@ impl Eras {
         match operation.outcome {
             Outcome::Failed | Outcome::Read if there[last..].contains(&1) => Some("changed nothing, yet is there"),
             Outcome::Acknowledged if !there[touched.clone()].contains(&1) => Some("is lost"),
-            // One that met several eras was done in any of them.
+            // An operation during a cut may be done in either era.
             Outcome::Acknowledged
                 if operation.role == Role::Waiting && !touched.into_iter().any(|era| self.survives(there, era)) =>
             {
@@ -136,7 +134,7 @@ impl Eras {
         }
     }
 
-    /// Whether a failover has lost that an operation was taken back: the replica had what was published.
+    /// Whether a failover lost the undo of an operation: the replica had its rows only.
     fn is_back(&self, operation: &Operation, there: &[u32], kept: &[bool]) -> bool {
         let was_late = |cut: &Cut| {
             let ended = operation.ended.unwrap_or(u64::MAX);
@@ -149,7 +147,7 @@ impl Eras {
             })
     }
 
-    /// Whether something is there from an era on for as long as replicas take over.
+    /// Whether an operation is there from an era on, through all failovers that follow it directly.
     fn survives(&self, there: &[u32], from: usize) -> bool {
         let failovers = self.cuts[from..].iter().take_while(|cut| cut.failover).count();
         there[from..=from + failovers].iter().all(|&times| times == 1)

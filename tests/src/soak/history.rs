@@ -1,5 +1,5 @@
-//! What workers did, as they wrote it down: one JSON object a line, out of their hands before the
-//! next step, so that it survives `kill -9` of the worker.
+//! The histories of workers, one JSON object per line. A worker writes each line to a pipe before its next step, so the
+//! line survives `kill -9`.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -11,21 +11,21 @@ use serde_json::{Value, json};
 use super::clock::now;
 use super::worker::{BOUND, Role};
 
-/// How a transaction ended, as far as its worker was told.
+/// The outcome of a transaction, as reported to its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Reported as committed.
     Acknowledged,
     /// Reported as failed.
     Failed,
-    /// It was not to change anything.
+    /// A transaction without writes.
     Read,
-    /// Reported as unknown, or the worker was killed before it heard.
+    /// Reported as unknown, or the worker was killed before the reply.
     Unknown,
 }
 
-/// What one worker writes: lines on its standard output. A pipe takes them whatever becomes of
-/// files, and gives up what was written before a `kill -9`.
+/// Writes a history to standard output, which is a pipe: it works without free file descriptors or disk space, and
+/// keeps written lines after `kill -9`.
 pub struct Writer {
     worker: String,
     role: Role,
@@ -43,7 +43,7 @@ impl Writer {
         out.write_all(format!("{value}\n").as_bytes()).and_then(|()| out.flush()).context("the history")
     }
 
-    /// Writes down that an operation begins; returns its id.
+    /// Records the beginning of an operation, and returns its id.
     ///
     /// # Errors
     /// Nobody takes the lines any more.
@@ -54,7 +54,7 @@ impl Writer {
         Ok(id)
     }
 
-    /// Writes down how it ended.
+    /// Records the outcome of an operation.
     ///
     /// # Errors
     /// Nobody takes the lines any more.
@@ -68,7 +68,7 @@ impl Writer {
         self.line(&json!({"end": id, "at": now(), "outcome": outcome, "result": result}))
     }
 
-    /// Writes down something that must not be.
+    /// Records a violated guarantee.
     ///
     /// # Errors
     /// Nobody takes the lines any more.
@@ -77,33 +77,33 @@ impl Writer {
     }
 }
 
-/// An operation, from all that was written about it.
+/// An operation, read from its lines in a history.
 #[derive(Debug, Clone)]
 pub struct Operation {
     /// Its id.
     pub id: String,
-    /// Whom its worker talked to.
+    /// The role of its worker.
     pub role: Role,
     /// When it began.
     pub began: u64,
-    /// When it ended, if its worker lived to see that.
+    /// When it ended; `None` if its worker was killed before.
     pub ended: Option<u64>,
     /// How it ended.
     pub outcome: Outcome,
-    /// What it was to do.
+    /// Its arguments.
     pub what: Value,
-    /// What came of it.
+    /// Its result.
     pub result: Value,
 }
 
 impl Operation {
-    /// The earliest moment whose version it may have been shown.
+    /// The earliest time whose version the operation may have read.
     pub fn as_of(&self) -> u64 {
         match self.role {
-            // It may be behind by any time.
+            // A replica may lag by any time.
             Role::Replica => 0,
-            // What a transaction writes is never founded on an old version; what it only reads may be as
-            // old as what its session has seen last, or as the bound.
+            // Only reads may be stale: by the bound, or back to the version that the session last saw. Writes never
+            // build on a stale version.
             Role::Session if self.outcome == Outcome::Read => 0,
             Role::Relaxed if self.outcome == Outcome::Read => self.began.saturating_sub(BOUND.as_nanos() as u64),
             Role::Primary | Role::Waiting | Role::Relaxed | Role::Session => self.began,
@@ -111,7 +111,7 @@ impl Operation {
     }
 }
 
-/// All operations of a workload, and what its workers found wrong.
+/// All operations of a workload, and the violations that its workers recorded.
 ///
 /// # Errors
 /// A file can't be read, or has a line that is no JSON other than a last one cut short.

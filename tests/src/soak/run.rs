@@ -15,42 +15,42 @@ use super::{Workload, append, faults::Fault, pair, rows};
 use crate::vtab::check_rows;
 use crate::{check_integrity, eventually};
 
-/// What a run is to be.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How long faults are injected, at least; each kind comes once in any case.
+    /// Minimum time of fault injection. Every kind of fault comes at least once.
     pub duration: Duration,
-    /// Where all choices come from.
+    /// Seed of all random choices.
     pub seed: u64,
-    /// Workers of each workload that write.
+    /// Number of writing workers per workload.
     pub workers: u64,
-    /// The program that is a worker when started as `PROGRAM work …`.
+    /// Program that runs a worker when started as `PROGRAM work …`.
     pub program: PathBuf,
 }
 
-/// What a run has shown.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Verdict {
     /// Transactions reported as committed.
     pub acknowledged: u64,
-    /// The same by workload.
+    /// Committed transactions by workload.
     pub acknowledged_by: BTreeMap<&'static str, u64>,
     /// Transactions reported as failed.
     pub failed: u64,
-    /// Transactions whose worker could not be told, or was killed.
+    /// Transactions with an unknown outcome, or whose worker was killed.
     pub unknown: u64,
     /// How often each fault was injected.
     pub faults: BTreeMap<Fault, u64>,
-    /// Reads that were written down.
+    /// Recorded read transactions.
     pub read: u64,
-    /// What must not be.
+    /// Violated guarantees.
     pub violations: Vec<String>,
 }
 
-/// Runs it. `progress` is told now and then how far it is.
+/// Executes a run. Calls `progress` after each fault with the elapsed time and the number of faults.
 ///
 /// # Errors
-/// The run itself failed, which says nothing about what it was to test.
+/// The run itself failed, which is no violation.
 pub fn run(plan: &Plan, progress: impl Fn(Duration, u64)) -> Result<Verdict> {
     let mut verdict = Verdict::default();
     let mut stage = Stage::new(plan)?;
@@ -75,8 +75,8 @@ pub fn run(plan: &Plan, progress: impl Fn(Duration, u64)) -> Result<Verdict> {
     Ok(verdict)
 }
 
-/// Each fault once in any order. Those of the network, which are cheap, come as often as all others
-/// together; those that lose data seldom, so that there is much to lose.
+/// All faults in random order. Network faults are cheap and come as often as all others together. Faults that lose
+/// data are rare after the first round, so that databases grow in between.
 fn a_round(number: u64, random: &mut StdRng) -> Vec<Fault> {
     let mut faults = Vec::new();
     for fault in Fault::ALL {
