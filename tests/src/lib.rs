@@ -138,7 +138,9 @@ fn spawn(directory: &Path, port: Option<u16>, arguments: &[String]) -> Result<Ch
     command.args(Some(directory.join("redis.conf")).filter(|file| file.exists()));
     command.args(["--port", &port.unwrap_or(0).to_string(), "--bind", "127.0.0.1"]);
     command.args(["--unixsocket", &directory.join("redis.sock").to_string_lossy()]);
-    command.args(["--dir", &directory.to_string_lossy(), "--logfile", "redis.log"]);
+    // As a whole path: some servers open it before they enter the directory.
+    let log = directory.join("redis.log");
+    command.args(["--dir", &directory.to_string_lossy(), "--logfile", &log.to_string_lossy()]);
     command.args(["--save", "", "--daemonize", "no"]).args(program::server().debug_arguments());
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     start_for_good(command).context("can't start redis-server; is it installed? (scripts/setup installs it)")

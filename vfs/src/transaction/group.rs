@@ -200,6 +200,9 @@ pub(crate) enum Moment {
     Now(Arc<Group>),
     /// With others, later.
     Later(Arc<Group>),
+    /// The same, at `SQLITE_FCNTL_COMMIT_PHASETWO`, where a refusal has to be an I/O error. So the version is compared now,
+    /// when it can still be `SQLITE_BUSY_SNAPSHOT`.
+    PhaseTwo(Arc<Group>),
 }
 
 /// The files that the transaction of a database in Redis writes to as well.
@@ -275,7 +278,7 @@ impl Participants {
             // SQLite skips databases whose journal is empty.
             Some(None) if !awaited => Moment::Now(group),
             // A file that refuses comes before `SQLITE_FCNTL_COMMIT_PHASETWO`.
-            None if files == Files::After => Moment::Later(group),
+            None if files == Files::After => Moment::PhaseTwo(group),
             // SQLite may keep these journals in its own memory, so an empty one proves nothing here.
             None if all_asked => Moment::Now(group),
             Some(None) | None => Moment::Later(group),
@@ -294,6 +297,7 @@ mod tests {
             Moment::Alone => "alone",
             Moment::Now(_) => "now",
             Moment::Later(_) => "later",
+            Moment::PhaseTwo(_) => "phase two",
         }
     }
 
@@ -321,7 +325,7 @@ mod tests {
         participants.leave(7, &two);
         assert_eq!(moment(7, &one, None), "alone");
         let beside = |files| publishes(&participants.moment(7, &one, None, files, &journals));
-        assert_eq!(beside(Files::After), "later", "until SQLITE_FCNTL_COMMIT_PHASETWO");
+        assert_eq!(beside(Files::After), "phase two");
         assert_eq!(beside(Files::Before), "now", "and taken back if SQLite rolls back");
         participants.leave(7, &one);
         assert_eq!(participants.0.lock().len(), 1);

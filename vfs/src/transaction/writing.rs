@@ -103,6 +103,15 @@ fn chunk_of(page: PageNo) -> u64 {
 /// Pages that a commit may remove without asking whether they are there.
 const REMOVED_UNCHECKED: u32 = 1 << 16;
 
+/// Fails if the database has another version than the one that a commit is made from.
+fn check_newest(database: &Database, base: &Snapshot) -> Result<()> {
+    let now = database.store().fetch(&[])?.at;
+    if now.identity() == base.identity() {
+        return Ok(());
+    }
+    Err(Cause::Stale { snapshot: base.version, found: now.version }.into())
+}
+
 /// Nothing written yet over a snapshot.
 fn write_set(database: &Database, snapshot: &Snapshot) -> WriteSet {
     WriteSet::new(snapshot.page_size, snapshot.bytes(), database.stage_bytes)
@@ -231,6 +240,9 @@ impl Writing {
             return self.take_back(database, &published);
         }
         let Some(mut prepared) = self.prepare(database)? else { return Ok(Committed::Nothing) };
+        if let Moment::PhaseTwo(_) = &asked.moment {
+            check_newest(database, &prepared.base)?;
+        }
         let lease = match self.lease.take() {
             Some(lease) => lease,
             None => lease_at(database, &prepared.base, asked.owner)?,
@@ -251,7 +263,7 @@ impl Writing {
                 self.forget_writes(database);
                 Ok(Committed::Version { altered })
             }
-            Moment::Now(group) | Moment::Later(group) => {
+            Moment::Now(group) | Moment::Later(group) | Moment::PhaseTwo(group) => {
                 let member = Member { database: database.clone(), lease, prepared, wait: asked.wait };
                 self.in_group = Some((group.clone(), group.join(member)));
                 if let Moment::Now(group) = &asked.moment {
