@@ -97,7 +97,7 @@ pub struct ShellArgs {
     pub nullvalue: Option<String>,
 
     /// Run this before anything else (repeatable)
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     pub cmd: Vec<String>,
 
     /// Read commands from this file first
@@ -199,13 +199,17 @@ fn on_off(text: &str) -> Result<bool, String> {
     parse_switch(text).ok_or_else(|| "on or off".to_owned())
 }
 
-/// A switch as `sqlite3` reads it.
+/// A switch as `sqlite3` reads it, and `true` and `false`. Any number but 0 means on.
 pub fn parse_switch(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "on" | "yes" | "true" | "1" => Some(true),
-        "off" | "no" | "false" | "0" => Some(false),
-        _ => None,
+    let text = text.to_ascii_lowercase();
+    match text.as_str() {
+        "on" | "yes" | "true" => return Some(true),
+        "off" | "no" | "false" => return Some(false),
+        _ => {}
     }
+    let (digits, radix) = text.strip_prefix("0x").map_or((text.as_str(), 10), |digits| (digits, 16));
+    let is_number = !digits.is_empty() && digits.chars().all(|digit| digit.is_digit(radix));
+    is_number.then(|| digits.chars().any(|digit| digit != '0'))
 }
 
 /// `0.1.0 (SQLite 3.54.1)`

@@ -94,6 +94,7 @@ impl Server {
     /// Opens a database with the defaults of the `sqlite3` program.
     pub fn open(&self, location: &Location, readonly: bool) -> Result<Connection> {
         let db = match location {
+            Location::Memory if readonly => open_uri(":memory:", readonly)?,
             Location::Memory => Connection::open_in_memory()?,
             Location::Uri(uri) => {
                 self.ensure_for(uri)?;

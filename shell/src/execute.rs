@@ -62,7 +62,8 @@ impl SqlFailure {
         if let rusqlite::Error::SqlInputError { sql, offset, .. } = error
             && let Ok(offset) = usize::try_from(*offset)
         {
-            text += &point_at(sql, offset);
+            let statement = sql.trim_ascii_start();
+            text += &point_at(statement, offset.saturating_sub(sql.len() - statement.len()));
         }
         SqlFailure { phase, code, text }
     }

@@ -55,7 +55,7 @@ use crate::args::{Cli, Command, ShellArgs};
 use crate::database::{Location, Server};
 use crate::input::{Reader, Typed};
 use crate::output::{Mode, Settings};
-use crate::session::Outcome;
+use crate::session::{End, Outcome};
 use crate::shell::Shell;
 
 fn main() -> ExitCode {
@@ -120,11 +120,11 @@ fn shell(
     let mut outcome = before_input(&mut shell, options);
     // The first argument that fails ends the run, as in `sqlite3`.
     for text in &sql {
-        if outcome.exit.is_none() && !outcome.failed {
+        if outcome.end.is_none() && !outcome.failed {
             outcome = shell.run_argument(text);
         }
     }
-    if sql.is_empty() && outcome.exit.is_none() && !outcome.failed {
+    if sql.is_empty() && outcome.end.is_none() && !outcome.failed {
         outcome = if interactive {
             welcome(&mut shell)?;
             shell.run(&mut Typed::new()?)
@@ -140,7 +140,7 @@ fn shell(
     Ok(outcome.code())
 }
 
-/// Runs `--init` and `--cmd`. As in sqlite3, their errors count only with `--bail`.
+/// Runs `--init` and `--cmd`. As in sqlite3, their errors and a `.quit` of `--cmd` count only with `--bail`.
 fn before_input(shell: &mut Shell, options: &ShellArgs) -> Outcome {
     let mut outcome = Outcome::default();
     if let Some(path) = &options.init {
@@ -154,11 +154,14 @@ fn before_input(shell: &mut Shell, options: &ShellArgs) -> Outcome {
         };
         shell.interactive = interactive;
         outcome.failed &= shell.bail;
+        // `.quit` ends that file alone.
+        outcome.end = outcome.end.filter(|end| *end != End::Quit);
     }
     for text in &options.cmd {
-        if outcome.exit.is_none() && !outcome.failed {
+        if outcome.end.is_none() && !outcome.failed {
             outcome = shell.run_argument(text);
             outcome.failed &= shell.bail;
+            outcome.end = outcome.end.filter(|end| *end != End::Quit || shell.bail);
         }
     }
     outcome

@@ -37,6 +37,12 @@ pub fn ends_statement(sql: &str) -> bool {
     CString::new(sql).is_ok_and(|text| ffi::is_complete(&text))
 }
 
+/// Whether a line stands for the semicolon, as in Oracle (`/`) and SQL Server (`go`).
+pub fn is_terminator(line: &str) -> bool {
+    let word = line.trim();
+    word == "/" || word.eq_ignore_ascii_case("go")
+}
+
 /// Whether a text begins like SQL or a dot command.
 pub fn begins_statement(text: &str) -> bool {
     const FIRST: &[&str] = &[

@@ -18,6 +18,15 @@ use crate::{dot, names, signals};
 /// The deepest nesting of `.read`.
 const MAX_DEPTH: usize = 25;
 
+/// What ends input before its last line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// `.quit`: this input ends. The file that has read it with `.read` continues.
+    Quit,
+    /// The session ends with this exit code.
+    Exit(i32),
+}
+
 /// The result of reading some input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -25,15 +34,18 @@ pub struct Outcome {
     pub failed: bool,
     /// An argument of the command line failed with this SQLite result code.
     pub result: i32,
-    /// The session ends, with this exit code if `.exit` gave one.
-    pub exit: Option<Option<i32>>,
+    /// Why input ends before its last line.
+    pub end: Option<End>,
 }
 
 impl Outcome {
     /// The exit code of the process, as in `sqlite3`.
     pub fn code(self) -> i32 {
-        let failed = if self.failed { self.result.max(1) } else { 0 };
-        self.exit.flatten().unwrap_or(failed)
+        match self.end {
+            Some(End::Exit(code)) => code,
+            Some(End::Quit) | None if self.failed => self.result.max(1),
+            Some(End::Quit) | None => 0,
+        }
     }
 }
 
@@ -54,7 +66,7 @@ impl Shell {
         let mut outcome = Outcome::default();
         let mut sql = String::new();
         let mut start = 0;
-        while outcome.exit.is_none() && !(outcome.failed && self.bail) {
+        while outcome.end.is_none() && !(outcome.failed && self.bail) {
             // Ctrl-C stops the whole file, not only its current statement.
             if self.depth > 0 && signals::stop() {
                 outcome.failed = true;
@@ -88,10 +100,11 @@ impl Shell {
                     continue;
                 }
             }
+            let line = if names::is_terminator(&line) && names::is_complete(&format!("{sql};")) { ";" } else { &line };
             if !sql.is_empty() {
                 sql.push('\n');
             }
-            sql.push_str(&line);
+            sql.push_str(line);
             if line.contains(';') && names::is_complete(&sql) {
                 let origin = origin(start);
                 self.step(&std::mem::take(&mut sql), origin, &mut outcome);
@@ -99,7 +112,7 @@ impl Shell {
                 sql.clear();
             }
         }
-        if outcome.exit.is_none() && !(outcome.failed && self.bail) && !names::is_blank(&sql) {
+        if outcome.end.is_none() && !(outcome.failed && self.bail) && !names::is_blank(&sql) {
             self.step(&sql, Origin::Line(start), &mut outcome);
         }
         outcome
@@ -122,7 +135,9 @@ impl Shell {
 
     /// Runs statements or a dot command, and prints its errors.
     fn step(&mut self, text: &str, origin: Origin, outcome: &mut Outcome) {
-        self.echo(text, outcome);
+        if !matches!(origin, Origin::Argument) {
+            self.echo(text, outcome);
+        }
         let busy = signals::busy();
         if self.depth == 0 {
             signals::begin();
@@ -144,7 +159,7 @@ impl Shell {
             self.settle(closed.map(|()| Flow::Continue), origin, outcome);
         }
         if let Some(code) = signals::ending() {
-            outcome.exit = Some(Some(code));
+            outcome.end = Some(End::Exit(code));
         }
         drop(busy);
     }
@@ -161,17 +176,18 @@ impl Shell {
         let outcome = self.run(&mut Reader::new(BufReader::new(&mut source)));
         self.depth -= 1;
         self.interactive = interactive;
-        match outcome.exit {
-            Some(code) => Ok(Flow::Exit(code)),
-            None if outcome.failed => Err(AlreadyReported.into()),
-            None => Ok(Flow::Continue),
+        match outcome.end {
+            Some(End::Exit(code)) => Ok(Flow::Exit(code)),
+            Some(End::Quit) | None if outcome.failed => Err(AlreadyReported.into()),
+            Some(End::Quit) | None => Ok(Flow::Continue),
         }
     }
 
     fn settle(&mut self, result: Result<Flow>, origin: Origin, outcome: &mut Outcome) {
         match result {
             Ok(Flow::Continue | Flow::Read(_)) => {}
-            Ok(Flow::Exit(code)) => outcome.exit = Some(code),
+            Ok(Flow::Quit) => outcome.end = Some(End::Quit),
+            Ok(Flow::Exit(code)) => outcome.end = Some(End::Exit(code)),
             Err(error) if is_broken_pipe(&error) => {
                 if matches!(self.out, Sink::Program(..)) {
                     // The reader of `.output |head` has closed the pipe.
@@ -179,7 +195,7 @@ impl Shell {
                     self.once = false;
                 } else {
                     // Ends the session as SIGPIPE would, but closes the database first.
-                    outcome.exit = Some(Some(128 + SIGPIPE));
+                    outcome.end = Some(End::Exit(128 + SIGPIPE));
                 }
             }
             Err(error) if error.is::<AlreadyReported>() => outcome.failed = true,
@@ -203,7 +219,8 @@ impl Shell {
             return;
         }
         let place = match origin {
-            Origin::Line(number) => format!(" near line {number}"),
+            // There is no line where a program fails before its first.
+            Origin::Line(number) if number > 0 => format!(" near line {number}"),
             _ => String::new(),
         };
         match error.downcast_ref::<SqlFailure>() {

@@ -58,8 +58,10 @@ impl std::error::Error for AlreadyReported {}
 pub enum Flow {
     /// It continues.
     Continue,
-    /// It ends, with this exit code if one was given.
-    Exit(Option<i32>),
+    /// `.quit`: the current file ends, or the session if input is no file.
+    Quit,
+    /// The session ends with this exit code.
+    Exit(i32),
     /// It reads this file, or the output of `|program`, and then the next command.
     Read(String),
 }

@@ -16,6 +16,7 @@ use crate::shell::{Flow, Shell};
 /// `.backup ?OPTIONS? ?DB? FILE`
 pub fn backup(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let (schema, file) = schema_and_file(&arguments.words);
+    need_schema(&shell.db, schema)?;
     let mut target = Connection::open(file).with_context(|| format!("cannot open \"{file}\""))?;
     if arguments.has("async") {
         target.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF")?;
@@ -27,6 +28,7 @@ pub fn backup(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
 /// `.restore ?DB? FILE`
 pub fn restore(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     let (schema, file) = schema_and_file(&arguments.words);
+    need_schema(&shell.db, schema)?;
     let directory = tempfile::tempdir()?;
     let copied = directory.path().join("copy.sqlite");
     let source = copy::settled_copy(Path::new(file), &copied, &|_, _| ())?;
@@ -35,6 +37,13 @@ pub fn restore(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
     };
     copy::copy((&source, "main"), (target, schema), &|_, _| ())?;
     Ok(Flow::Continue)
+}
+
+fn need_schema(db: &Connection, schema: &str) -> Result<()> {
+    if db.is_readonly(schema).is_err() {
+        bail!("unknown database {schema}");
+    }
+    Ok(())
 }
 
 fn schema_and_file(words: &[String]) -> (&str, &str) {

@@ -40,7 +40,7 @@ pub static COMMANDS: &[Command] = &[
                 OBJECTS are LIKE patterns of tables to dump; without, everything is.",
         ),
     command("echo", "on|off", "Turn command echo on or off", (1, 1), Switch, settings::echo),
-    command("exit", "?CODE?", "Exit this program with return-code CODE", (0, 1), Nothing, settings::exit).literal(),
+    command("exit", "?CODE?", "Exit this program with return-code CODE", (0, MANY), Nothing, settings::exit).literal(),
     command("headers", "on|off", "Turn display of headers on or off", (1, 1), Switch, settings::headers),
     command("help", "?--all? ?PATTERN?", "Show help text for PATTERN", (0, 1), Nothing, help).options(&[flag("all")]),
     command("import", "?OPTIONS? FILE TABLE", "Import data from FILE into TABLE", (2, 2), Files, csv::import)
@@ -133,7 +133,7 @@ pub static COMMANDS: &[Command] = &[
 pub fn run(shell: &mut Shell, line: &str) -> Result<Flow> {
     let words = split(line.trim_start_matches('.'));
     let Some((name, arguments)) = words.split_first() else {
-        bail!("a command is missing after the dot; \".help\" lists all");
+        return Ok(Flow::Continue);
     };
     let command = find(name)?;
     let arguments = Arguments::parse(command, arguments)?;
@@ -176,7 +176,10 @@ pub fn help(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
                 entry(shell, command, all)?;
             }
         }
-        Some(name) => entry(shell, find(name.trim_start_matches('.'))?, true)?,
+        Some(name) => match find(name.trim_start_matches('.')) {
+            Ok(command) => entry(shell, command, true)?,
+            Err(_) => writeln!(shell.out, "Nothing matches '{name}'")?,
+        },
     }
     Ok(Flow::Continue)
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use sqlite_redis::hide_secrets;
 
 use crate::args::parse_switch;
@@ -11,54 +11,68 @@ use crate::dot::arguments::{Arguments, Misuse};
 use crate::output::Mode;
 use crate::shell::{Flow, Shell};
 
-fn switch(text: &str) -> Result<bool> {
-    match parse_switch(text) {
-        Some(on) => Ok(on),
-        None => bail!("not a boolean value: \"{text}\"; say on or off"),
-    }
+/// Reads a switch. One that is misspelt means off and does not fail, as in `sqlite3`.
+fn switch(text: &str) -> bool {
+    parse_switch(text).unwrap_or_else(|| {
+        note!("ERROR: Not a boolean value: \"{text}\". Assuming \"no\".");
+        false
+    })
 }
 
 /// `.bail on|off`
 pub fn bail(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    shell.bail = switch(&arguments.words[0])?;
+    shell.bail = switch(&arguments.words[0]);
     Ok(Flow::Continue)
 }
 
 /// `.changes on|off`
 pub fn changes(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    shell.changes = switch(&arguments.words[0])?;
+    shell.changes = switch(&arguments.words[0]);
     Ok(Flow::Continue)
 }
 
 /// `.echo on|off`
 pub fn echo(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    shell.echo = switch(&arguments.words[0])?;
+    shell.echo = switch(&arguments.words[0]);
     Ok(Flow::Continue)
 }
 
 /// `.exit ?CODE?`
 pub fn exit(_shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    match arguments.first().map(str::parse) {
-        None => Ok(Flow::Exit(None)),
-        Some(Ok(code)) => Ok(Flow::Exit(Some(code))),
-        Some(Err(_)) => Err(Misuse.into()),
+    // As in sqlite3, 0 is no code of its own: what failed before still counts.
+    match arguments.first().map_or(0, integer) {
+        0 => Ok(Flow::Quit),
+        code => Ok(Flow::Exit(code)),
     }
+}
+
+/// An integer as `sqlite3` reads it: decimal or `0x` and hexadecimal, up to the first other character.
+fn integer(text: &str) -> i32 {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (digits, radix) = digits.strip_prefix("0x").map_or((digits, 10), |digits| (digits, 16));
+    let value = digits.chars().map_while(|digit| digit.to_digit(radix));
+    let value =
+        value.fold(0_i32, |value, digit| value.wrapping_mul(radix.cast_signed()).wrapping_add(digit.cast_signed()));
+    if negative { value.wrapping_neg() } else { value }
 }
 
 /// `.quit`
 pub fn quit(_shell: &mut Shell, _arguments: &Arguments) -> Result<Flow> {
-    Ok(Flow::Exit(None))
+    Ok(Flow::Quit)
 }
 
 /// `.headers on|off`
 pub fn headers(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    shell.settings.headers = Some(switch(&arguments.words[0])?);
+    shell.settings.headers = Some(switch(&arguments.words[0]));
     Ok(Flow::Continue)
 }
 
 /// `.timer on|off`
 pub fn timer(shell: &mut Shell, arguments: &Arguments) -> Result<Flow> {
-    shell.timer = switch(&arguments.words[0])?;
+    shell.timer = switch(&arguments.words[0]);
     Ok(Flow::Continue)
 }
 
