@@ -9,7 +9,7 @@ mod settings;
 
 use std::io::Write;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 
 use crate::dot::arguments::{Arguments, Command, Misuse, command, flag, usage, with_value};
 use crate::shell::{Flow, Shell};
