@@ -17,8 +17,9 @@ use crate::reading::follower::Listener;
 use crate::reading::freshness::Freshness;
 use crate::reading::read_server::Source;
 use crate::reading::reader::{PageSource, Reader};
+use crate::store::redis::Opened;
+use crate::store::redis::base::RedisStore;
 use crate::store::redis::commit::most_undo;
-use crate::store::redis::{Opened, RedisStore};
 use crate::store::{Bid, Fetched, Heard, News, Store, token};
 use crate::wire::server::{Server, Stats};
 

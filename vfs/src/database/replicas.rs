@@ -14,7 +14,7 @@ use crate::database::Database;
 use crate::model::error::{Cause, Result};
 use crate::process::sync::Mutex;
 use crate::reading::read_server::Source;
-use crate::store::redis::RedisStore;
+use crate::store::redis::base::RedisStore;
 use crate::store::redis::keys::Keys;
 use crate::wire::info::{info, info_field};
 use crate::wire::request::Request;

@@ -12,7 +12,7 @@ use crate::model::log_entry::Commit;
 use crate::model::version::Snapshot;
 use crate::process::sync::{Condvar, Mutex, MutexGuard};
 use crate::sqlite::interrupt;
-use crate::store::redis::lease_queue::HANDOVER;
+use crate::store::redis::base::HANDOVER;
 use crate::store::redis::stage::Stage;
 use crate::store::{After, Bid, Ending, Held, Leased, Lingers, News, Store, Writer};
 

@@ -3,51 +3,19 @@
 //! [`Store`] is all that a database asks of it: pages with the version they belong to, the log,
 //! and one writer at a time. [`redis`] is the real one; [`memory`] is its twin for tests.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::config::Wait;
 use crate::model::error::Result;
 use crate::model::log_entry::{Commit, LogEntry, Piece, PiecesAsked};
-use crate::model::page::{Page, PageNo};
-use crate::model::unique;
+use crate::model::page::PageNo;
 use crate::model::version::{CommitId, Snapshot, Version};
 
+pub(crate) mod data;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod redis;
 
-/// Pages read in one atomic step, and the version that they belong to.
-#[derive(Debug, Clone)]
-pub(crate) struct Fetched {
-    pub at: Snapshot,
-    /// One for each page asked for, in that order; `None` past the end of the database.
-    pub pages: Vec<Option<Page>>,
-}
-
-/// What came of listening to a log.
-#[derive(Debug, Clone)]
-pub(crate) struct Heard {
-    /// Commits that were new, in order; more may have followed.
-    pub entries: Vec<LogEntry>,
-    /// The version that the server had in the end.
-    pub at: Snapshot,
-    /// Whether it is a primary, as far as it may be asked.
-    pub as_primary: bool,
-}
-
-/// What one who wants the write lease says, and knows.
-pub(crate) struct Bid<'a> {
-    /// What tells it from all others.
-    pub token: &'a str,
-    /// How long the lease is to live, unless it is renewed.
-    pub life: Duration,
-    /// How long to stand in line while another holds it.
-    pub patience: Duration,
-    /// The version that is known, and pages to come with the lease if they had to be waited for.
-    pub known: Version,
-    pub pages: &'a [PageNo],
-}
+pub(crate) use crate::store::data::{After, Bid, Ending, Fetched, Heard, Lingers, News, release_later, token};
 
 /// What became of the attempt to get the write lease.
 pub(crate) enum Leased {
@@ -66,13 +34,6 @@ pub(crate) struct Held {
     pub life: Duration,
     /// There is some after a wait.
     pub news: Option<News>,
-}
-
-/// The log's entries after a version, and pages that were asked for with them.
-#[derive(Debug, Default)]
-pub(crate) struct News {
-    pub entries: Vec<LogEntry>,
-    pub fetched: Option<Fetched>,
 }
 
 /// What keeps the pages of one database.
@@ -137,33 +98,6 @@ pub(crate) trait Ahead: Send {
     fn answer(&mut self) -> Option<Fetched>;
 }
 
-/// What is to become of the lease with a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum After {
-    /// It is kept: more is to be committed under it.
-    Keep,
-    /// It is given back, whatever comes of the commit.
-    Release,
-    /// It is kept for the next transaction if the commit succeeds, with so long to live, or with what
-    /// it has.
-    Linger(Option<Duration>),
-}
-
-/// The lease lingers: what the next transaction needs is there. Whether others wait for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lingers {
-    pub wanted: bool,
-}
-
-/// How a commit is to end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ending {
-    /// What is to become of the lease.
-    pub lease: After,
-    /// What is waited for.
-    pub wait: Wait,
-}
-
 /// The one who holds the write lease.
 pub(crate) trait Writer: Send {
     /// Makes the next version, or not: never half of it, never twice, never over another's. Its pages
@@ -191,23 +125,5 @@ pub(crate) trait Writer: Send {
     /// The writer, where the store is a Redis server.
     fn as_redis(&mut self) -> Option<&mut crate::store::redis::writer::RedisWriter> {
         None
-    }
-}
-
-/// A token that nobody else has, and that tells an operator who it is.
-pub(crate) fn token() -> Result<String> {
-    static HOST: LazyLock<String> = LazyLock::new(|| gethostname::gethostname().to_string_lossy().into_owned());
-    Ok(format!("{}/{}/{:016x}", *HOST, std::process::id(), unique()?))
-}
-
-/// Gives a lease back from another thread. If that fails, the lease ends by itself.
-pub(crate) fn release_later(release: impl FnOnce() -> Result<()> + Send + 'static) {
-    let work = move || {
-        if let Err(error) = release() {
-            crate::process::log::log(&format!("after an interrupt, giving back the write lease failed: {error}"));
-        }
-    };
-    if let Err(error) = std::thread::Builder::new().name("sqlite-redis-release".into()).spawn(work) {
-        crate::process::log::log(&format!("after an interrupt, the write lease will end by itself: {error}"));
     }
 }

@@ -8,7 +8,7 @@ use crate::model::error::Result;
 use crate::model::log_entry::Commit;
 use crate::model::page_encoding::pack;
 use crate::model::version::{FORMAT, STAGED_FORMAT, Snapshot, Version};
-use crate::store::redis::RedisStore;
+use crate::store::redis::base::RedisStore;
 use crate::store::redis::keys;
 use crate::store::redis::keys::Keys;
 use crate::store::redis::stage::Stage;

@@ -6,7 +6,7 @@
 use redis::{Cmd, Value, cmd};
 
 use crate::model::error::Result;
-use crate::store::redis::RedisStore;
+use crate::store::redis::base::RedisStore;
 use crate::store::redis::writer::opened;
 use crate::wire::link::Link;
 use crate::wire::reply::checked;

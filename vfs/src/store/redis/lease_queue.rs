@@ -17,19 +17,16 @@ use crate::model::unique;
 use crate::model::version::{Snapshot, Version};
 use crate::process::fault;
 use crate::process::fault::Point;
+use crate::store::data::{News, token};
+use crate::store::redis::base::{Read, RedisStore, read, script};
 use crate::store::redis::log_batch::REPLY_WITH_LEASE;
+use crate::store::redis::replies;
 use crate::store::redis::writer::RedisWriter;
-use crate::store::redis::{Read, RedisStore, read, replies, script};
-use crate::store::{News, token};
 use crate::wire::link::Kept;
 use crate::wire::reply::{bad_reply, text};
 use crate::wire::reply::{checked, server_cause};
 use crate::wire::request::Request;
 use crate::wire::script::{By, Script};
-
-/// Life of a lease that lingers, and the least of one that is handed over: its holder proves within a third
-/// of it, by a renewal, that it is alive.
-pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
 
 pub(crate) static RELEASE: LazyLock<Script> =
     LazyLock::new(|| Script::new(script(include_str!("scripts/release.lua"))));
@@ -153,7 +150,7 @@ impl RedisWriter {
     /// Asks for the lease and blocks, in the round trip that closes the transaction opened for the
     /// commit. Returns the token under which a lease that nobody holds is passed on, and the replies: the
     /// token of its holder; what came of the wait; whether it was still in the queue; the token of the
-    /// holder then; the log and pages, if they are asked for; what [`watching`](crate::store::redis::writer::watching) asks.
+    /// holder then; the log and pages, if they are asked for; what [`watching`](crate::store::redis::base::watching) asks.
     fn stand_in_line(&mut self, patience: Duration) -> Result<(String, Vec<Value>)> {
         let keys = self.store.keys.clone();
         let mut request = Request::with_room();

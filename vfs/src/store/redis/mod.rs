@@ -1,30 +1,28 @@
 //! The store that is a Redis server: one hash, one stream, one lock for each database.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 
-use crate::config::Config;
 use crate::model::error::{Cause, Result};
-use crate::model::log_entry::{LogEntry, Piece, PiecesAsked};
-use crate::model::page::{Page, PageNo};
+use crate::model::log_entry::{Commit, LogEntry, Piece, PiecesAsked};
+use crate::model::page::PageNo;
 use crate::model::version::{CommitId, Snapshot, Version};
-use crate::store::redis::keys::Keys;
-use crate::store::redis::lease_queue::HANDOVER;
-use crate::store::redis::log_batch::{ENTRY, EntrySize, REPLY, most_log, size};
+use crate::store::redis::base::{HANDOVER, Read, RedisStore, contents, read, script, snapshot};
+use crate::store::redis::log_batch::{ENTRY, REPLY, most_log, size};
 use crate::store::redis::stage::Stage;
 use crate::store::redis::writer::RedisWriter;
-use crate::store::{Ahead, Bid, Fetched, Heard, Held, Leased, News, Store};
+use crate::store::{Ahead, Bid, Ending, Fetched, Heard, Held, Leased, Lingers, News, Store, Writer};
 use crate::wire::link::Kept;
 use crate::wire::pace::Pace;
 use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply, text};
 use crate::wire::request::Request;
-use crate::wire::server::Server;
 
+pub(crate) mod base;
 pub(crate) mod commit;
 mod full;
 pub(crate) mod keys;
@@ -43,46 +41,6 @@ const NEWS: usize = 16;
 
 static RENEW: LazyLock<String> = LazyLock::new(|| script(include_str!("scripts/renew.lua")));
 
-/// Lua without comment lines and indentation, which nobody reads on the wire.
-pub(crate) fn script(source: &str) -> String {
-    let lines = source.lines().map(str::trim_start).filter(|line| !line.starts_with("--") && !line.is_empty());
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// What is asked again and again.
-pub(super) struct Packed {
-    /// The metadata.
-    pub(super) metadata: Request,
-    /// See [`writer::watching`].
-    pub(super) watching: Request,
-}
-
-/// The pages of one database on one server.
-#[derive(Clone)]
-pub(crate) struct RedisStore {
-    pub(super) server: Arc<Server>,
-    pub(super) keys: Arc<Keys>,
-    pub(super) packed: Arc<Packed>,
-    /// How long it is looked for what became of a commit whose reply was lost.
-    pub(super) patience: Duration,
-    /// Time for one reply.
-    reply_time: Duration,
-    pub(super) log_commits: u64,
-    pub(super) log_bytes: u64,
-    pub(super) compress: bool,
-    /// Life of a lease that is handed over: as long as any, since the next holder can't renew it before it has
-    /// read what comes with it.
-    pub(super) handover: Duration,
-    /// The size of log entries.
-    pub(super) entry_size: Arc<EntrySize>,
-    /// Another held the lease when it was last asked for.
-    pub(super) contended: Arc<AtomicBool>,
-    /// The server does not let clients stand in line for the lease: it refuses `BLPOP`.
-    pub(super) lacks_line: Arc<AtomicBool>,
-    /// Pages were staged when it was last looked at, so both places are read at once.
-    staged: Arc<AtomicBool>,
-}
-
 /// What opening has found.
 pub(crate) struct Opened {
     pub(crate) fetched: Fetched,
@@ -93,27 +51,6 @@ pub(crate) struct Opened {
 }
 
 impl RedisStore {
-    pub(crate) fn new(server: Arc<Server>, config: &Config, name: &str) -> Self {
-        let keys = Keys::new(&config.prefix, name);
-        let metadata = Request::one(&hmget(&keys.hash, &[]));
-        let watching = writer::watching(&keys.hash, None);
-        RedisStore {
-            server,
-            keys: Arc::new(keys),
-            packed: Arc::new(Packed { metadata, watching }),
-            patience: config.patience(),
-            reply_time: config.timeout,
-            log_commits: config.log_commits,
-            log_bytes: config.log_bytes,
-            compress: config.compress,
-            handover: config.lease.max(HANDOVER),
-            entry_size: Arc::default(),
-            contended: Arc::default(),
-            lacks_line: Arc::default(),
-            staged: Arc::default(),
-        }
-    }
-
     /// Refuses servers and keys that can't serve; fetches pages like [`Store::fetch`]. Others that are
     /// `likely` to be needed come in the same trip, if nothing is wrong with them.
     pub(crate) fn open(&self, pages: &[PageNo], likely: &[PageNo]) -> Result<Opened> {
@@ -195,61 +132,6 @@ impl RedisStore {
             Read::Staged(..) => self.fetch_staged(pages),
         }
     }
-
-    pub(super) fn hmget(&self, pages: &[PageNo]) -> Cmd {
-        hmget(&self.keys.hash, pages)
-    }
-
-    /// Asks for the log's entries from one version to another, at most `count`.
-    pub(super) fn xrange(&self, first: Version, last: Version, count: usize) -> Cmd {
-        let mut command = cmd("XRANGE");
-        command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(count);
-        command
-    }
-}
-
-fn hmget(hash: &str, pages: &[PageNo]) -> Cmd {
-    let mut command = cmd("HMGET");
-    command.arg(hash).arg(&keys::SNAPSHOT);
-    for &page in pages {
-        command.arg(keys::page(page));
-    }
-    command
-}
-
-/// What an `HMGET` of the hash has brought.
-pub(crate) enum Read {
-    Whole(Fetched),
-    /// Some pages are staged elsewhere; these are the values of the hash.
-    Staged(Snapshot, Vec<Value>),
-}
-
-/// The snapshot out of the reply to an `HMGET` without pages, and whether pages are staged.
-pub(super) fn snapshot(reply: Value) -> Result<(Snapshot, bool)> {
-    match read(reply, &[])? {
-        Read::Whole(fetched) => Ok((fetched.at, false)),
-        Read::Staged(at, _) => Ok((at, true)),
-    }
-}
-
-/// Snapshot and pages out of the reply to an `HMGET`.
-pub(crate) fn read(reply: Value, pages: &[PageNo]) -> Result<Read> {
-    let mut values = array("HMGET", checked(reply)?)?;
-    if values.len() != keys::SNAPSHOT.len() + pages.len() {
-        return Err(Cause::BadReply(format!("HMGET was answered with {} values", values.len())).into());
-    }
-    let found = values.split_off(keys::SNAPSHOT.len());
-    let (at, staged) = replies::snapshot(&values)?;
-    if staged { Ok(Read::Staged(at, found)) } else { contents(at, pages, found).map(Read::Whole) }
-}
-
-fn contents(at: Snapshot, pages: &[PageNo], values: Vec<Value>) -> Result<Fetched> {
-    let pages = pages
-        .iter()
-        .zip(values)
-        .map(|(&page, value)| Ok(replies::page(page, value, &at)?.map(Page::new)))
-        .collect::<Result<_>>()?;
-    Ok(Fetched { at, pages })
 }
 
 /// Whether `ROLE` says that the server is a primary. Where that may not be asked, it is taken for what
@@ -431,6 +313,29 @@ impl Store for RedisStore {
             Value::Int(found) => Ok(found > 0),
             other => Err(bad_reply("EXISTS", &other).into()),
         }
+    }
+}
+
+/// The calls go to the methods of [`RedisWriter`] itself.
+impl Writer for RedisWriter {
+    fn as_redis(&mut self) -> Option<&mut RedisWriter> {
+        Some(self)
+    }
+
+    fn joins(&self) -> Option<String> {
+        self.server.transaction_place()
+    }
+
+    fn remove(&mut self, at: &Snapshot) -> Result<()> {
+        self.remove_at(at)
+    }
+
+    fn commit(&mut self, commit: &Commit<'_>, stage: Option<Stage>, ending: Ending) -> Result<Option<Lingers>> {
+        RedisWriter::commit(self, commit, stage, ending)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        RedisWriter::release(self)
     }
 }
 

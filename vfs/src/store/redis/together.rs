@@ -17,6 +17,9 @@ use crate::model::error::{Cause, Error, Result};
 use crate::model::log_entry::Commit;
 use crate::process::fault;
 use crate::process::fault::Point;
+use crate::store::Writer;
+use crate::store::data::{After, Ending};
+use crate::store::redis::base::ask_version;
 use crate::store::redis::commit::{AboutHistory, LogMark};
 use crate::store::redis::stage::Stage;
 use crate::store::redis::writer;
@@ -24,7 +27,6 @@ use crate::store::redis::writer::RedisWriter;
 use crate::store::redis::writer::in_time;
 use crate::store::redis::writer::in_time::{Attempt, Attempts};
 use crate::store::redis::{replies, wait};
-use crate::store::{After, Ending, Writer};
 use crate::wire::link::{Kept, Sending};
 use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply};
@@ -145,7 +147,7 @@ impl<'a> Joined<'a> {
         self.writer.stage.as_ref().map(|stage| stage.key.as_str())
     }
 
-    /// Takes in the replies to what [`writer::watching`] asks of one hash.
+    /// Takes in the replies to what [`watching`](crate::store::redis::base::watching) asks of one hash.
     fn watched(&mut self, replies: &mut impl Iterator<Item = Value>) -> Result<()> {
         let mut next = || checked(replies.next().unwrap_or_default());
         let (metadata, staged) = (next(), self.writer.stage.as_ref().map(|_| next()));
@@ -199,7 +201,7 @@ impl Joint<'_> {
         }
         request.push(&watch);
         for member in &self.members {
-            writer::ask_version(&mut request, &member.writer.store.keys.hash, member.stage_key());
+            ask_version(&mut request, &member.writer.store.keys.hash, member.stage_key());
         }
         request.push(&cmd("MULTI"));
         let mut link = self.server.link()?;
@@ -295,10 +297,10 @@ impl Joint<'_> {
     fn overtaken(&self) -> Error {
         for member in &self.members {
             let (base, store) = (&member.commit.base, &member.writer.store);
-            if let Ok(now) = crate::store::Store::fetch(store, &[])
-                && now.at.identity() != base.identity()
+            if let Ok(now) = store.newest()
+                && now.identity() != base.identity()
             {
-                return Error::from(Cause::Stale { snapshot: base.version, found: now.at.version }).at(member.place);
+                return Error::from(Cause::Stale { snapshot: base.version, found: now.version }).at(member.place);
             }
         }
         let base = &self.members[0].commit.base;

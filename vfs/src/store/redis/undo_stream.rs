@@ -8,7 +8,8 @@ use redis::cmd;
 use crate::model::error::Result;
 use crate::model::log_entry::{Commit, Piece, PiecesAsked, Undo};
 use crate::model::version::CommitId;
-use crate::store::redis::{RedisStore, keys, replies};
+use crate::store::redis::base::RedisStore;
+use crate::store::redis::{keys, replies};
 use crate::wire::link::Sending;
 use crate::wire::reply::checked;
 use crate::wire::request::Request;
@@ -78,7 +79,7 @@ impl RedisStore {
         }
     }
 
-    /// See [`Store::undo`](crate::store::Store::undo).
+    /// See `Store::undo`.
     pub(crate) fn fetch_pieces(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>> {
         let mut request = Request::default();
         for PiecesAsked { version, from, count } in asked {

@@ -14,13 +14,14 @@ use crate::model::version::{CommitId, Snapshot, Version};
 use crate::process::fault;
 use crate::process::fault::Point;
 use crate::sqlite::interrupt;
+use crate::store::data::{After, Bid, Ending, Lingers, News};
+use crate::store::redis::base::{RedisStore, watching};
 use crate::store::redis::commit::LogMark;
 use crate::store::redis::full::is_full;
 use crate::store::redis::lease_queue::RELEASE;
+use crate::store::redis::replies;
 use crate::store::redis::stage;
 use crate::store::redis::stage::Stage;
-use crate::store::redis::{RedisStore, keys, replies};
-use crate::store::{After, Bid, Ending, Lingers, News, Store, Writer};
 use crate::wire::link::{Kept, Link};
 use crate::wire::reply::checked;
 use crate::wire::reply::{array, bad_reply, text};
@@ -69,28 +70,11 @@ pub(crate) struct RedisWriter {
 /// has committed in spite of the lease.
 const MOST_PROMOTIONS: u32 = 3;
 
-/// Watches a hash, and the pages staged for a commit; asks for the version, for the log's size and how
-/// many pages are staged; opens the transaction.
-pub(crate) fn watching(hash: &str, stage: Option<&str>) -> Request {
-    let mut request = Request::one(cmd("WATCH").arg(hash).arg(stage));
-    ask_version(&mut request, hash, stage);
-    request.push(&cmd("MULTI"));
-    request
-}
-
 /// Checks the reply to `MULTI`. What follows an untrue one would be carried out command by command.
 pub(crate) fn opened(reply: Value) -> Result<()> {
     match checked(reply)? {
         Value::Okay => Ok(()),
         other => Err(bad_reply("MULTI", &other).into()),
-    }
-}
-
-/// Asks for a version, for the log's size and how many pages are staged.
-pub(crate) fn ask_version(request: &mut Request, hash: &str, stage: Option<&str>) {
-    request.push(cmd("HMGET").arg(hash).arg(&keys::SNAPSHOT).arg(keys::LOG_MARK));
-    if let Some(stage) = stage {
-        request.push(cmd("HLEN").arg(stage));
     }
 }
 
@@ -328,6 +312,41 @@ impl RedisWriter {
             Err(holder) => Err(Cause::Busy(holder).into()),
         }
     }
+
+    /// See `Writer::commit`.
+    pub(super) fn commit(
+        &mut self,
+        commit: &Commit<'_>,
+        stage: Option<Stage>,
+        ending: Ending,
+    ) -> Result<Option<Lingers>> {
+        if stage.is_some() {
+            // These are to be watched, too.
+            self.leave(None)?;
+            self.stage = stage;
+            fault::at(Point::Staged)?;
+        }
+        let outcome = self.commit_in_time(commit, ending);
+        if let (Some(mut stage), Err(error)) = (self.stage.take(), &outcome) {
+            // A try that may still arrive needs them; its watch would notice if they were gone.
+            stage.published = matches!(error.cause, Cause::OutcomeUnknown { .. });
+        }
+        outcome
+    }
+
+    /// Gives the lease back, if it is still held.
+    pub(super) fn release(&mut self) -> Result<()> {
+        if !self.leased && !self.open {
+            return Ok(());
+        }
+        fault::at(Point::BeforeRelease)?;
+        if std::mem::take(&mut self.leased) {
+            self.give_back()?;
+        } else {
+            self.leave(None)?;
+        }
+        fault::at(Point::AfterRelease)
+    }
 }
 
 /// A commit, and how it is to end.
@@ -377,7 +396,7 @@ impl RedisWriter {
 
 impl RedisWriter {
     /// One round trip: removes the database, if it is still at this version.
-    fn remove_at(&mut self, at: &Snapshot) -> Result<()> {
+    pub(super) fn remove_at(&mut self, at: &Snapshot) -> Result<()> {
         self.watch(at)?;
         let keys = self.store.keys.clone();
         let mut request = Request::one(cmd("DEL").arg(&keys.hash).arg(&keys.log).arg(&keys.undo).arg(&keys.staged));
@@ -392,7 +411,7 @@ impl RedisWriter {
             Ok(mut replies) => replies.pop().unwrap_or_default(),
             // It may be done all the same.
             Err(lost) => {
-                let now = self.store.fetch(&[]).map_err(|_| lost.clone())?.at;
+                let now = self.store.newest().map_err(|_| lost.clone())?;
                 return if now == Snapshot::EMPTY { Ok(()) } else { Err(lost) };
             }
         };
@@ -401,48 +420,6 @@ impl RedisWriter {
             Value::Nil => Err(Cause::Stale { snapshot: at.version, found: at.version.next() }.into()),
             other => Err(bad_reply("EXEC", &other).into()),
         }
-    }
-}
-
-impl Writer for RedisWriter {
-    fn as_redis(&mut self) -> Option<&mut RedisWriter> {
-        Some(self)
-    }
-
-    fn joins(&self) -> Option<String> {
-        self.server.transaction_place()
-    }
-
-    fn remove(&mut self, at: &Snapshot) -> Result<()> {
-        self.remove_at(at)
-    }
-
-    fn commit(&mut self, commit: &Commit<'_>, stage: Option<Stage>, ending: Ending) -> Result<Option<Lingers>> {
-        if stage.is_some() {
-            // These are to be watched, too.
-            self.leave(None)?;
-            self.stage = stage;
-            fault::at(Point::Staged)?;
-        }
-        let outcome = self.commit_in_time(commit, ending);
-        if let (Some(mut stage), Err(error)) = (self.stage.take(), &outcome) {
-            // A try that may still arrive needs them; its watch would notice if they were gone.
-            stage.published = matches!(error.cause, Cause::OutcomeUnknown { .. });
-        }
-        outcome
-    }
-
-    fn release(&mut self) -> Result<()> {
-        if !self.leased && !self.open {
-            return Ok(());
-        }
-        fault::at(Point::BeforeRelease)?;
-        if std::mem::take(&mut self.leased) {
-            self.give_back()?;
-        } else {
-            self.leave(None)?;
-        }
-        fault::at(Point::AfterRelease)
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 use redis::{Arg, Cmd, Value as Reply, cmd};
 
 use crate::model::error::{Cause, Result};
-use crate::store::redis::script;
+use crate::store::redis::base::script;
 use crate::vtab::layout::keys::Keys;
 use crate::vtab::location::{Place, wrong_type};
 use crate::vtab::table::bulk;

@@ -13,7 +13,9 @@ use crate::config::Wait;
 use crate::model::log_entry::{Commit, Undo};
 use crate::model::page::PageNo;
 use crate::model::version::CommitId;
-use crate::store::{After, Bid, Ending, Leased, Store, Writer};
+use crate::store::data::{After, Bid, Ending};
+use crate::store::redis::base::HANDOVER;
+use crate::store::{Leased, Store, Writer};
 use crate::wire::server::Server;
 
 const LIFE: Duration = Duration::from_secs(60);

@@ -6,11 +6,11 @@ use crate::model::error::{Cause, Result};
 use crate::model::log_entry::Commit;
 use crate::process::fault;
 use crate::process::fault::Point;
+use crate::store::data::{After, Ending, Lingers};
 use crate::store::redis::lease_queue::{KEEP, RELEASE};
 use crate::store::redis::wait;
 use crate::store::redis::writer::RedisWriter;
 use crate::store::redis::writer::in_time::Attempt;
-use crate::store::{After, Ending, Lingers, Store};
 use crate::wire::reply::bad_reply;
 use crate::wire::reply::checked;
 
@@ -133,8 +133,8 @@ impl RedisWriter {
 
     /// Why `EXEC` was refused: someone changed the hash since it was watched.
     pub(crate) fn overtaken(&self, commit: &Commit<'_>) -> crate::model::error::Error {
-        match self.store.fetch(&[]) {
-            Ok(now) => Cause::Stale { snapshot: commit.base.version, found: now.at.version }.into(),
+        match self.store.newest() {
+            Ok(now) => Cause::Stale { snapshot: commit.base.version, found: now.version }.into(),
             Err(_) => Cause::Stale { snapshot: commit.base.version, found: commit.base.version.next() }.into(),
         }
     }

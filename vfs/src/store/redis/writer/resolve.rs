@@ -8,9 +8,9 @@ use crate::model::log_entry::{Commit, LogEntry};
 use crate::model::version::{Snapshot, Version};
 use crate::process::fault;
 use crate::process::fault::Point;
-use crate::store::Writer;
+use crate::store::redis::base::{RedisStore, snapshot};
 use crate::store::redis::writer::RedisWriter;
-use crate::store::redis::{RedisStore, replies, snapshot, wait};
+use crate::store::redis::{replies, wait};
 use crate::wire::reply::checked;
 use crate::wire::request::Request;
 
