@@ -449,7 +449,7 @@ fn the_keys_of_virtual_tables_are_those_of_the_code() {
     ];
     let (hold, staged) = (shown_key(keys.hold()), shown_key(keys.staged("{change}")));
     assert_eq!(named("added keys"), [added.map(shown_key).to_vec(), vec![commit, hold, staged]].concat());
-    let (mark, patience) = (crate::vtab::commit::MARK_SECONDS, crate::vtab::commit::PATIENCE.as_secs());
+    let (mark, patience) = (crate::vtab::commit::mark::MARK_SECONDS, crate::vtab::commit::mark::PATIENCE.as_secs());
     for said in
         [format!("string, {mark} s to live"), format!("hash | slices of a large change until it is done; {mark} s")]
     {

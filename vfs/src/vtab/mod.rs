@@ -18,13 +18,18 @@
 //! - `redis_create_index()` and the other functions: [`functions`], each of
 //!   which changes what it changes [`at_once`]; `redis_keys()` and the other
 //!   table-valued ones: [`look`]
-//! - [`keys`] spells every key, [`value`] knows SQLite's order of values
+//! - [`layout`] spells every key and decodes rows and sets; [`known`] keeps what the process remembers of a table
+//!
+//! Imports go down: [`table`] holds the write set and [`query`] reads through it; [`commit`] is above both. What a
+//! commit finds (`commit::found`) and the states of a hold (`commit::held`) are plain data, which the write set
+//! may import.
 //!
 //! The callbacks themselves are in `ffi::module`.
 
 pub(crate) mod declare;
 pub(crate) mod location;
 pub(crate) mod table;
+pub(crate) mod known;
 pub(crate) mod sets;
 pub(crate) mod write;
 pub(crate) mod commit;

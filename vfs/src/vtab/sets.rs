@@ -4,8 +4,9 @@
 use redis::{Cmd, Value as Reply, cmd};
 
 use crate::model::error::Result;
+use crate::vtab::layout::replies::rowids;
 use crate::vtab::query::row_source::Keys;
-use crate::vtab::table::{Table, rowids};
+use crate::vtab::table::Table;
 use crate::wire::reply::array;
 use crate::wire::request::Request;
 use crate::wire::scan::Scan;

@@ -8,24 +8,21 @@ use std::time::{Duration, Instant};
 
 use redis::{Value as Reply, cmd};
 
-use crate::config::Config;
 use crate::model::error::{Cause, Error, Result};
 use crate::model::unique;
-use crate::process::PerProcess;
 use crate::process::generation::{Generation, generation};
 use crate::process::sync::Mutex;
-use crate::sqlite::value::{FNV, Value};
+use crate::sqlite::value::Value;
 use crate::vtab::declare::Definition;
 use crate::vtab::declare::shadow_table::Judge;
+use crate::vtab::known::{Known, known};
 use crate::vtab::layout::keys::{Keys, TYPES, refuse_ambiguous, shown};
+use crate::vtab::layout::replies::{Row, bulk, count, names};
 use crate::vtab::layout::row;
 use crate::vtab::location::{Patience, Place, hash_tag};
 use crate::vtab::write::Writes;
 use crate::wire::reply::{array, bad_reply, text};
 use crate::wire::request::{Numbered, Request};
-
-/// The values of a row, one for each column.
-pub(crate) type Row = Vec<Value>;
 
 /// The tables of one connection of SQLite: they commit together.
 pub(crate) struct Session {
@@ -108,40 +105,6 @@ impl Session {
                 && schema.is_none_or(|schema| table.definition.schema.eq_ignore_ascii_case(schema))
         })
     }
-}
-
-/// Virtual tables that are remembered although no connection has them.
-const MOST_TABLES: usize = 1024;
-
-/// What this process knows about virtual tables, by server and keys.
-#[derive(Default)]
-struct KnownTables(Mutex<HashMap<String, Arc<Mutex<Known>>>>);
-
-static KNOWN: PerProcess<KnownTables> = PerProcess::new();
-
-/// What is known about the virtual table with these keys.
-fn known(config: &Config, keys: &Keys) -> Arc<Mutex<Known>> {
-    let ours = KNOWN.get();
-    let mut known = ours.0.lock();
-    if known.len() >= MOST_TABLES {
-        known.retain(|_, table| Arc::strong_count(table) > 1);
-    }
-    known.entry(format!("{} {}", config.server_key(), keys.base())).or_default().clone()
-}
-
-/// What a process last heard about a table: for the planner, and to guess the next rowid.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Known {
-    pub indices: Vec<String>,
-    pub rows: u64,
-    /// Distinct values of indexed columns.
-    pub distinct: HashMap<String, u64>,
-    /// When `distinct` was asked for.
-    pub counted: Option<Instant>,
-    /// The rowid counter.
-    pub counter: Option<i64>,
-    /// What the table's hold said when it was free.
-    pub hold: Option<Vec<u8>>,
 }
 
 /// How long counts of distinct values are good enough.
@@ -321,42 +284,6 @@ impl Table {
     pub(crate) fn empty_row(&self, rowid: i64) -> Row {
         self.row_with(rowid, None, |_| None)
     }
-}
-
-/// A number that differs for rows that differ.
-pub(crate) fn digest(row: &[Value]) -> u64 {
-    row.iter().fold(FNV, |hash, value| value.digest(hash))
-}
-
-/// The bytes of a reply.
-pub(crate) fn bulk(reply: Option<&Reply>) -> Option<&[u8]> {
-    match reply {
-        Some(Reply::BulkString(bytes)) => Some(bytes),
-        _ => None,
-    }
-}
-
-/// A number among the replies; nothing counts as 0.
-pub(crate) fn count(reply: &Reply) -> u64 {
-    match reply {
-        Reply::Int(number) => u64::try_from(*number).unwrap_or(0),
-        _ => 0,
-    }
-}
-
-/// The members of a set of names. What is not UTF-8 is no column's.
-pub(crate) fn names(reply: Reply) -> Result<Vec<String>> {
-    let mut names: Vec<String> = array("SMEMBERS", reply)?.iter().filter_map(text).collect();
-    names.sort();
-    Ok(names)
-}
-
-/// The members of a set of rowids. What is no number is no row's.
-pub(crate) fn rowids(reply: Reply) -> Result<Vec<i64>> {
-    let members = array("SMEMBERS", reply)?;
-    let mut rowids: Vec<i64> = members.iter().filter_map(|member| text(member)?.parse().ok()).collect();
-    rowids.sort_unstable();
-    Ok(rowids)
 }
 
 impl Table {

@@ -4,17 +4,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use redis::cmd;
+use redis::{Cmd, cmd};
 
-use crate::vtab::commit::check::{Checked, Hash};
+use crate::vtab::commit::check::CHUNK;
+use crate::vtab::commit::found::Checked;
 use crate::vtab::commit::scripted::Sink;
-use crate::vtab::commit::{CHUNK, give_back, raise};
 use crate::vtab::layout::index::{Trace, trace, unknown_trace};
 use crate::vtab::layout::keys::{Keys, TYPES};
+use crate::vtab::layout::replies::Hash;
 use crate::vtab::layout::row;
 use crate::vtab::table::Table;
 use crate::vtab::write::conflicts::unique_key;
 use crate::vtab::write::{Base, Pending};
+
+/// Raises the rowid counter to a rowid that was given.
+pub(crate) fn raise(keys: &Keys, rowid: i64) -> Cmd {
+    cmd("raise").arg(keys.counter()).arg(rowid).to_owned()
+}
+
+/// Gives unused rowids back: those from `next` to `end`, where the counter was left.
+pub(crate) fn give_back(keys: &Keys, (next, end): (i64, i64)) -> Cmd {
+    cmd("give_back").arg(keys.counter()).arg(end).arg(next - 1).to_owned()
+}
 
 /// A table on its way into a commit.
 pub(crate) struct Part<'a> {

@@ -1,22 +1,25 @@
 //! What a commit rests on: the questions about a table before it is written, the keys that are
 //! watched meanwhile, and whether the replies are what the transaction saw.
 
-use std::collections::HashMap;
-
 use redis::{Cmd, Value as Reply, cmd};
 
 use crate::model::error::{Cause, Result};
 use crate::sqlite::value::Value;
-use crate::vtab::commit::CHUNK;
-use crate::vtab::commit::hold::Hold;
-use crate::vtab::commit::scripted::{Claim, words};
+use crate::vtab::commit::found::{Checked, Stranger};
+use crate::vtab::commit::held::Hold;
+use crate::vtab::commit::scripted::words;
+use crate::vtab::declare::unique_values;
 use crate::vtab::layout::keys::{Keys, shown};
+use crate::vtab::layout::replies::{count, digest, digest as digest_of, hash, names, rowids};
 use crate::vtab::location::{checked_reply, wrong_type};
-use crate::vtab::table::{Table, bulk, count, digest, digest as digest_of, names, rowids};
+use crate::vtab::table::Table;
 use crate::vtab::write::Base;
-use crate::vtab::write::conflicts::{unique_keys, unique_values};
+use crate::vtab::write::conflicts::unique_keys;
 use crate::wire::reply::{array, text};
 use crate::wire::request::Request;
+
+/// Arguments in one command.
+pub(crate) const CHUNK: usize = 1000;
 
 /// How a commit makes sure that what it has asked is still so when it writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,42 +33,6 @@ pub(crate) enum Guard {
 /// Rows that are watched. Redis compares each key of a `WATCH` with all that the client watches
 /// already; so of more rows, the script of the commit asks again what was asked about them.
 const WATCHED: usize = 100;
-/// All fields of a row.
-pub(crate) type Hash = HashMap<Vec<u8>, Vec<u8>>;
-
-/// What a table's keys held when they were watched.
-#[derive(Debug, Default)]
-pub(crate) struct Checked {
-    /// Columns whose index is to be kept, also those being built.
-    pub indices: Vec<String>,
-    /// Names of uniqueness constraints that have keys of their own.
-    pub uniques: Vec<String>,
-    /// Rows as they were.
-    pub rows: HashMap<i64, Hash>,
-    /// The rowid counter.
-    pub counter: i64,
-    /// A row has a value that shall be unique already; whose it is, is to be asked for each.
-    pub unclear: bool,
-    /// The transaction is overtaken: why.
-    pub conflict: Option<String>,
-    /// What asked for new rows and found one that is there.
-    pub taken: Option<Cmd>,
-    /// Whether another client changes the table, and others wait.
-    pub hold: Hold,
-    /// What was asked about keys that are too many to be watched.
-    pub claims: Vec<Claim>,
-    /// Rows that share a key with a unique value, and must be compared with it.
-    pub strangers: Vec<Stranger>,
-}
-
-/// A row that shares a key with a value of one of the transaction's rows under a constraint.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stranger {
-    pub unique: usize,
-    pub ours: i64,
-    pub rowid: i64,
-}
-
 /// What a reply is about.
 pub(crate) enum Expect {
     Nothing,
@@ -302,10 +269,4 @@ pub(crate) fn answers(table: &Table, keys: &Keys, asked: Vec<Asked>, replies: Ve
     found.indices.sort();
     found.indices.dedup();
     Ok(found)
-}
-
-pub(crate) fn hash(reply: Reply) -> Result<Hash> {
-    let items = array("HGETALL", reply)?;
-    let pairs = items.as_chunks::<2>().0.iter();
-    Ok(pairs.filter_map(|[field, text]| Some((bulk(Some(field))?.to_vec(), bulk(Some(text))?.to_vec()))).collect())
 }

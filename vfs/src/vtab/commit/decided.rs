@@ -19,13 +19,15 @@ use redis::{Cmd, Value as Reply, cmd};
 
 use crate::model::error::{Cause, Result};
 use crate::sqlite::interrupt;
-use crate::vtab::commit::hold::{Change, Hold, SLICES};
+use crate::vtab::commit::held::{Decided, Hold};
+use crate::vtab::commit::hold::{Change, SLICES};
+use crate::vtab::commit::mark::{MARK_SECONDS, PATIENCE};
 use crate::vtab::commit::scripted::{Scripted, Sink, run};
 use crate::vtab::commit::slices::{Slice, unpacked_words};
-use crate::vtab::commit::{MARK_SECONDS, PATIENCE};
 use crate::vtab::layout::keys::shown;
+use crate::vtab::layout::replies::{bulk, count};
 use crate::vtab::location::Ahead;
-use crate::vtab::table::{Table, bulk, count};
+use crate::vtab::table::Table;
 use crate::wire::reply::array;
 use crate::wire::request::Request;
 
@@ -34,47 +36,7 @@ const STILL: Duration = Duration::from_millis(200);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A change that is decided and not finished.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Decided {
-    count: u32,
-    staged: Vec<u8>,
-}
-
 impl Decided {
-    pub(crate) fn new(count: u32, staged: Vec<u8>) -> Decided {
-        Decided { count, staged }
-    }
-
-    /// From a hold that says `apply`.
-    pub(crate) fn of(hold: &[u8]) -> Option<Decided> {
-        let rest = hold.strip_prefix(b"apply ")?;
-        let at = rest.iter().position(|byte| *byte == b' ')?;
-        let count = std::str::from_utf8(&rest[..at]).ok()?.parse().ok()?;
-        Some(Decided { count, staged: rest[at + 1..].to_vec() })
-    }
-
-    /// How many slices it has.
-    pub(crate) fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// The hash that has them.
-    pub(crate) fn staged(&self) -> &[u8] {
-        &self.staged
-    }
-
-    /// What the hold says.
-    pub(crate) fn value(&self) -> Vec<u8> {
-        [format!("apply {} ", self.count).as_bytes(), &self.staged].concat()
-    }
-
-    /// What the hold says afterwards.
-    pub(crate) fn done(&self) -> Vec<u8> {
-        let id = self.staged.rsplit(|byte| *byte == b':').next().unwrap_or_default();
-        [b"done ", id].concat()
-    }
-
     /// The script that carries out a slice, and nothing if that is done. `holds` are those of all tables.
     fn script(&self, hold: &[u8], n: u32, slice: &Slice, holds: &[Vec<u8>]) -> Result<Scripted> {
         let mut script = Scripted::default();

@@ -18,12 +18,13 @@ use redis::{Cmd, Value as Reply, cmd};
 use crate::model::error::{Cause, Error, Result};
 use crate::model::unique;
 use crate::sqlite::interrupt;
-use crate::vtab::commit::decided::Decided;
+use crate::vtab::commit::held::{Decided, Hold};
+use crate::vtab::commit::mark::{MARK_SECONDS, PATIENCE, is_decided};
 use crate::vtab::commit::scripted::{Scripted, Sink, run};
 use crate::vtab::commit::slices::{Slice, Slices, packed_words};
-use crate::vtab::commit::{MARK_SECONDS, PATIENCE, is_decided};
 use crate::vtab::layout::keys::{Keys, shown};
-use crate::vtab::table::{Mark, Table, bulk};
+use crate::vtab::layout::replies::bulk;
+use crate::vtab::table::{Mark, Table};
 use crate::wire::request::Request;
 
 /// How long others wait for a client that says nothing more.
@@ -32,27 +33,6 @@ pub(crate) const HELD: Duration = Duration::from_secs(8);
 const RENEWED: Duration = Duration::from_secs(1);
 /// Slices sent in one request.
 pub(crate) const SLICES: usize = 16;
-
-/// What a table's hold says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum Hold {
-    #[default]
-    Free,
-    /// Another client has the lock with this id.
-    Locked(Vec<u8>),
-    Decided(Decided),
-}
-
-impl Hold {
-    /// From the reply to `GET`.
-    pub(crate) fn of(reply: &Reply) -> Hold {
-        let Some(value) = bulk(Some(reply)) else { return Hold::Free };
-        if value.starts_with(b"done ") {
-            return Hold::Free;
-        }
-        Decided::of(value).map_or_else(|| Hold::Locked(value.to_vec()), Hold::Decided)
-    }
-}
 
 /// A lock on some tables of one server: nobody else of this project changes them while it lasts.
 pub(crate) struct Lock<'a> {

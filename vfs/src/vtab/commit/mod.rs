@@ -25,15 +25,15 @@ use redis::{Cmd, Value as Reply, cmd};
 use crate::model::error::{Cause, Error, Result};
 use crate::sqlite::interrupt;
 use crate::store::redis::writer::opened;
-use crate::vtab::commit::apply::Part;
+use crate::vtab::commit::apply::{Part, give_back};
 use crate::vtab::commit::check::{Guard, answers, questions};
-use crate::vtab::commit::hold::Hold;
-use crate::vtab::commit::published::Published;
+use crate::vtab::commit::held::Hold;
+use crate::vtab::commit::mark::{MARK_SECONDS, PATIENCE, is_decided, unknown};
 use crate::vtab::commit::scripted::{COMMIT, Scripted, Sink, eval, words};
-use crate::vtab::layout::keys::{Keys, shown};
+use crate::vtab::layout::keys::shown;
 use crate::vtab::location::checked_reply;
 use crate::vtab::table::{Mark, Session, Table};
-use crate::vtab::write::{Armed, Base};
+use crate::vtab::write::{Armed, Base, Published};
 use crate::wire::link::Kept;
 use crate::wire::reply::bad_reply;
 use crate::wire::reply::checked;
@@ -45,28 +45,14 @@ pub(crate) mod slices;
 pub(crate) mod large;
 pub(crate) mod hold;
 pub(crate) mod decided;
+pub(crate) mod mark;
+pub(crate) mod held;
+pub(crate) mod found;
 pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod optimistic;
 pub(crate) mod published;
 pub(crate) mod scripted;
-
-/// Arguments in one command.
-pub(crate) const CHUNK: usize = 1000;
-/// How long a mark can be asked for, in seconds. Longer than [`PATIENCE`].
-pub(crate) const MARK_SECONDS: u64 = 60;
-/// How long it is tried to find out what became of a commit.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Raises the rowid counter to a rowid that was given.
-pub(crate) fn raise(keys: &Keys, rowid: i64) -> Cmd {
-    cmd("raise").arg(keys.counter()).arg(rowid).to_owned()
-}
-
-/// Gives unused rowids back: those from `next` to `end`, where the counter was left.
-pub(crate) fn give_back(keys: &Keys, (next, end): (i64, i64)) -> Cmd {
-    cmd("give_back").arg(keys.counter()).arg(end).arg(next - 1).to_owned()
-}
 
 /// Sends some commands, and with them all that a commit of the table has to know; see [`Armed`].
 /// Returns the replies to those commands, and nothing more if the commit needs another look.
@@ -233,48 +219,6 @@ fn try_commit(session: &Session, group: &[Rc<Table>]) -> Result<()> {
     }
 }
 
-fn unknown(mark: Mark, table: &Table, lost: &str, second: &str) -> Error {
-    Cause::RowsUnknown(format!(
-        "{lost}; and then: {second}; look for its effects, or for `{}` = {}, before running it again",
-        shown(&table.keys().commit(mark.client)),
-        mark.number
-    ))
-    .into()
-}
-
-/// Whether the commit happened, as its mark says; `None` if the mark is gone. If it did not happen, it can't any
-/// more: it watches the mark, which is changed, so an `EXEC` that is still on its way is refused.
-pub(super) fn is_decided(mark: Mark, table: &Table) -> Result<Option<bool>> {
-    let mut decide = cmd("decide");
-    decide.arg(table.keys().commit(mark.client)).arg(mark.number).arg(MARK_SECONDS);
-    let reply = table.place.ask(&Request::one(&eval(&decide)))?.pop().unwrap_or_default();
-    match reply {
-        Reply::Int(1) => Ok(Some(true)),
-        Reply::Int(0) => Ok(Some(false)),
-        Reply::Int(-1) => Ok(None),
-        other => Err(bad_reply("EVAL", &other).into()),
-    }
-}
-
-impl Session {
-    /// Writes a mark before a commit, unless the last commit has just written it. Returns whether a command was added.
-    fn write_mark(&self, key: &[u8], request: &mut Request) -> bool {
-        let fresh = Duration::from_secs(MARK_SECONDS) - 2 * PATIENCE;
-        let marked = self.marked.borrow();
-        if marked.as_ref().is_some_and(|(marked, when)| marked == key && when.elapsed() < fresh) {
-            return false;
-        }
-        request.push(cmd("SET").arg(key).arg("ready").arg("EX").arg(MARK_SECONDS));
-        true
-    }
-
-    /// Remembers that the mark is there, if the reply to what has written it says so. If not, the commit will say why.
-    fn note_mark(&self, key: &[u8], reply: &Reply) {
-        let written = matches!(reply, Reply::Okay);
-        *self.marked.borrow_mut() = written.then(|| (key.to_vec(), Instant::now()));
-    }
-}
-
 /// One try; `false` when it is to be made again with the text of the script. With a failure comes
 /// whether the `EXEC` may have reached the server.
 fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Error, bool)> {
@@ -319,7 +263,7 @@ fn attempt(mark: Mark, group: &[Rc<Table>], by_text: bool) -> Result<bool, (Erro
 
 /// Notes that a table's part of a commit may be in Redis from now on.
 pub(super) fn publish(mark: Mark, Part { table, checked, .. }: Part<'_>) {
-    table.writes.borrow_mut().published = Some(Published::new(mark, checked.rows));
+    table.writes.borrow_mut().published = Some(Published { number: mark.number, before: checked.rows });
     table.session.has_published.set(true);
 }
 

@@ -5,8 +5,9 @@ use redis::{Cmd, Value as Reply, cmd};
 
 use crate::model::error::{Cause, Result};
 use crate::sqlite::interrupt;
-use crate::vtab::commit::CHUNK;
-use crate::vtab::commit::hold::{Hold, Lock, Staging};
+use crate::vtab::commit::check::CHUNK;
+use crate::vtab::commit::held::Hold;
+use crate::vtab::commit::hold::{Lock, Staging};
 use crate::vtab::commit::scripted;
 use crate::vtab::commit::scripted::{Scripted, Sink, words};
 use crate::vtab::layout::keys::Keys;

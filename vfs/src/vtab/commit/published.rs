@@ -6,17 +6,18 @@
 //! which like any other rests on what it finds. A row that another client has changed since stays as it is,
 //! and is named.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use redis::{Value as Reply, cmd};
 
 use crate::model::error::{Cause, Error, Result};
 use crate::sqlite::interrupt;
-use crate::vtab::commit::check::{Hash, hash};
-use crate::vtab::commit::{CHUNK, commit};
+use crate::vtab::commit::check::CHUNK;
+use crate::vtab::commit::commit;
 use crate::vtab::layout::keys::{Keys, shown};
-use crate::vtab::table::{Mark, Session, Table, digest, rowids};
+use crate::vtab::layout::replies::hash;
+use crate::vtab::layout::replies::{digest, rowids};
+use crate::vtab::table::{Session, Table};
 use crate::vtab::write::conflicts::unique_keys;
 use crate::vtab::write::{Base, Pending, Writes};
 use crate::wire::request::Request;
@@ -25,20 +26,6 @@ use crate::wire::request::Request;
 const ATTEMPTS: u32 = 10;
 /// Rows named in a message.
 const NAMED: usize = 5;
-
-/// What is needed to take a commit back, beside [`Writes::pending`], which stays as it was committed.
-pub(crate) struct Published {
-    /// Number of the commit.
-    number: u64,
-    /// All fields of the changed rows, as they were before.
-    before: HashMap<i64, Hash>,
-}
-
-impl Published {
-    pub(crate) fn new(mark: Mark, before: HashMap<i64, Hash>) -> Published {
-        Published { number: mark.number, before }
-    }
-}
 
 impl Session {
     /// Goes on with a transaction whose commit was refused: takes back what is in Redis.

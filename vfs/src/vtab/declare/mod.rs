@@ -3,10 +3,11 @@
 use crate::config::Config;
 use crate::model::error::{Cause, Result};
 use crate::sqlite::api::Api;
-use crate::sqlite::value::Affinity;
+use crate::sqlite::value::{Affinity, Value};
 use crate::vtab::declare::address::unquoted;
 use crate::vtab::declare::shadow_table::Judge;
 use crate::vtab::declare::token::{quoted, tokens};
+use crate::vtab::layout::index::unique_text;
 use crate::vtab::layout::keys::Keys;
 
 pub(crate) mod address;
@@ -261,6 +262,13 @@ impl Written {
         }
         written
     }
+}
+
+/// What rows have in common that are equal under a uniqueness constraint; `None` with NULL.
+pub(crate) fn unique_values(unique: &Unique, row: &[Value]) -> Option<Vec<u8>> {
+    let values: Vec<(&Value, &str)> =
+        unique.columns.iter().map(|(column, collation)| (&row[*column], collation.as_str())).collect();
+    unique_text(&values)
 }
 
 #[cfg(test)]

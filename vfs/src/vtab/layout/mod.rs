@@ -2,4 +2,5 @@
 
 pub(crate) mod index;
 pub(crate) mod keys;
+pub(crate) mod replies;
 pub(crate) mod row;

@@ -11,6 +11,7 @@ use redis::{Cmd, Value as Reply, cmd};
 use crate::model::error::{Cause, Result};
 use crate::sqlite::value::Value;
 use crate::vtab::layout::index::{Part, value_of};
+use crate::vtab::layout::replies::{Row, count, names};
 use crate::vtab::location::Ahead;
 use crate::vtab::query::cursor::{Cursor, Found};
 use crate::vtab::query::operand::{Reach, is_numeral};
@@ -20,7 +21,6 @@ use crate::vtab::query::range::{Member, Window};
 use crate::vtab::query::row_source::{Keys, Source, members};
 use crate::vtab::query::skipped_rows::LOOKED_AT;
 use crate::vtab::sets;
-use crate::vtab::table::{Row, count, names};
 use crate::wire::request::Request;
 
 /// Rows fetched in one round trip, and members of an index read in one.

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use crate::model::error::Result;
 use crate::sqlite::value::Value;
 use crate::vtab::layout::keys::Keys;
+use crate::vtab::layout::replies::Row;
 use crate::vtab::query::batch::{Awaited, BATCH};
 use crate::vtab::query::plan::{Access, Op, Plan, Wanted};
 use crate::vtab::query::row_source::{Argument, Source};
-use crate::vtab::table::{Row, Table};
+use crate::vtab::table::Table;
 use crate::wire::request::Numbered;
 
 /// A row on its way, with the value by which the index found it.

@@ -2,7 +2,7 @@
 
 use crate::sqlite::value::Affinity;
 use crate::vtab::declare::{Column, Definition};
-use crate::vtab::table::Known;
+use crate::vtab::known::Known;
 
 /// What SQLite wants to know of a column (`SQLITE_INDEX_CONSTRAINT_...`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

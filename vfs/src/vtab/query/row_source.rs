@@ -9,12 +9,12 @@ use crate::model::error::Result;
 use crate::sqlite::value::{Affinity, Value};
 use crate::vtab::declare::Column;
 use crate::vtab::layout::index::Part;
+use crate::vtab::layout::replies::bulk;
 use crate::vtab::query::cursor::Cursor;
 use crate::vtab::query::operand::{Compared, Comparison, Equal, Reach};
 use crate::vtab::query::plan::{Access, Op, Wanted};
 use crate::vtab::query::range;
 use crate::vtab::query::range::{Member, Window};
-use crate::vtab::table::bulk;
 use crate::wire::reply::array;
 
 /// Letters at the start of a `LIKE` pattern that are looked up in both cases.

@@ -9,11 +9,11 @@ use redis::{Value as Reply, cmd};
 
 use crate::model::error::{Cause, Result};
 use crate::vtab::layout::keys::{TYPES, shown};
+use crate::vtab::layout::replies::{Row, bulk, count};
 use crate::vtab::layout::row;
 use crate::vtab::query::batch::{Expect, Questions};
 use crate::vtab::query::cursor::{Cursor, Found};
 use crate::vtab::query::plan::Access;
-use crate::vtab::table::{Row, bulk, count};
 use crate::wire::reply::array;
 use crate::wire::request::{Numbered, Request};
 

@@ -4,12 +4,13 @@ use redis::{Value as Reply, cmd};
 
 use crate::model::error::{Cause, Result, code};
 use crate::sqlite::value::{Affinity, Value};
-use crate::vtab::commit;
 use crate::vtab::commit::scripted::eval;
+use crate::vtab::commit::{self, apply};
 use crate::vtab::declare::Conflict;
 use crate::vtab::layout::keys::{Keys, shown};
+use crate::vtab::layout::replies::Row;
 use crate::vtab::location::is_busy;
-use crate::vtab::table::{Row, Table};
+use crate::vtab::table::Table;
 use crate::vtab::write::Base;
 use crate::wire::reply::text;
 use crate::wire::request::Request;
@@ -58,7 +59,7 @@ impl Table {
         }
         let mut writes = self.writes.borrow_mut();
         let base = writes.base_of_new(rowid);
-        writes.put(self, rowid, Some(row), base, None);
+        writes.put(&self.definition, rowid, Some(row), base, None);
         Ok(true)
     }
 
@@ -135,7 +136,7 @@ impl Table {
             before.push(cmd("ZREVRANGE").arg(keys.rowids()).arg(0).arg(0).to_owned());
         }
         let length = self.writes.borrow().undo.len();
-        self.writes.borrow_mut().put(self, rowid, Some(row), Base::Absent, None);
+        self.writes.borrow_mut().put(&self.definition, rowid, Some(row), Base::Absent, None);
         let armed = commit::arm(self, &before, &known.indices);
         let outcome = armed.and_then(|(replies, armed)| {
             if named.is_some() {
@@ -160,7 +161,7 @@ impl Table {
             }
             outcome => {
                 let mut writes = self.writes.borrow_mut();
-                writes.undo_to(self, length);
+                writes.undo_to(&self.definition, length);
                 writes.changes = 0;
                 match outcome {
                     // The ordinary way looks for the server again.
@@ -215,7 +216,7 @@ impl Table {
             request.push(cmd("ZREVRANGE").arg(keys.rowids()).arg(0).arg(0));
             let raise = self.writes.borrow().greatest.filter(|greatest| *greatest > 0);
             if let Some(greatest) = raise {
-                request.push(&eval(&commit::raise(keys, greatest)));
+                request.push(&eval(&apply::raise(keys, greatest)));
             }
             request.push(cmd("INCRBY").arg(keys.counter()).arg(size));
             let replies = match self.place.ask(&request) {
@@ -257,11 +258,11 @@ impl Table {
         let mut writes = self.writes.borrow_mut();
         let base = writes.base(old);
         if rowid == old {
-            writes.put(self, old, Some(row), base, None);
+            writes.put(&self.definition, old, Some(row), base, None);
         } else {
-            writes.put(self, old, None, base, None);
+            writes.put(&self.definition, old, None, base, None);
             let base = writes.base_of_new(rowid);
-            writes.put(self, rowid, Some(row), base, Some(old));
+            writes.put(&self.definition, rowid, Some(row), base, Some(old));
         }
         Ok(Some(rowid))
     }
@@ -276,7 +277,7 @@ impl Table {
     pub(crate) fn delete(&self, rowid: i64) {
         let mut writes = self.writes.borrow_mut();
         let base = writes.base(rowid);
-        writes.put(self, rowid, None, base, None);
+        writes.put(&self.definition, rowid, None, base, None);
     }
 
     /// xRollbackTo.
@@ -286,7 +287,7 @@ impl Table {
     pub(crate) fn rollback_to(&self, number: i32) -> Result<()> {
         self.session.reopen()?;
         let mut writes = self.writes.borrow_mut();
-        writes.rollback_to(self, number);
+        writes.rollback_to(&self.definition, number);
         Ok(())
     }
 }

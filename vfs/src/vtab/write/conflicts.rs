@@ -1,20 +1,21 @@
 //! What is in the way of a new row: rows that a `UNIQUE` constraint or the rowid rules out beside it,
 //! and what the conflict clauses say about them.
 
-use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use redis::{Value as Reply, cmd};
 
 use crate::model::error::{Cause, Result, code};
 use crate::sqlite::value::{Affinity, Value};
-use crate::vtab::commit::check::Stranger;
-use crate::vtab::declare::{Column, Conflict, Unique};
-use crate::vtab::layout::index::{trace, unique_text};
+use crate::vtab::commit::found::Stranger;
+use crate::vtab::declare::{Column, Conflict, Unique, unique_values};
+use crate::vtab::layout::index::trace;
 use crate::vtab::layout::keys::{Keys, shown};
+use crate::vtab::layout::replies::{count, digest, names, rowids};
 use crate::vtab::query::operand::Reach;
 use crate::vtab::query::range;
-use crate::vtab::table::{Table, count, digest, names, rowids};
+use crate::vtab::table::Table;
+use crate::vtab::write::Existing;
 use crate::wire::request::Request;
 use crate::wire::scan::Scan;
 
@@ -27,18 +28,6 @@ const READ_IN_A_TRIP: u64 = 1000;
 const SINGLE: u64 = 12;
 /// Tables with more rows are never read for that.
 const READ_AT_MOST: u64 = 500_000;
-
-/// All that can be in the way of rows, as it was when the transaction looked. What comes later, the
-/// commit sees.
-#[derive(Debug, Default)]
-pub(crate) struct Existing {
-    rowids: HashSet<i64>,
-    /// Rowids by constraint and values.
-    uniques: HashMap<(usize, Vec<u8>), i64>,
-    /// Digests of the keys under which these values are. Others can have the same key, so what is
-    /// under such a key is asked for.
-    keys: HashSet<u64>,
-}
 
 /// What to ask about a row: a key, and the constraint that it is about, or none for the rowid.
 type Question = (Option<usize>, Vec<u8>);
@@ -81,13 +70,6 @@ pub(crate) fn unique_keys(table: &Table, keys: &Keys, unique: &Unique, row: &[Va
     }
     let text = unique_values(unique, row);
     text.map(|text| keys.unique(&unique.name(columns), &text)).into_iter().collect()
-}
-
-/// What rows have in common that are equal under a uniqueness constraint; `None` with NULL.
-pub(crate) fn unique_values(unique: &Unique, row: &[Value]) -> Option<Vec<u8>> {
-    let values: Vec<(&Value, &str)> =
-        unique.columns.iter().map(|(column, collation)| (&row[*column], collation.as_str())).collect();
-    unique_text(&values)
 }
 
 impl Table {
@@ -297,7 +279,7 @@ impl Table {
         let mut writes = self.writes.borrow_mut();
         for rowid in replaced {
             let base = writes.base(rowid);
-            writes.put(self, rowid, None, base, None);
+            writes.put(&self.definition, rowid, None, base, None);
         }
         Ok(true)
     }

@@ -1,14 +1,14 @@
 //! What a transaction has written to a table, in memory until it commits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use crate::process::generation::{Generation, generation};
 use crate::sqlite::value::Value;
-use crate::vtab::commit::check::{Checked, Hash};
-use crate::vtab::commit::published::Published;
-use crate::vtab::table::{Row, Table, digest};
-use crate::vtab::write::conflicts::{Existing, unique_values};
+use crate::vtab::commit::found::Checked;
+use crate::vtab::declare::{Definition, unique_values};
+use crate::vtab::layout::replies::Hash;
+use crate::vtab::layout::replies::{Row, digest};
 use crate::wire::link::Kept;
 
 pub(crate) mod change;
@@ -60,6 +60,26 @@ pub(crate) struct Armed {
     pub checked: Checked,
     /// [`Writes::changes`] after that row.
     pub changes: u64,
+}
+
+/// What is needed to take a commit back, beside [`Writes::pending`], which stays as it was committed.
+pub(crate) struct Published {
+    /// Number of the commit.
+    pub number: u64,
+    /// All fields of the changed rows, as they were before.
+    pub before: HashMap<i64, Hash>,
+}
+
+/// All that can be in the way of rows, as it was when the transaction looked. What comes later, the
+/// commit sees.
+#[derive(Debug, Default)]
+pub(crate) struct Existing {
+    pub(super) rowids: HashSet<i64>,
+    /// Rowids by constraint and values.
+    pub(super) uniques: HashMap<(usize, Vec<u8>), i64>,
+    /// Digests of the keys under which these values are. Others can have the same key, so what is
+    /// under such a key is asked for.
+    pub(super) keys: HashSet<u64>,
 }
 
 /// See the [module](self).
@@ -115,21 +135,28 @@ impl Writes {
         self.generation.is_some_and(|begun_in| begun_in != generation())
     }
 
-    pub(super) fn put(&mut self, table: &Table, rowid: i64, row: Option<Row>, base: Base, moved_from: Option<i64>) {
+    pub(super) fn put(
+        &mut self,
+        definition: &Definition,
+        rowid: i64,
+        row: Option<Row>,
+        base: Base,
+        moved_from: Option<i64>,
+    ) {
         let old = self.pending.get(&rowid).cloned();
         let base = old.as_ref().map_or(base, |old| old.base);
         let moved_from = moved_from.or(old.as_ref().and_then(|old| old.moved_from));
-        self.index(table, rowid, old.as_ref(), false);
+        self.index(definition, rowid, old.as_ref(), false);
         let new = Pending { row: row.map(Rc::new), base, moved_from, exact: None };
-        self.index(table, rowid, Some(&new), true);
+        self.index(definition, rowid, Some(&new), true);
         self.pending.insert(rowid, new);
         self.undo.push((rowid, old));
         self.changes += 1;
     }
 
-    fn index(&mut self, table: &Table, rowid: i64, pending: Option<&Pending>, add: bool) {
+    fn index(&mut self, definition: &Definition, rowid: i64, pending: Option<&Pending>, add: bool) {
         let Some(row) = pending.and_then(|pending| pending.row.as_deref()) else { return };
-        for (n, unique) in table.definition.uniques.iter().enumerate() {
+        for (n, unique) in definition.uniques.iter().enumerate() {
             let Some(values) = unique_values(unique, row) else { continue };
             let rows = self.uniques.entry((n, values)).or_default();
             if add {
@@ -141,12 +168,12 @@ impl Writes {
     }
 
     /// Takes back everything since the undo list had this length.
-    pub(super) fn undo_to(&mut self, table: &Table, length: usize) {
+    pub(super) fn undo_to(&mut self, definition: &Definition, length: usize) {
         while self.undo.len() > length {
             let Some((rowid, old)) = self.undo.pop() else { break };
             let new = self.pending.remove(&rowid);
-            self.index(table, rowid, new.as_ref(), false);
-            self.index(table, rowid, old.as_ref(), true);
+            self.index(definition, rowid, new.as_ref(), false);
+            self.index(definition, rowid, old.as_ref(), true);
             if let Some(old) = old {
                 self.pending.insert(rowid, old);
             }
@@ -162,11 +189,11 @@ impl Writes {
         self.marks.retain(|(mark, _)| *mark < number);
     }
 
-    pub(crate) fn rollback_to(&mut self, table: &Table, number: i32) {
+    pub(crate) fn rollback_to(&mut self, definition: &Definition, number: i32) {
         // A savepoint without a mark is older than the table's first write in the transaction, so all of its
         // writes go. The one that opens a transaction has the number -1 and never has a mark.
         let length = self.marks.iter().find(|(mark, _)| *mark == number).map_or(0, |(_, length)| *length);
-        self.undo_to(table, length);
+        self.undo_to(definition, length);
         self.marks.retain(|(mark, _)| *mark <= number);
     }
 

@@ -1,0 +1,68 @@
+//! The states of a table's hold, as they are stored.
+
+use redis::Value as Reply;
+
+use crate::vtab::layout::replies::bulk;
+
+/// What a table's hold says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Hold {
+    #[default]
+    Free,
+    /// Another client has the lock with this id.
+    Locked(Vec<u8>),
+    Decided(Decided),
+}
+
+impl Hold {
+    /// From the reply to `GET`.
+    pub(crate) fn of(reply: &Reply) -> Hold {
+        let Some(value) = bulk(Some(reply)) else { return Hold::Free };
+        if value.starts_with(b"done ") {
+            return Hold::Free;
+        }
+        Decided::of(value).map_or_else(|| Hold::Locked(value.to_vec()), Hold::Decided)
+    }
+}
+
+/// A change that is decided and not finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decided {
+    pub(super) count: u32,
+    pub(super) staged: Vec<u8>,
+}
+
+impl Decided {
+    pub(crate) fn new(count: u32, staged: Vec<u8>) -> Decided {
+        Decided { count, staged }
+    }
+
+    /// From a hold that says `apply`.
+    pub(crate) fn of(hold: &[u8]) -> Option<Decided> {
+        let rest = hold.strip_prefix(b"apply ")?;
+        let at = rest.iter().position(|byte| *byte == b' ')?;
+        let count = std::str::from_utf8(&rest[..at]).ok()?.parse().ok()?;
+        Some(Decided { count, staged: rest[at + 1..].to_vec() })
+    }
+
+    /// How many slices it has.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The hash that has them.
+    pub(crate) fn staged(&self) -> &[u8] {
+        &self.staged
+    }
+
+    /// What the hold says.
+    pub(crate) fn value(&self) -> Vec<u8> {
+        [format!("apply {} ", self.count).as_bytes(), &self.staged].concat()
+    }
+
+    /// What the hold says afterwards.
+    pub(crate) fn done(&self) -> Vec<u8> {
+        let id = self.staged.rsplit(|byte| *byte == b':').next().unwrap_or_default();
+        [b"done ", id].concat()
+    }
+}
