@@ -88,7 +88,7 @@ fn unknown_parameters_are_named() {
     for parameter in ["nolock", "immutable"] {
         let (failed, why) = uri_failure(&format!("file:shop?vfs=redis&redis={url}&{parameter}=1"));
         assert_eq!(failed, code::CANTOPEN);
-        assert!(why.contains(parameter) && why.contains("others may change"), "{why}");
+        assert!(why.contains(parameter) && why.contains("other clients may change"), "{why}");
     }
 }
 
@@ -109,7 +109,7 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("consistency", "bounded=0", "bounded=<milliseconds>"),
     ("catch_up_ms", "0", "1 to 86400000"),
     ("wait_disk", "all", "expected 0 or 1"),
-    ("prefix", "a{b", "without braces"),
+    ("prefix", "a{b", "has no braces"),
     ("cache_size", "many", "expected bytes"),
     ("cache_size", "-1", "expected bytes"),
     ("cache_size", "1025G", "0 to 1024G"),
