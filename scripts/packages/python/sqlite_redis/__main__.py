@@ -1,0 +1,5 @@
+"""`python -m sqlite_redis`: the shell."""
+
+from ._shell import main
+
+main()
