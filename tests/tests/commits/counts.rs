@@ -146,6 +146,25 @@ fn an_autocommit_insert_costs_2_round_trips() {
 }
 
 #[test]
+fn an_attached_file_costs_2_more_round_trips_and_a_database_in_memory_none() {
+    let server = Server::start();
+    let connection = warm(&server);
+    let file = server.directory().join("local.db");
+    let file = format!("file:{}?vfs=unix", file.display());
+    connection.execute("ATTACH ?1 AS local", [file]).unwrap();
+    connection.execute_batch("ATTACH ':memory:' AS memory; PRAGMA local.synchronous = OFF").unwrap();
+    connection.execute_batch("CREATE TABLE local.t (a); CREATE TABLE memory.t (a); CREATE TEMP TABLE t (a)").unwrap();
+    let with = |other: &str| {
+        let sql = format!("BEGIN; INSERT INTO item (name) VALUES ('x'); {other}; COMMIT");
+        sent(&connection, || connection.execute_batch(&sql).unwrap()).round_trips
+    };
+    let inserts =
+        ["", "INSERT INTO memory.t VALUES (1)", "INSERT INTO temp.t VALUES (1)", "INSERT INTO local.t VALUES (1)"];
+    // Before the file commits, the version is compared. The lease is released after it.
+    assert_eq!(inserts.map(with), [2, 2, 2, 4]);
+}
+
+#[test]
 fn an_insert_that_waits_for_the_lease_costs_2_round_trips() {
     let server = Server::start();
     let (connection, mut rival) = (warm(&server), server.open_apart("shop", 1));

@@ -2,15 +2,15 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods, sqlite3_stmt};
+use rusqlite::ffi::{self, sqlite3, sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
+use crate::ffi::activity::{files_that_write, may_have_read, running, writes};
 use crate::ffi::integrity::end_check;
 use crate::ffi::{failures, guard, report_on};
 use crate::file::{Answer, File, Level};
 use crate::model::error::{Cause, During, Error, Result, code};
 use crate::sqlite::api::Api;
 use crate::sqlite::interrupt;
-use crate::transaction::group::Files;
 use crate::transaction::journal::Journal;
 
 /// The file control that [`crate::last_error`] asks with; its argument is `*mut LastError`.
@@ -282,51 +282,6 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     unsafe { with(file, During::Lock, body) }
 }
 
-/// Statements looked at in search of one that writes. Programs keep some dozens prepared; with more
-/// than this, the search is not worth what it may save.
-const MANY_STATEMENTS: usize = 200;
-
-/// Whether a connection is running a statement that may write. This is a hint: such a statement may
-/// turn out to only read this database, having another to write to.
-///
-/// # Safety
-/// `connection` is null or points to a connection that is in use by this thread.
-unsafe fn writes(api: &Api, connection: *const *mut sqlite3) -> bool {
-    // SAFETY: by contract; they are statements of the connection, which nobody else uses meanwhile.
-    unsafe { running(api, connection) }.any(|statement| unsafe { (api.stmt_readonly)(statement) == 0 })
-}
-
-/// Whether a connection may have read a database in its transaction before it wants to write. The only running
-/// statement of no explicit transaction asks for all its locks on a database at once.
-///
-/// # Safety
-/// As for [`writes`].
-unsafe fn may_have_read(api: &Api, connection: *const *mut sqlite3) -> bool {
-    if connection.is_null() {
-        return true;
-    }
-    // SAFETY: by contract.
-    unsafe {
-        let is_first = (api.txn_state)(*connection, std::ptr::null()) == ffi::SQLITE_TXN_NONE;
-        let is_alone = (api.get_autocommit)(*connection) != 0 && running(api, connection).count() == 1;
-        !is_first && !is_alone
-    }
-}
-
-/// The statements that a connection is running, as far as it is worth looking.
-///
-/// # Safety
-/// As for [`writes`], as long as the statements are looked at.
-unsafe fn running(api: &Api, connection: *const *mut sqlite3) -> impl Iterator<Item = *mut sqlite3_stmt> {
-    let there = |statement: *mut sqlite3_stmt| (!statement.is_null()).then_some(statement);
-    // SAFETY: by contract.
-    let next = move |statement| there(unsafe { (api.next_stmt)(*connection, statement) });
-    let first = if connection.is_null() { None } else { next(std::ptr::null_mut()) };
-    let prepared = std::iter::successors(first, move |statement| next(*statement)).take(MANY_STATEMENTS);
-    // SAFETY: by contract.
-    prepared.filter(|statement| unsafe { (api.stmt_busy)(*statement) != 0 })
-}
-
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
     let body = |open: &mut Open| {
         if let Kind::Database(file) = &mut open.kind
@@ -377,7 +332,7 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
                 // SAFETY: "...the argument is a pointer to the name of the super-journal", or null.
                 let name = (!argument.is_null()).then(|| unsafe { CStr::from_ptr(argument.cast()) }.to_string_lossy());
                 // SAFETY: SQLite commits for this connection, so that is in use by this thread.
-                let files = unsafe { files_that_write(api, db, file) };
+                let files = unsafe { files_that_write(api, db, file, &raw const METHODS) };
                 database.sync(name.as_deref(), files).map(|()| code::OK)
             }
             // SAFETY: SQLite passes the argument that belongs to the operation.
@@ -387,46 +342,6 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
     };
     // SAFETY: SQLite calls this with a file that it has open.
     unsafe { with(file, during, body) }
-}
-
-/// The files to which a connection writes in its transaction, beside databases of this VFS. SQLite asks databases to
-/// commit in the order of `PRAGMA database_list`.
-///
-/// # Safety
-/// `db` is null or in use by this thread; `this` is one of its files.
-unsafe fn files_that_write(api: &Api, db: *mut sqlite3, this: *mut sqlite3_file) -> Files {
-    let Some(db_name) = api.db_name.filter(|_| !db.is_null()) else { return Files::None };
-    let (mut passed, mut before, mut after) = (false, 0, 0);
-    // 1 is `temp`, which writes nothing to its file at a commit.
-    for index in std::iter::once(0).chain(2..) {
-        // SAFETY: by contract. The name is null beyond the last database.
-        let name = unsafe { db_name(db, index) };
-        if name.is_null() {
-            break;
-        }
-        // SAFETY: by contract, with a name that SQLite has just given.
-        if unsafe { (api.txn_state)(db, name) } != ffi::SQLITE_TXN_WRITE {
-            continue;
-        }
-        let mut file: *mut sqlite3_file = std::ptr::null_mut();
-        // SAFETY: this control writes the file's address to its argument.
-        unsafe { (api.file_control)(db, name, ffi::SQLITE_FCNTL_FILE_POINTER, (&raw mut file).cast()) };
-        if file == this {
-            passed = true;
-        // SAFETY: SQLite has the file open.
-        } else if !file.is_null() && !std::ptr::eq(unsafe { (*file).pMethods }, &raw const METHODS) {
-            if passed { after += 1 } else { before += 1 }
-        }
-    }
-    // Below another VFS, the file of this database is unknown, and counts as one of them.
-    if !passed {
-        before -= 1;
-    }
-    match (before, after) {
-        (..=0, 0) => Files::None,
-        (..=0, _) => Files::After,
-        _ => Files::Before,
-    }
 }
 
 /// The file controls of a database (<https://sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>).

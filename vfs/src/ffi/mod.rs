@@ -3,6 +3,7 @@
 //!
 //! Every callback runs inside [`guard`], which keeps panics on this side.
 
+mod activity;
 pub(crate) mod connection;
 pub(crate) mod extension;
 pub(crate) mod failures;

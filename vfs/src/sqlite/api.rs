@@ -30,16 +30,17 @@ pub(crate) type Destructor = unsafe extern "C" fn(*mut c_void);
 
 /// Declares the table: for each function its slot in `sqlite3_api_routines`, its name and its
 /// type. Slots are counted from 0. SQLite only ever appends to that structure (`sqlite3ext.h`),
-/// so a slot is the same in every version that has it.
+/// so a slot is the same in every version that has it. A function that is newer than [`OLDEST`]
+/// has the version that introduced it, and is `None` in older ones.
 macro_rules! functions {
-    ($($slot:literal $field:ident = $linked:expr, $type:ty;)*) => {
+    (
+        $($slot:literal $field:ident = $linked:expr, $type:ty;)*
+        $(since $version:literal: $new_slot:literal $new:ident = $new_linked:expr, $new_type:ty;)*
+    ) => {
         /// The functions used here, each as <https://sqlite.org/c3ref/funclist.html> has it.
         pub(crate) struct Api {
             $(pub $field: $type,)*
-            /// Not in SQLite before 3.39.
-            pub db_name: Option<DbName>,
-            /// Not in SQLite before 3.41.
-            pub is_interrupted: Option<IsInterrupted>,
+            $(pub $new: Option<$new_type>,)*
             pub interrupted_at: Place,
         }
 
@@ -53,8 +54,14 @@ macro_rules! functions {
             pub(crate) const fn new_linked() -> Api {
                 Api {
                     $($field: $linked,)*
-                    db_name: DB_NAME_LINKED,
-                    is_interrupted: IS_INTERRUPTED_LINKED,
+                    $($new: {
+                        // A SQLite that is not part of this crate may be older.
+                        #[cfg(feature = "bundled")]
+                        let linked: Option<$new_type> = Some($new_linked);
+                        #[cfg(not(feature = "bundled"))]
+                        let linked = None;
+                        linked
+                    },)*
                     interrupted_at: Place::unknown(),
                 }
             }
@@ -72,20 +79,13 @@ macro_rules! functions {
                     // SAFETY: by contract the slot holds a function of this type.
                     let $field = unsafe { std::mem::transmute::<*const c_void, $type>(pointer) };
                 )*
-                // SAFETY: by contract the slot exists from this version on, and is null or holds this function.
-                let is_interrupted = (version >= IS_INTERRUPTED_SINCE).then(|| unsafe {
-                    std::mem::transmute::<*const c_void, Option<IsInterrupted>>(*routines.add(IS_INTERRUPTED))
-                });
-                // SAFETY: as for the one before.
-                let db_name = (version >= DB_NAME_SINCE).then(|| unsafe {
-                    std::mem::transmute::<*const c_void, Option<DbName>>(*routines.add(DB_NAME))
-                });
-                Ok(Api {
-                    $($field,)*
-                    db_name: db_name.flatten(),
-                    is_interrupted: is_interrupted.flatten(),
-                    interrupted_at: Place::unknown(),
-                })
+                $(
+                    // SAFETY: the slot exists from this version on, and is null or holds a function of this type.
+                    let $new = (version >= $version).then(|| unsafe {
+                        std::mem::transmute::<*const c_void, Option<$new_type>>(*routines.add($new_slot))
+                    });
+                )*
+                Ok(Api { $($field,)* $($new: $new.flatten(),)* interrupted_at: Place::unknown() })
             }
         }
     };
@@ -240,35 +240,13 @@ functions! {
         unsafe extern "C" fn(*mut sqlite3_value, *mut *mut sqlite3_value) -> c_int;
     261 vtab_in_next = ffi::sqlite3_vtab_in_next,
         unsafe extern "C" fn(*mut sqlite3_value, *mut *mut sqlite3_value) -> c_int;
+    since 3_039_000: 264 db_name = ffi::sqlite3_db_name,
+        unsafe extern "C" fn(*mut sqlite3, c_int) -> *const c_char;
+    since 3_041_000: 266 is_interrupted = ffi::sqlite3_is_interrupted,
+        IsInterrupted;
 }
 
-/// `sqlite3_db_name`.
-pub(crate) type DbName = unsafe extern "C" fn(*mut sqlite3, c_int) -> *const c_char;
-/// Slot of `sqlite3_db_name`, and the version that introduced it.
-const DB_NAME: usize = 264;
-const DB_NAME_SINCE: c_int = 3_039_000;
-/// A SQLite that is not part of this crate may be older.
-const DB_NAME_LINKED: Option<DbName> = {
-    #[cfg(feature = "bundled")]
-    let linked: Option<DbName> = Some(ffi::sqlite3_db_name);
-    #[cfg(not(feature = "bundled"))]
-    let linked = None;
-    linked
-};
-
-/// Slot of `sqlite3_is_interrupted`, and the version that introduced it.
-const IS_INTERRUPTED: usize = 266;
-const IS_INTERRUPTED_SINCE: c_int = 3_041_000;
-/// A SQLite that is not part of this crate may be older.
-const IS_INTERRUPTED_LINKED: Option<IsInterrupted> = {
-    #[cfg(feature = "bundled")]
-    let linked: Option<IsInterrupted> = Some(ffi::sqlite3_is_interrupted);
-    #[cfg(not(feature = "bundled"))]
-    let linked = None;
-    linked
-};
-
-/// Place of `sqlite3_libversion_number`, which is as old as the structure.
+/// Slot of `sqlite3_libversion_number`, which is as old as the structure.
 const LIBVERSION_NUMBER: usize = 67;
 
 /// `sqlite3_auto_extension` as declared for [`Api`].

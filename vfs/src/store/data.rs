@@ -1,4 +1,4 @@
-//! What passes between a database and its store: pages, news of the log, bids for the lease.
+//! The data that passes between a database and its store: pages, log entries, and requests for the lease.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -10,79 +10,78 @@ use crate::model::page::{Page, PageNo};
 use crate::model::unique;
 use crate::model::version::{Snapshot, Version};
 
-/// Pages read in one atomic step, and the version that they belong to.
+/// Pages from one atomic read, and the version they belong to.
 #[derive(Debug, Clone)]
 pub(crate) struct Fetched {
     pub at: Snapshot,
-    /// One for each page asked for, in that order; `None` past the end of the database.
+    /// One entry for each requested page, in that order; `None` past the end of the database.
     pub pages: Vec<Option<Page>>,
 }
 
-/// What came of listening to a log.
+/// The result of waiting for the log to grow.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
-    /// Commits that were new, in order; more may have followed.
+    /// The new commits, in order. There may be more.
     pub entries: Vec<LogEntry>,
-    /// The version that the server had in the end.
+    /// The server's version when the wait ended.
     pub at: Snapshot,
-    /// Whether it is a primary, as far as it may be asked.
+    /// Whether the server is a primary; false where access rules forbid `ROLE`.
     pub as_primary: bool,
 }
 
-/// What one who wants the write lease says, and knows.
+/// A request for the write lease.
 pub(crate) struct Bid<'a> {
-    /// What tells it from all others.
+    /// Identifies the requester.
     pub token: &'a str,
-    /// How long the lease is to live, unless it is renewed.
+    /// The lease's time to live without renewal.
     pub life: Duration,
-    /// How long to stand in line while another holds it.
+    /// How long to wait in the lease queue.
     pub patience: Duration,
-    /// The version that is known, and pages to come with the lease if they had to be waited for.
+    /// The newest version that the requester knows, and pages to fetch if the lease had to be waited for.
     pub known: Version,
     pub pages: &'a [PageNo],
 }
 
-/// The log's entries after a version, and pages that were asked for with them.
+/// The log entries after a version, and pages fetched in the same round trip.
 #[derive(Debug, Default)]
 pub(crate) struct News {
     pub entries: Vec<LogEntry>,
     pub fetched: Option<Fetched>,
 }
 
-/// What is to become of the lease with a commit.
+/// What happens to the lease with a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum After {
-    /// It is kept: more is to be committed under it.
+    /// It is kept for further commits.
     Keep,
-    /// It is given back, whatever comes of the commit.
+    /// It is released, even if the commit fails.
     Release,
-    /// It is kept for the next transaction if the commit succeeds, with so long to live, or with what
-    /// it has.
+    /// It is kept for the next transaction if the commit succeeds. With a duration, the commit sets its time to live.
     Linger(Option<Duration>),
 }
 
-/// The lease lingers: what the next transaction needs is there. Whether others wait for it.
+/// The lease lingers. `wanted` says whether other clients wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lingers {
     pub wanted: bool,
 }
 
-/// How a commit is to end.
+/// How to end a commit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ending {
-    /// What is to become of the lease.
+    /// What happens to the lease.
     pub lease: After,
-    /// What is waited for.
+    /// The replicas and disks to wait for.
     pub wait: Wait,
 }
 
-/// A token that nobody else has, and that tells an operator who it is.
+/// A unique token, which tells an operator the host and process.
 pub(crate) fn token() -> Result<String> {
     static HOST: LazyLock<String> = LazyLock::new(|| gethostname::gethostname().to_string_lossy().into_owned());
     Ok(format!("{}/{}/{:016x}", *HOST, std::process::id(), unique()?))
 }
 
-/// Gives a lease back from another thread. If that fails, the lease ends by itself.
+/// Releases a lease from another thread. If that fails, the lease expires.
 pub(crate) fn release_later(release: impl FnOnce() -> Result<()> + Send + 'static) {
     let work = move || {
         if let Err(error) = release() {

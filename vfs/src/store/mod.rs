@@ -1,7 +1,7 @@
-//! The conversation with the server that keeps the pages.
+//! The storage of a database's pages and log.
 //!
-//! [`Store`] is all that a database asks of it: pages with the version they belong to, the log,
-//! and one writer at a time. [`redis`] is the real one; [`memory`] is its twin for tests.
+//! [`Store`] is everything a database needs from it: pages with the version they belong to, the log, and the write
+//! lease. [`redis`] is the real implementation, [`memory`] a model for tests.
 
 use std::time::Duration;
 
@@ -17,92 +17,87 @@ pub(crate) mod redis;
 
 pub(crate) use crate::store::data::{After, Bid, Ending, Fetched, Heard, Lingers, News, release_later, token};
 
-/// What became of the attempt to get the write lease.
+/// The result of a request for the write lease.
 pub(crate) enum Leased {
     Held(Held),
-    /// Another holds it: its token.
+    /// Another client holds it, with this token.
     ByAnother(String),
 }
 
-/// The write lease, and what came with it.
+/// The write lease, and what was read with it.
 pub(crate) struct Held {
     pub writer: Box<dyn Writer>,
-    /// The version found at that moment.
+    /// The version when the lease was acquired.
     pub snapshot: Snapshot,
-    /// Under which it is held, and how long it has to live.
+    /// The lease's token and its remaining time to live.
     pub token: String,
     pub life: Duration,
-    /// There is some after a wait.
+    /// Present if the lease had to be waited for.
     pub news: Option<News>,
 }
 
-/// What keeps the pages of one database.
+/// The pages and the log of one database.
 pub(crate) trait Store: Send + Sync {
-    /// Pages, and the snapshot they belong to, in one atomic read. Asking for none is how the
-    /// current snapshot is had.
+    /// Reads pages and the version they belong to, atomically. Without pages, reads only the version.
     fn fetch(&self, pages: &[PageNo]) -> Result<Fetched>;
 
-    /// The same, of a replica; `None` when the server has become a primary and goes its own way.
+    /// The same from a replica; `None` if the server has become a primary, whose history may differ.
     fn fetch_as_replica(&self, pages: &[PageNo]) -> Result<Option<Fetched>> {
         self.fetch(pages).map(Some)
     }
 
-    /// A way to ask for pages before they are needed; `None` where there is none.
+    /// A connection to request pages ahead of their use; `None` if the store has none.
     fn ahead(&self) -> Result<Option<Box<dyn Ahead>>> {
         Ok(None)
     }
 
-    /// The log's entries after one version and through another, in order; those that were
-    /// trimmed are missing.
+    /// The log entries after one version up to another, in order. Trimmed entries are missing.
     fn history(&self, after: Version, through: Version) -> Result<Vec<LogEntry>>;
 
-    /// The same, and pages in the same trip where that can be.
+    /// The same, with pages in the same round trip if possible.
     fn news(&self, after: Version, through: Version, _pages: &[PageNo]) -> Result<News> {
         Ok(News { entries: self.history(after, through)?, fetched: None })
     }
 
-    /// Pieces of undo data with the ids of their commits, for each question in ascending order; those that
-    /// were trimmed are missing.
+    /// Pieces of undo data with their commit ids, in ascending order for each request. Trimmed pieces are missing.
     fn undo(&self, asked: &[PiecesAsked]) -> Result<Vec<Vec<(CommitId, Piece)>>>;
 
-    /// Waits until the log goes on after this version, for `patience` at most.
+    /// Waits until the log has an entry after this version, or for `patience`.
     fn listen(&self, after: Version, patience: Duration) -> Result<Heard>;
 
-    /// Refuses a page count that the server can't have the pages for.
+    /// Fails if the database has fewer stored pages than its page count says.
     fn check_complete(&self, _at: &Snapshot) -> Result<()> {
         Ok(())
     }
 
-    /// A place beside the database for the pages of a large commit; `None` where there is none.
+    /// A key for the pages of a large commit; `None` if the store can't stage pages.
     fn stage(&self) -> Result<Option<crate::store::redis::stage::Stage>> {
         Ok(None)
     }
 
-    /// Tries to get the write lease, and reads the current version as the base of the commit.
+    /// Requests the write lease, and reads the newest version as the base of the commit.
     fn lease(&self, bid: Bid<'_>) -> Result<Leased>;
 
-    /// Prolongs a lease; `false` when it is not held under this token any more.
+    /// Extends a lease. Returns whether it is still held under this token.
     fn renew(&self, token: &str, life: Duration) -> Result<bool>;
 
-    /// Whether anyone holds the lease.
+    /// Whether any client holds the lease.
     fn leased(&self) -> Result<bool>;
 }
 
-/// Questions for pages that are asked one after the other without waiting for the answers.
+/// Requests for pages that are sent without waiting for replies.
 pub(crate) trait Ahead: Send {
-    /// Asks for pages.
+    /// Sends a request.
     fn ask(&mut self, pages: &[PageNo]) -> Result<()>;
 
-    /// The answer to the oldest question that has none yet; `None` when these pages must be asked for in
-    /// another way.
+    /// The reply to the oldest outstanding request; `None` if its pages must be requested again.
     fn answer(&mut self) -> Option<Fetched>;
 }
 
-/// The one who holds the write lease.
+/// The holder of the write lease.
 pub(crate) trait Writer: Send {
-    /// Makes the next version, or not: never half of it, never twice, never over another's. Its pages
-    /// are in `stage`, if there is one. Tells whether the lease lingers, if it was to; if not, it was
-    /// given back.
+    /// Commits the next version atomically, at most once, and only on top of its base. The pages of a large commit are in
+    /// `stage`. Returns `Some` if the lease lingers.
     fn commit(
         &mut self,
         commit: &Commit<'_>,
@@ -110,19 +105,18 @@ pub(crate) trait Writer: Send {
         ending: Ending,
     ) -> Result<Option<Lingers>>;
 
-    /// Gives the lease back, if it is still held.
+    /// Releases the lease, if it is still held.
     fn release(&mut self) -> Result<()>;
 
     /// Removes the database, if it is still at this version.
     fn remove(&mut self, at: &Snapshot) -> Result<()>;
 
-    /// Which transactions this commit can be part of: those of writers that answer the same. `None`
-    /// where each commits by itself.
+    /// Writers with equal values can commit in one transaction of the server. `None` if this one can't.
     fn joins(&self) -> Option<String> {
         None
     }
 
-    /// The writer, where the store is a Redis server.
+    /// The writer, if the store is a Redis server.
     fn as_redis(&mut self) -> Option<&mut crate::store::redis::writer::RedisWriter> {
         None
     }

@@ -200,8 +200,8 @@ pub(crate) enum Moment {
     Now(Arc<Group>),
     /// With others, later.
     Later(Arc<Group>),
-    /// The same, at `SQLITE_FCNTL_COMMIT_PHASETWO`, where a refusal has to be an I/O error. So the version is compared now,
-    /// when it can still be `SQLITE_BUSY_SNAPSHOT`.
+    /// At `SQLITE_FCNTL_COMMIT_PHASETWO`, after files have been asked. An error there must be an I/O error, so that SQLite
+    /// drops its page cache. So the version is compared now, while the error can be `SQLITE_BUSY_SNAPSHOT`.
     PhaseTwo(Arc<Group>),
 }
 
@@ -277,7 +277,7 @@ impl Participants {
             Some(Some(group)) => Moment::Later(group),
             // SQLite skips databases whose journal is empty.
             Some(None) if !awaited => Moment::Now(group),
-            // A file that refuses comes before `SQLITE_FCNTL_COMMIT_PHASETWO`.
+            // If a file refuses, SQLite does not send `SQLITE_FCNTL_COMMIT_PHASETWO`.
             None if files == Files::After => Moment::PhaseTwo(group),
             // SQLite may keep these journals in its own memory, so an empty one proves nothing here.
             None if all_asked => Moment::Now(group),

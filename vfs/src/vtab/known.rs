@@ -1,4 +1,4 @@
-//! What a process remembers of virtual tables, for all its connections.
+//! What a process remembers about virtual tables, shared by its connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use crate::process::PerProcess;
 use crate::process::sync::Mutex;
 use crate::vtab::layout::keys::Keys;
 
-/// Virtual tables that are remembered although no connection has them.
+/// Maximum number of tables to remember without a connection that uses them.
 const MOST_TABLES: usize = 1024;
 
-/// What this process knows about virtual tables, by server and keys.
+/// The known tables, by server and key prefix.
 #[derive(Default)]
 struct KnownTables(Mutex<HashMap<String, Arc<Mutex<Known>>>>);
 
 static KNOWN: PerProcess<KnownTables> = PerProcess::new();
 
-/// What is known about the virtual table with these keys.
+/// The shared record of the virtual table with these keys.
 pub(crate) fn known(config: &Config, keys: &Keys) -> Arc<Mutex<Known>> {
     let ours = KNOWN.get();
     let mut known = ours.0.lock();
@@ -28,17 +28,17 @@ pub(crate) fn known(config: &Config, keys: &Keys) -> Arc<Mutex<Known>> {
     known.entry(format!("{} {}", config.server_key(), keys.base())).or_default().clone()
 }
 
-/// What a process last heard about a table: for the planner, and to guess the next rowid.
+/// The last known state of a table, for the query planner and for guessing the next rowid.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
     pub indices: Vec<String>,
     pub rows: u64,
     /// Distinct values of indexed columns.
     pub distinct: HashMap<String, u64>,
-    /// When `distinct` was asked for.
+    /// When `distinct` was read.
     pub counted: Option<Instant>,
     /// The rowid counter.
     pub counter: Option<i64>,
-    /// What the table's hold said when it was free.
+    /// The last value of the table's hold that meant it was free.
     pub hold: Option<Vec<u8>>,
 }

@@ -1,4 +1,4 @@
-//! What all parts of the store in Redis build on: the server and the keys of a database, and the reading of its hash.
+//! The base of the store in Redis: the server and the keys of a database, and reading its hash.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,19 +18,19 @@ use crate::wire::reply::{array, checked};
 use crate::wire::request::Request;
 use crate::wire::server::Server;
 
-/// Life of a lease that lingers, and the least of one that is handed over: its holder proves within a third
-/// of it, by a renewal, that it is alive.
+/// Time to live of a lingering lease, and the minimum after a hand-over. The new holder must renew it within a third
+/// of that time.
 pub(crate) const HANDOVER: Duration = Duration::from_secs(1);
 
-/// Lua without comment lines and indentation, which nobody reads on the wire.
+/// Removes comment lines and indentation from a Lua script, which need not be sent.
 pub(crate) fn script(source: &str) -> String {
     let lines = source.lines().map(str::trim_start).filter(|line| !line.starts_with("--") && !line.is_empty());
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What is asked again and again.
+/// Encoded commands that are sent often.
 pub(crate) struct Packed {
-    /// The metadata.
+    /// `HMGET` of the metadata.
     pub(super) metadata: Request,
     /// See [`watching`].
     pub(super) watching: Request,
@@ -42,23 +42,23 @@ pub(crate) struct RedisStore {
     pub(super) server: Arc<Server>,
     pub(super) keys: Arc<Keys>,
     pub(super) packed: Arc<Packed>,
-    /// How long it is looked for what became of a commit whose reply was lost.
+    /// How long to look up the outcome of a commit whose reply was lost.
     pub(super) patience: Duration,
-    /// Time for one reply.
+    /// Timeout of one reply.
     pub(super) reply_time: Duration,
     pub(super) log_commits: u64,
     pub(super) log_bytes: u64,
     pub(super) compress: bool,
-    /// Life of a lease that is handed over: as long as any, since the next holder can't renew it before it has
-    /// read what comes with it.
+    /// Time to live of a lease that is handed over: the whole life, because the next holder reads log entries and
+    /// pages before its first renewal.
     pub(super) handover: Duration,
-    /// The size of log entries.
+    /// An estimate of the size of log entries.
     pub(super) entry_size: Arc<EntrySize>,
-    /// Another held the lease when it was last asked for.
+    /// Whether another client held the lease at the last request.
     pub(super) contended: Arc<AtomicBool>,
-    /// The server does not let clients stand in line for the lease: it refuses `BLPOP`.
+    /// Whether the server refuses `BLPOP`, so that there is no lease queue.
     pub(super) lacks_line: Arc<AtomicBool>,
-    /// Pages were staged when it was last looked at, so both places are read at once.
+    /// Whether pages were staged at the last read. If so, both keys are read at once.
     pub(super) staged: Arc<AtomicBool>,
 }
 
@@ -84,7 +84,7 @@ impl RedisStore {
         }
     }
 
-    /// The version that the database has now.
+    /// The newest version.
     pub(super) fn newest(&self) -> Result<Snapshot> {
         let mut replies = self.server.ask(&self.packed.metadata)?;
         Ok(snapshot(replies.pop().unwrap_or_default())?.0)
@@ -94,7 +94,7 @@ impl RedisStore {
         hmget(&self.keys.hash, pages)
     }
 
-    /// Asks for the log's entries from one version to another, at most `count`.
+    /// `XRANGE` of at most `count` log entries between two versions.
     pub(super) fn xrange(&self, first: Version, last: Version, count: usize) -> Cmd {
         let mut command = cmd("XRANGE");
         command.arg(&self.keys.log).arg(format!("{first}-0")).arg(format!("{last}-0")).arg("COUNT").arg(count);
@@ -111,14 +111,14 @@ fn hmget(hash: &str, pages: &[PageNo]) -> Cmd {
     command
 }
 
-/// What an `HMGET` of the hash has brought.
+/// The result of an `HMGET` of the hash.
 pub(crate) enum Read {
     Whole(Fetched),
-    /// Some pages are staged elsewhere; these are the values of the hash.
+    /// Some pages are staged in another key. These are the values in the hash.
     Staged(Snapshot, Vec<Value>),
 }
 
-/// The snapshot out of the reply to an `HMGET` without pages, and whether pages are staged.
+/// The snapshot in the reply to an `HMGET` without pages, and whether pages are staged.
 pub(super) fn snapshot(reply: Value) -> Result<(Snapshot, bool)> {
     match read(reply, &[])? {
         Read::Whole(fetched) => Ok((fetched.at, false)),
@@ -126,7 +126,7 @@ pub(super) fn snapshot(reply: Value) -> Result<(Snapshot, bool)> {
     }
 }
 
-/// Snapshot and pages out of the reply to an `HMGET`.
+/// The snapshot and pages in the reply to an `HMGET`.
 pub(crate) fn read(reply: Value, pages: &[PageNo]) -> Result<Read> {
     let mut values = array("HMGET", checked(reply)?)?;
     if values.len() != keys::SNAPSHOT.len() + pages.len() {
@@ -146,8 +146,8 @@ pub(super) fn contents(at: Snapshot, pages: &[PageNo], values: Vec<Value>) -> Re
     Ok(Fetched { at, pages })
 }
 
-/// Watches a hash, and the pages staged for a commit; asks for the version, for the log's size and how
-/// many pages are staged; opens the transaction.
+/// Watches the hash and the key of staged pages, reads the version, the log's size and the number of staged pages,
+/// and opens a transaction.
 pub(crate) fn watching(hash: &str, stage: Option<&str>) -> Request {
     let mut request = Request::one(cmd("WATCH").arg(hash).arg(stage));
     ask_version(&mut request, hash, stage);
@@ -155,7 +155,7 @@ pub(crate) fn watching(hash: &str, stage: Option<&str>) -> Request {
     request
 }
 
-/// Asks for a version, for the log's size and how many pages are staged.
+/// Reads the version, the log's size, and the number of staged pages.
 pub(crate) fn ask_version(request: &mut Request, hash: &str, stage: Option<&str>) {
     request.push(cmd("HMGET").arg(hash).arg(&keys::SNAPSHOT).arg(keys::LOG_MARK));
     if let Some(stage) = stage {

@@ -1,4 +1,4 @@
-//! What a commit has found in Redis, beside what it is about to write.
+//! The state of a table's keys in Redis, read before a commit.
 
 use std::collections::HashMap;
 
@@ -8,32 +8,32 @@ use crate::vtab::commit::held::Hold;
 use crate::vtab::commit::scripted::Claim;
 use crate::vtab::layout::replies::Hash;
 
-/// What a table's keys held when they were watched.
+/// The contents of a table's keys when they were watched.
 #[derive(Debug, Default)]
 pub(crate) struct Checked {
-    /// Columns whose index is to be kept, also those being built.
+    /// Columns with an index, including indexes that are being built.
     pub indices: Vec<String>,
-    /// Names of uniqueness constraints that have keys of their own.
+    /// Names of the uniqueness constraints that have keys.
     pub uniques: Vec<String>,
-    /// Rows as they were.
+    /// The rows, by rowid.
     pub rows: HashMap<i64, Hash>,
     /// The rowid counter.
     pub counter: i64,
-    /// A row has a value that shall be unique already; whose it is, is to be asked for each.
+    /// A UNIQUE value is taken. The row that has it must be looked up.
     pub unclear: bool,
-    /// The transaction is overtaken: why.
+    /// Why the transaction conflicts with another client's change, if it does.
     pub conflict: Option<String>,
-    /// What asked for new rows and found one that is there.
+    /// The command that found a row where the transaction inserts one.
     pub taken: Option<Cmd>,
-    /// Whether another client changes the table, and others wait.
+    /// The table's hold: whether another client is changing the table.
     pub hold: Hold,
-    /// What was asked about keys that are too many to be watched.
+    /// Commands and replies for keys that are too many to watch. The commit script compares them again.
     pub claims: Vec<Claim>,
-    /// Rows that share a key with a unique value, and must be compared with it.
+    /// Rows that share a key with a UNIQUE value, and must be compared with it.
     pub strangers: Vec<Stranger>,
 }
 
-/// A row that shares a key with a value of one of the transaction's rows under a constraint.
+/// A row that shares a key with a value of one of the transaction's rows, under one constraint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stranger {
     pub unique: usize,

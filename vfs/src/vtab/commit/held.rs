@@ -1,21 +1,21 @@
-//! The states of a table's hold, as they are stored.
+//! The value of a table's hold key.
 
 use redis::Value as Reply;
 
 use crate::vtab::layout::replies::bulk;
 
-/// What a table's hold says.
+/// The state of a table's hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Hold {
     #[default]
     Free,
-    /// Another client has the lock with this id.
+    /// Another client holds the lock with this id.
     Locked(Vec<u8>),
     Decided(Decided),
 }
 
 impl Hold {
-    /// From the reply to `GET`.
+    /// Parses the reply to `GET`.
     pub(crate) fn of(reply: &Reply) -> Hold {
         let Some(value) = bulk(Some(reply)) else { return Hold::Free };
         if value.starts_with(b"done ") {
@@ -25,7 +25,7 @@ impl Hold {
     }
 }
 
-/// A change that is decided and not finished.
+/// A change that is decided but not completely applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decided {
     pub(super) count: u32,
@@ -37,7 +37,7 @@ impl Decided {
         Decided { count, staged }
     }
 
-    /// From a hold that says `apply`.
+    /// Parses a value that begins with `apply`.
     pub(crate) fn of(hold: &[u8]) -> Option<Decided> {
         let rest = hold.strip_prefix(b"apply ")?;
         let at = rest.iter().position(|byte| *byte == b' ')?;
@@ -45,22 +45,22 @@ impl Decided {
         Some(Decided { count, staged: rest[at + 1..].to_vec() })
     }
 
-    /// How many slices it has.
+    /// The number of its slices.
     pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
-    /// The hash that has them.
+    /// The key of the hash that has the slices.
     pub(crate) fn staged(&self) -> &[u8] {
         &self.staged
     }
 
-    /// What the hold says.
+    /// The value of the hold until all slices are applied.
     pub(crate) fn value(&self) -> Vec<u8> {
         [format!("apply {} ", self.count).as_bytes(), &self.staged].concat()
     }
 
-    /// What the hold says afterwards.
+    /// The value of the hold afterwards.
     pub(crate) fn done(&self) -> Vec<u8> {
         let id = self.staged.rsplit(|byte| *byte == b':').next().unwrap_or_default();
         [b"done ", id].concat()

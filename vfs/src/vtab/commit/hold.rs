@@ -297,8 +297,8 @@ impl Staging<'_> {
 impl Table {
     /// Waits until no other client has the table's lock, or until the deadline.
     ///
-    /// It reads the key before anybody watches it: Redis 6.2 refuses an `EXEC` if a watched key had expired
-    /// before `WATCH` and was removed after it.
+    /// The last `GET` removes an expired key before the commit watches it. Redis 6.2 refuses an `EXEC` if a watched key had
+    /// expired before `WATCH` and is removed after it.
     pub(super) fn wait_while_locked(&self, deadline: Instant) -> Result<()> {
         let look = Request::one(cmd("GET").arg(self.keys().hold()));
         let mut pause = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! The mark of a commit, which tells after a lost reply whether it was written.
+//! The mark of a commit: a key that shows, after a lost reply, whether the commit was made.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use crate::vtab::table::{Mark, Session, Table};
 use crate::wire::reply::bad_reply;
 use crate::wire::request::Request;
 
-/// How long a mark can be asked for, in seconds. Longer than [`PATIENCE`].
+/// Time to live of a mark, in seconds. Longer than [`PATIENCE`].
 pub(crate) const MARK_SECONDS: u64 = 60;
-/// How long it is tried to find out what became of a commit.
+/// How long the outcome of a commit is looked up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The outcome of a commit whose reply was lost, when the server can't be asked about it.
+/// The error for a commit whose reply was lost, and whose mark can't be read.
 pub(super) fn unknown(mark: Mark, table: &Table, lost: &str, second: &str) -> Error {
     Cause::RowsUnknown(format!(
         "{lost}; and then: {second}; look for its effects, or for `{}` = {}, before running it again",
@@ -26,8 +26,8 @@ pub(super) fn unknown(mark: Mark, table: &Table, lost: &str, second: &str) -> Er
     .into()
 }
 
-/// Whether the commit happened, as its mark says; `None` if the mark is gone. If it did not happen, it can't any
-/// more: it watches the mark, which is changed, so an `EXEC` that is still on its way is refused.
+/// Whether the mark says that the commit was made; `None` if the mark is gone. If the commit was not made, this
+/// changes the mark. The commit watches the mark, so an `EXEC` that arrives later is refused.
 pub(super) fn is_decided(mark: Mark, table: &Table) -> Result<Option<bool>> {
     let mut decide = cmd("decide");
     decide.arg(table.keys().commit(mark.client)).arg(mark.number).arg(MARK_SECONDS);
@@ -41,7 +41,7 @@ pub(super) fn is_decided(mark: Mark, table: &Table) -> Result<Option<bool>> {
 }
 
 impl Session {
-    /// Writes a mark before a commit, unless the last commit has just written it. Returns whether a command was added.
+    /// Adds a command that writes a mark, unless the last commit has left a fresh one. Returns whether it was added.
     pub(super) fn write_mark(&self, key: &[u8], request: &mut Request) -> bool {
         let fresh = Duration::from_secs(MARK_SECONDS) - 2 * PATIENCE;
         let marked = self.marked.borrow();
@@ -52,7 +52,7 @@ impl Session {
         true
     }
 
-    /// Remembers that the mark is there, if the reply to what has written it says so. If not, the commit will say why.
+    /// Remembers that the mark exists, if `reply` confirms it. If not, the commit will report the reason.
     pub(super) fn note_mark(&self, key: &[u8], reply: &Reply) {
         let written = matches!(reply, Reply::Okay);
         *self.marked.borrow_mut() = written.then(|| (key.to_vec(), Instant::now()));

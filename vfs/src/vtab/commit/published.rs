@@ -87,11 +87,11 @@ pub(crate) fn roll_back(table: &Rc<Table>) -> Result<()> {
     }
 }
 
-/// Takes back the tables that are committed already, since the commit of another was refused. SQLite would do it at
-/// xRollback, but ignore a failure.
+/// Takes back the tables of a transaction that are already committed, after the commit of `table` was refused. SQLite would
+/// do so by xRollback, but it ignores errors of xRollback.
 ///
 /// # Errors
-/// [`Cause::NotTakenBack`], or else the refusal.
+/// [`Cause::NotTakenBack`] if a table can't be taken back; otherwise `refusal`.
 pub(crate) fn refused(table: &Table, refusal: Error) -> Error {
     for other in table.session.tables() {
         if let Err(mut kept) = roll_back(&other) {

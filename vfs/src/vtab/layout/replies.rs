@@ -1,4 +1,4 @@
-//! Rows and sets as the server answers them.
+//! Decodes replies into rows and sets.
 
 use std::collections::HashMap;
 
@@ -8,18 +8,18 @@ use crate::model::error::Result;
 use crate::sqlite::value::{FNV, Value};
 use crate::wire::reply::{array, text};
 
-/// The values of a row, one for each column.
+/// The values of a row, one per column.
 pub(crate) type Row = Vec<Value>;
 
 /// All fields of a row.
 pub(crate) type Hash = HashMap<Vec<u8>, Vec<u8>>;
 
-/// A number that differs for rows that differ.
+/// A 64-bit FNV-1a hash of a row. Different rows have different hashes, but for accidents of 1 in 2^64.
 pub(crate) fn digest(row: &[Value]) -> u64 {
     row.iter().fold(FNV, |hash, value| value.digest(hash))
 }
 
-/// The bytes of a reply.
+/// The bytes of a bulk reply.
 pub(crate) fn bulk(reply: Option<&Reply>) -> Option<&[u8]> {
     match reply {
         Some(Reply::BulkString(bytes)) => Some(bytes),
@@ -27,7 +27,7 @@ pub(crate) fn bulk(reply: Option<&Reply>) -> Option<&[u8]> {
     }
 }
 
-/// A number among the replies; nothing counts as 0.
+/// A number in a reply; 0 for anything else.
 pub(crate) fn count(reply: &Reply) -> u64 {
     match reply {
         Reply::Int(number) => u64::try_from(*number).unwrap_or(0),
@@ -35,14 +35,14 @@ pub(crate) fn count(reply: &Reply) -> u64 {
     }
 }
 
-/// The members of a set of names. What is not UTF-8 is no column's.
+/// The members of a set of column names. A member that is not UTF-8 can't be one, and is ignored.
 pub(crate) fn names(reply: Reply) -> Result<Vec<String>> {
     let mut names: Vec<String> = array("SMEMBERS", reply)?.iter().filter_map(text).collect();
     names.sort();
     Ok(names)
 }
 
-/// The members of a set of rowids. What is no number is no row's.
+/// The members of a set of rowids. A member that is no number can't be one, and is ignored.
 pub(crate) fn rowids(reply: Reply) -> Result<Vec<i64>> {
     let members = array("SMEMBERS", reply)?;
     let mut rowids: Vec<i64> = members.iter().filter_map(|member| text(member)?.parse().ok()).collect();
