@@ -180,7 +180,7 @@ impl<'server> Link<'server> {
         Ok(replies)
     }
 
-    /// Receives the replies to commands of which all but the `first` may block on the server for up to `time`. If the
+    /// Receives the replies to some commands. Those after the `first` may block on the server for up to `time`. If the
     /// server overruns that, `nudge` is called: it sends a command on another connection. An idle server ends blocked
     /// commands ten times a second, and after each command.
     pub(crate) fn receive_held_up(

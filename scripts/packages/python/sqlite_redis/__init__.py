@@ -59,7 +59,7 @@ def connect(name: str, /, *, mode: str | None = None, **settings: Any) -> Any:
 
     `mode` is `ro`, `rw` or `rwc` (the default: the database is created). Arguments of `sqlite3.connect`, such as
     `timeout` and `isolation_level`, go there; all others are settings of the database, such as `redis`, `prefix`,
-    `cache_size` or `consistency`. What is not given comes from the environment (`SQLITE_REDIS_URL`).
+    `cache_size` or `consistency`. Other settings come from the environment, such as `SQLITE_REDIS_URL`.
 
     Raises `sqlite3.OperationalError` with the reason, such as a server that does not answer or a wrong password.
     """

@@ -98,6 +98,8 @@ def _load_into(host: ModuleType) -> ModuleType:
         raise LoadError(f"{path} can't be loaded: {error}") from None
     finally:
         connection.close()
+    if host.__name__ != "sqlite3":
+        raise LoadError(f"{host.__name__} is built without extensions")
     _load_by_library(path)
     return host
 

@@ -62,23 +62,21 @@ pub(crate) struct Armed {
     pub changes: u64,
 }
 
-/// What is needed to take a commit back, beside [`Writes::pending`], which stays as it was committed.
+/// The data that takes a commit back, together with [`Writes::pending`], which still has the committed rows.
 pub(crate) struct Published {
     /// Number of the commit.
     pub number: u64,
-    /// All fields of the changed rows, as they were before.
+    /// All fields of the changed rows before the commit.
     pub before: HashMap<i64, Hash>,
 }
 
-/// All that can be in the way of rows, as it was when the transaction looked. What comes later, the
-/// commit sees.
+/// Rows that conflict with new ones, as of the statement that looked for them. Later ones are found by the commit.
 #[derive(Debug, Default)]
 pub(crate) struct Existing {
     pub(super) rowids: HashSet<i64>,
     /// Rowids by constraint and values.
     pub(super) uniques: HashMap<(usize, Vec<u8>), i64>,
-    /// Digests of the keys under which these values are. Others can have the same key, so what is
-    /// under such a key is asked for.
+    /// Hashes of the keys of these values. Other values can share a key, so rows under such a key are looked up.
     pub(super) keys: HashSet<u64>,
 }
 
